@@ -1,0 +1,75 @@
+"""The contract of a gateway: direct routes for every tenant, and a gate for the few that are being moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tenure.model.names import CellName, TenantId
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantAddress:
+    """What a tenant's requests carry: the host name, or on the shared host the header `x-tenant-id: <id>`."""
+
+    tenant: TenantId
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteState:
+    """What the gateway really does with a tenant's requests now (not what it was told)."""
+
+    cell: CellName | None
+    gated: bool
+    held: bool
+    waiting: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldReport:
+    """What a hold was like for the users. `hold_ms` runs from closing to opening, `longest_wait_ms` is the worst request."""
+
+    hold_ms: float
+    requests_held: int
+    longest_wait_ms: float
+    released_to: CellName
+    timed_out: bool
+    """The budget was used up before the release came: the gate opened by itself towards the fallback cell."""
+
+
+class Router(Protocol):
+    """A gateway. Every call is idempotent. Unreachable parts raise `StoreUnavailable`."""
+
+    def ping(self) -> None:
+        """Return if the gateway and its gate answer."""
+
+    def route(self, address: TenantAddress, cell: CellName) -> None:
+        """Send the tenant's requests straight to the cell, no gate in the path; return when the gateway does so."""
+
+    def gate(self, address: TenantAddress, cell: CellName, *, token: int) -> None:
+        """Put the tenant's requests behind the gate, passing on to the cell; return when the gateway does so.
+
+        If the gate's process should die, the gateway goes on sending the tenant to `cell`.
+        """
+
+    def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
+        """From now on the tenant's requests wait, at most `budget_s`: then the gate opens towards `fallback` by itself.
+
+        A token smaller than the last one is refused with `FenceRefused`.
+        """
+
+    def drain(self, tenant: TenantId, cell: CellName, *, timeout_s: float) -> None:
+        """Return when none of the tenant's requests is under way in the cell; raise `DeadlineExceeded` otherwise."""
+
+    def release(self, tenant: TenantId, *, token: int, cell: CellName) -> HoldReport:
+        """Let the waiting requests and all later ones go to the cell, at once. Without a hold it only sets the cell."""
+
+    def observed(self, address: TenantAddress) -> RouteState:
+        """What the gateway really does."""
+
+    def forget(self, tenant: TenantId) -> None:
+        """Remove the tenant's routes."""
+
+    def close(self) -> None:
+        """Give connections back."""

@@ -1,0 +1,190 @@
+"""The two contracts that carry every store: `Store` (one system in one cell) and `LiveCopy` (a pair of them).
+
+Adapters translate their driver's errors into `tenure.errors` (a refused login or connection is `StoreUnavailable`, a
+clear no is `StoreRefused`), may be called from several threads unless said otherwise, and never log or return secrets.
+Nothing outside an adapter branches on the kind of a store: honest differences are `Capabilities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from tenure.model.comparison import Comparison, Difference
+from tenure.model.finding import Finding
+from tenure.model.inventory import Inventory
+from tenure.model.names import CellName, StoreName, TenantId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a store can and cannot do, so that plans can say it."""
+
+    fence_enforced: bool
+    """The store itself refuses a fenced tenant's writes. If not, only the gate and `tenure.client` keep them out."""
+    fence_drains: bool
+    """`fence` waits for the tenant's open work (transactions, permits), so it goes down before the others."""
+    fence_expires: bool
+    """A fence with a deadline lifts itself."""
+    rides_with: StoreName | None = None
+    """The store whose live copy carries this one's data as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """Who sets or lifts a fence. A holder with a smaller `token` than the last one is refused (`FenceRefused`)."""
+
+    tenant: TenantId
+    epoch: int
+    token: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FenceState:
+    """Whether the store accepts the tenant's writes now. `token` is 0 where none was ever set."""
+
+    writable: bool
+    epoch: int
+    token: int
+    expires: bool = False
+
+
+class Mutex(Protocol):
+    """A lock by name that spans all of Tenure's processes, for read-modify-write of things that tenants share."""
+
+    def __call__(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Store(Protocol):
+    """One system in one cell that holds tenants' data."""
+
+    @property
+    def name(self) -> StoreName: ...
+    @property
+    def cell(self) -> CellName: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def ping(self) -> None:
+        """Return if the store can be reached and lets us in; raise `StoreUnavailable` otherwise, within 5 seconds."""
+
+    def inventory(self, tenant: TenantId) -> Inventory:
+        """Count and digest everything the catalogue places here for the tenant. Reads only."""
+
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        """Refuse the tenant's writes from now on. When it returns, no write of the tenant can commit any more.
+
+        Waits at most `drain_s` for the tenant's open work, then raises `DeadlineExceeded` and leaves the store open.
+        With `expires_in_s` the fence lifts itself after that time where `fence_expires`; None makes it (or an existing
+        one that has not lapsed) permanent, and raises `FenceRefused` if it has lapsed. Idempotent.
+        """
+
+    def open(self, fence: Fence) -> None:
+        """Accept the tenant's writes again. Idempotent; a no-op where no fence was ever set."""
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
+        """What the store does with the tenant's writes now."""
+
+    def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda items: None) -> int:
+        """Delete everything of the tenant that the catalogue places here; return how many items went.
+
+        Only under a fence: raises `FenceRefused` while the store accepts the tenant's writes or if the fence is a newer
+        holder's. Works in batches, safe to repeat; repeating returns 0.
+        """
+
+    def close(self) -> None:
+        """Give connections back. Idempotent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyProgress:
+    """How far a live copy is. Totals are estimates until `following`."""
+
+    items_done: int
+    items_total: int
+    bytes_done: int
+    bytes_total: int
+    following: bool
+    """The first pass is over: what remains is what changes."""
+    lag_items: int | None = None
+    lag_bytes: int | None = None
+    """What the target still lacks, in the unit that the engine knows; None where it does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A point in a store's change feed: the n-th mark of a link."""
+
+    link: str
+    n: int
+
+
+class LiveCopy(Protocol):
+    """One tenant's data kept equal from `source` to `target` while it changes, as part of a link between two cells.
+
+    A link has one live copy per store and direction; both share the link's name and so find what the other created.
+    Everything may be called again after a crash, by another process, with new objects of the same link.
+    """
+
+    @property
+    def source(self) -> Store: ...
+    @property
+    def target(self) -> Store: ...
+
+    def preflight(self) -> Sequence[Finding]:
+        """Everything that stands in the way or should be known, all at once, each with its fix. Changes nothing."""
+
+    def fingerprint(self) -> str:
+        """A digest of what must not change during a move (tables, columns, keys, types), equal on equal schemas."""
+
+    def start(self, fence: Fence) -> None:
+        """Begin, or carry on, copying and following; return soon, the work goes on in the engine or a thread.
+
+        The target must be fenced for the tenant. Installs the means of fencing on both sides. Idempotent. An error of
+        the work in the background is raised by the next `progress`, `seal` or `compare`.
+        """
+
+    def progress(self) -> CopyProgress:
+        """How far it is. Raises what stopped the copy, if something has."""
+
+    def arm_reverse(self, fence: Fence) -> LiveCopy:
+        """Prepare the copy in the other direction, before the hold, so that it loses nothing from the moment the target
+        opens; give it back. Nothing flows back what this copy brought. Idempotent."""
+
+    def mark(self) -> Mark:
+        """Write the next mark into the source's feed (also while the tenant is fenced) and say which."""
+
+    def seal(self, mark: Mark, *, timeout_s: float) -> None:
+        """Return when everything the source accepted before the mark is on the target (sequences included).
+
+        Raises `DeadlineExceeded` if that takes longer.
+        """
+
+    def compare(self, *, progress: Callable[[int], None] = lambda items: None) -> Comparison:
+        """Compare every item of the tenant on both sides while the source goes on changing.
+
+        What changes meanwhile, and from then on, is remembered for `compare_changed`; it never counts as a difference
+        here. Starting again forgets what was remembered.
+        """
+
+    def compare_changed(self) -> Comparison:
+        """Compare what changed since `compare` began or since the last call, both sides being at the same mark.
+
+        Call it only when the source is sealed (fenced), or accept that what is in flight is reported as different.
+        Raises `EvidenceStale` if it cannot be known what changed.
+        """
+
+    def repair(self, differences: Sequence[Difference], fence: Fence) -> int:
+        """Make these items on the target equal to the source; return how many were changed. Touches nothing else."""
+
+    def resync(self, fence: Fence, *, workers: int) -> None:
+        """Make every item equal again, with that many workers in parallel, without stopping to follow."""
+
+    def detach(self) -> None:
+        """Let go of threads and connections of this process only. What the link has created stays."""
+
+    def stop(self, fence: Fence) -> None:
+        """Remove everything the link created in both stores for this direction, but no tenant data. Idempotent, and
+        works on what a crash has left behind."""
