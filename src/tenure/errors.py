@@ -54,7 +54,7 @@ class Declined(TenureError):
 
 
 class NotAllowed(TenureError):
-    """A rule forbids it: residency, isolation model, preflight refusal. `findings` are the reasons, each with its fix."""
+    """A rule forbids it: residency, legal hold, a preflight refusal. `findings` are the reasons, each with its fix."""
 
     code = "not_allowed"
 
@@ -132,7 +132,7 @@ class DeadlineExceeded(TenureError):
 
 
 class FenceRefused(TenureError):
-    """The fence in the store was set by a newer holder, or has lifted itself by its deadline."""
+    """The fence in the store was set by a newer holder, or the store is not fenced where it must be."""
 
     code = "fence_refused"
 

@@ -28,7 +28,8 @@ def tenant_id(text: str) -> TenantId:
     """
     if not TENANT_ID.fullmatch(text):
         raise UsageError(
-            f"{_quote(text)} is not a tenant id: 1 to 63 letters, digits, '_', '-' or '.', starting with a letter or digit",
+            f"{_quote(text)} is not a tenant id: 1 to 63 letters, digits, '_', '-' or '.', "
+            "starting with a letter or digit",
             hint="`tenure tenant list` shows the tenants there are",
         )
     return TenantId(text)

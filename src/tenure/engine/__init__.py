@@ -1,0 +1,1 @@
+"""Runs operations: claims their steps, keeps the leases alive, retries, aborts and resumes. Knows no store."""
