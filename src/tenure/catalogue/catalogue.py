@@ -1,0 +1,167 @@
+"""The catalogue's values: one map per store, frozen and already checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Literal
+
+from tenure.catalogue.classes import DataClass
+from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.qualified_name import QualifiedName
+from tenure.errors import UnknownName
+from tenure.model.names import StoreName
+
+
+class StoreKind(StrEnum):
+    POSTGRESQL = "postgresql"
+    PGVECTOR = "pgvector"
+    REDIS = "redis"
+    S3 = "s3"
+
+
+class Isolation(StrEnum):
+    """How tenants are kept apart: a tenant column in shared tables, or a schema or database each."""
+
+    SHARED = "shared"
+    SCHEMA = "schema"
+    DATABASE = "database"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with tenants' rows. `columns` names every column; `tenant_column` is the only one of class
+    `tenant`."""
+
+    name: QualifiedName
+    tenant_column: str
+    columns: Mapping[str, DataClass]
+
+    def columns_of(self, data_class: DataClass) -> tuple[str, ...]:
+        return tuple(name for name, its in self.columns.items() if its is data_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresMap:
+    """The tables of a PostgreSQL store. `ignore` names tables that hold no tenant's data."""
+
+    name: StoreName
+    tables: Mapping[QualifiedName, Table]
+    ignore: frozenset[QualifiedName] = frozenset()
+    isolation: Isolation = Isolation.SHARED
+    kind: Literal[StoreKind.POSTGRESQL] = field(default=StoreKind.POSTGRESQL, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PgvectorMap:
+    """The tables with vectors, in the database of the PostgreSQL store `rides_with`."""
+
+    name: StoreName
+    rides_with: StoreName
+    tables: Mapping[QualifiedName, Table]
+    ignore: frozenset[QualifiedName] = frozenset()
+    kind: Literal[StoreKind.PGVECTOR] = field(default=StoreKind.PGVECTOR, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisMap:
+    """The keys of a Redis store. `acl_user` is the tenant's own user, where the app has one per tenant."""
+
+    name: StoreName
+    prefix: Template
+    keys: tuple[KeyPattern, ...]
+    acl_user: Template | None = None
+    kind: Literal[StoreKind.REDIS] = field(default=StoreKind.REDIS, init=False)
+
+    def classify(self, key: str) -> DataClass | None:
+        """The class of a key without its prefix: that of the first pattern that matches, None if none
+        does."""
+        return _classify(self.keys, key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Map:
+    """The objects of an S3 store. `journal` is the PostgreSQL store in which the app notes what it touched;
+    `principal` is the identity the app writes with, which the fence denies."""
+
+    name: StoreName
+    prefix: Template
+    keys: tuple[KeyPattern, ...]
+    journal: StoreName | None = None
+    principal: str | None = None
+    kind: Literal[StoreKind.S3] = field(default=StoreKind.S3, init=False)
+
+    def classify(self, key: str) -> DataClass | None:
+        """The class of a key without its prefix: that of the first pattern that matches, None if none
+        does."""
+        return _classify(self.keys, key)
+
+
+TableMap = PostgresMap | PgvectorMap
+StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map
+
+
+def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
+    return next((p.data_class for p in patterns if p.matches(key)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Every store that holds tenants' data, the same in every cell."""
+
+    stores: Mapping[StoreName, StoreMap]
+
+    def store(self, name: StoreName) -> StoreMap:
+        """The map of that store. Raises `UnknownName`."""
+        if name not in self.stores:
+            raise UnknownName(
+                f"the catalogue has no store {name!r:.60}",
+                hint=f"its stores: {', '.join(sorted(self.stores))}",
+            )
+        return self.stores[name]
+
+    def riders(self, name: StoreName) -> tuple[PgvectorMap, ...]:
+        """The stores whose tables travel with that PostgreSQL store, by name."""
+        found = [m for m in self.stores.values() if isinstance(m, PgvectorMap) and m.rides_with == name]
+        return tuple(sorted(found, key=lambda m: m.name))
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:...` over the content: equal for equal maps, whatever the file's layout, comments and
+        order.
+
+        Only the order of key patterns counts, because the first that matches decides.
+        """
+        content = {"format": 1, "stores": {name: _content(its) for name, its in self.stores.items()}}
+        text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _content(its: StoreMap) -> dict[str, object]:
+    match its:
+        case PostgresMap():
+            return {"kind": its.kind, "isolation": its.isolation, **_tables(its)}
+        case PgvectorMap():
+            return {"kind": its.kind, "rides_with": its.rides_with, **_tables(its)}
+        case RedisMap():
+            user = its.acl_user.text if its.acl_user else None
+            return {"kind": its.kind, "prefix": its.prefix.text, "acl_user": user, "keys": _keys(its.keys)}
+        case S3Map():
+            extra = {"journal": its.journal, "principal": its.principal}
+            return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
+
+
+def _tables(its: TableMap) -> dict[str, object]:
+    tables = {
+        str(name): {"tenant_column": table.tenant_column, "columns": dict(table.columns)}
+        for name, table in its.tables.items()
+    }
+    return {"tables": tables, "ignore": sorted(str(name) for name in its.ignore)}
+
+
+def _keys(patterns: tuple[KeyPattern, ...]) -> list[list[str]]:
+    return [[p.pattern, p.data_class] for p in patterns]

@@ -1,0 +1,125 @@
+"""What must agree between the parts of a catalogue. Looks at whatever of the file can be understood, so
+that these findings come together with those about single settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tenure.catalogue.classes import DataClass
+from tenure.catalogue.patterns import KeyPattern
+from tenure.catalogue.qualified_name import QualifiedName
+from tenure.document import Block, Document, Path
+from tenure.document.problems import did_you_mean, shown
+from tenure.document.reading import Value, block_at, text_at
+from tenure.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSketch:
+    """As much of a store's entry as can be understood, in the catalogue or in a cell."""
+
+    path: Path
+    entry: dict[str, Value]
+    kind: str | None
+    rides_with: str | None
+
+
+def sketch_stores(stores: Value, path: Path) -> dict[str, StoreSketch]:
+    """The stores under that path of a document, by name."""
+    sketches = {}
+    for name, value in block_at(stores).items():
+        entry = block_at(value)
+        sketches[name] = StoreSketch(
+            path=(*path, name),
+            entry=entry,
+            kind=text_at(entry.get("kind")),
+            rides_with=text_at(entry.get("rides_with")),
+        )
+    return sketches
+
+
+def check_catalogue(document: Document) -> None:
+    """Report references to stores that are not there, tables without a tenant column, tables listed twice,
+    patterns that can never match."""
+    stores = sketch_stores(block_at(document.root).get("stores"), ("stores",))
+    for store in stores.values():
+        for reference in ("rides_with", "journal"):
+            check_reference(document, stores, store, reference)
+        _check_tables(document, store)
+        _check_keys(document, store)
+    _check_homes(document, stores)
+
+
+def check_reference(
+    document: Document, stores: dict[str, StoreSketch], store: StoreSketch, setting: str
+) -> None:
+    """Report a reference of the store to something that is no PostgreSQL store beside it."""
+    named = text_at(store.entry.get(setting))
+    if named is None:
+        return
+    path = (*store.path, setting)
+    if named not in stores:
+        document.report(path, f"there is no store {shown(named)} here{did_you_mean(named, stores)}")
+    elif stores[named].kind not in {"postgresql", None}:
+        document.report(
+            path, f"must name a store of kind postgresql; {named} is {shown(stores[named].kind or '')}"
+        )
+
+
+def _check_tables(document: Document, store: StoreSketch) -> None:
+    default = text_at(store.entry.get("tenant_column"))
+    for table, value in block_at(store.entry.get("tables")).items():
+        if not isinstance(value, Block) or not isinstance(value.get("columns"), Block):
+            continue
+        path = (*store.path, "tables", table)
+        column = text_at(value.get("tenant_column")) or default
+        if value.get("tenant_column") is None and store.entry.get("tenant_column") is None:
+            document.report(path, "tenant_column: missing, here and for the whole store")
+        if column is not None:
+            _check_tenant_column(document, path, block_at(value["columns"]), column)
+
+
+def _check_tenant_column(document: Document, path: Path, columns: dict[str, Value], column: str) -> None:
+    here = (*path, "columns")
+    if column not in columns:
+        known = did_you_mean(column, columns)
+        document.report(here, f"the tenant column {shown(column)} is not among them{known}")
+    elif isinstance(columns[column], str) and columns[column] != DataClass.TENANT:
+        document.report((*here, column), "is the tenant column, so its class must be tenant")
+    for name, held in columns.items():
+        if held == DataClass.TENANT and name != column:
+            document.report((*here, name), f"only the tenant column ({shown(column)}) has the class tenant")
+
+
+def _check_keys(document: Document, store: StoreSketch) -> None:
+    above: list[KeyPattern] = []
+    for pattern in block_at(store.entry.get("keys")):
+        here = KeyPattern(pattern=pattern, data_class=DataClass.PLAIN)
+        for earlier in above:
+            if earlier.covers(here):
+                path = (*store.path, "keys", pattern)
+                document.report(
+                    path, f"is never reached: {shown(earlier.pattern)} above it matches all of it", key=True
+                )
+                break
+        above.append(here)
+
+
+def _check_homes(document: Document, stores: dict[str, StoreSketch]) -> None:
+    """Every table of a database is listed once: by one store, as holding tenants' data or not."""
+    homes: dict[tuple[str, QualifiedName], str] = {}
+    for name, store in stores.items():
+        database = store.rides_with or name
+        tables = [(t, (*store.path, "tables", t)) for t in block_at(store.entry.get("tables"))]
+        ignore = store.entry.get("ignore")
+        listed = ignore if isinstance(ignore, tuple) else ()
+        ignored = [(t, (*store.path, "ignore", n)) for n, t in enumerate(listed) if isinstance(t, str)]
+        for text, path in [*tables, *ignored]:
+            try:
+                table = QualifiedName.parse(text)
+            except UsageError:
+                continue
+            part = ".".join(str(p) for p in path[:3])
+            if (database, table) in homes:
+                document.report(path, f"is listed already under {homes[database, table]}", key=True)
+            homes.setdefault((database, table), part)

@@ -1,0 +1,86 @@
+"""Reads `catalogue.yaml` into a `Catalogue`, or says everything that is wrong with it."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tenure.catalogue.catalogue import Catalogue, PgvectorMap, PostgresMap, RedisMap, S3Map, StoreMap, Table
+from tenure.catalogue.checks import check_catalogue
+from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.qualified_name import QualifiedName
+from tenure.catalogue.schema import (
+    CatalogueSettings,
+    PgvectorMapSettings,
+    PostgresMapSettings,
+    RedisMapSettings,
+    S3MapSettings,
+    StoreMapSettings,
+    TableSettings,
+)
+from tenure.document import Document, raise_problems, read_document, validate
+from tenure.model.names import StoreName
+
+
+def load_catalogue(path: pathlib.Path) -> Catalogue:
+    """The catalogue of that file. Raises `ConfigurationError` with every problem of the file, each with
+    its place."""
+    document = read_document(path)
+    catalogue = catalogue_of(document)
+    raise_problems(document.problems)
+    assert catalogue is not None
+    return catalogue
+
+
+def catalogue_of(document: Document) -> Catalogue | None:
+    """The document's catalogue; None if something is wrong, and then `document.problems` says what."""
+    settings = validate(CatalogueSettings, document)
+    check_catalogue(document)
+    if settings is None or document.problems:
+        return None
+    stores = {name: _store_map(name, its) for name, its in settings.stores.items()}
+    return Catalogue(stores=MappingProxyType(stores))
+
+
+def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
+    match its:
+        case PostgresMapSettings():
+            return PostgresMap(
+                name=name, tables=_tables(its.tables, its.tenant_column), ignore=_names(its.ignore)
+            )
+        case PgvectorMapSettings():
+            return PgvectorMap(
+                name=name,
+                rides_with=its.rides_with,
+                tables=_tables(its.tables, its.tenant_column),
+                ignore=_names(its.ignore),
+            )
+        case RedisMapSettings():
+            user = Template.name(its.acl_user) if its.acl_user else None
+            return RedisMap(name=name, prefix=Template.prefix(its.prefix), acl_user=user, keys=_keys(its))
+        case S3MapSettings():
+            return S3Map(
+                name=name,
+                prefix=Template.prefix(its.prefix),
+                journal=its.journal,
+                principal=its.principal,
+                keys=_keys(its),
+            )
+
+
+def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping[QualifiedName, Table]:
+    found = {}
+    for text, its in tables.items():
+        name, column = QualifiedName.parse(text), its.tenant_column or default
+        assert column is not None
+        found[name] = Table(name=name, tenant_column=column, columns=its.columns)
+    return MappingProxyType(found)
+
+
+def _names(texts: tuple[str, ...]) -> frozenset[QualifiedName]:
+    return frozenset(QualifiedName.parse(text) for text in texts)
+
+
+def _keys(its: RedisMapSettings | S3MapSettings) -> tuple[KeyPattern, ...]:
+    return tuple(KeyPattern(pattern=pattern, data_class=held) for pattern, held in its.keys.items())

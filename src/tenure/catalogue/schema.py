@@ -1,0 +1,194 @@
+"""The settings of `catalogue.yaml`: what may be written, and what each means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
+
+from tenure.catalogue.catalogue import Isolation
+from tenure.catalogue.classes import DataClass
+from tenure.catalogue.patterns import Template
+from tenure.catalogue.qualified_name import QualifiedName, check_identifier
+from tenure.document import Described, Settings, Version, read_only, refuse, setting
+from tenure.errors import UsageError
+from tenure.model.names import StoreName
+
+STORE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+OWN_SCHEMAS: Final = {"tenure", "pg_catalog", "information_schema"}
+T = TypeVar("T")
+
+
+def converted(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """A validator of a conversion that raises `UsageError`."""
+
+    def validator(text: str) -> T:
+        try:
+            return convert(text)
+        except UsageError as error:
+            raise refuse(error.message) from error
+
+    return validator
+
+
+def _store_name(text: str) -> StoreName:
+    if not STORE_NAME.fullmatch(text):
+        raise refuse(
+            "is not a store name: 1 to 31 lower-case letters, digits, '_' or '-', starting with a letter"
+        )
+    return StoreName(text)
+
+
+def _table_name(text: str) -> str:
+    name = converted(QualifiedName.parse)(text)
+    if name.schema in OWN_SCHEMAS:
+        raise refuse(f"the schema {name.schema} holds no tenants' data")
+    return text
+
+
+def _identifier(text: str) -> str:
+    converted(check_identifier)(text)
+    return text
+
+
+def _isolation(value: object) -> object:
+    if isinstance(value, str) and value in {Isolation.SCHEMA, Isolation.DATABASE}:
+        raise refuse(
+            f"'{value}' is not supported yet: only 'shared' is (tables that tenants share, with a tenant "
+            "column)"
+        )
+    return value
+
+
+def _prefix(text: str) -> str:
+    converted(Template.prefix)(text)
+    return text
+
+
+def _name(text: str) -> str:
+    converted(Template.name)(text)
+    return text
+
+
+def _pattern(text: str) -> str:
+    if not text:
+        raise refuse("must not be empty")
+    return text
+
+
+Name = Annotated[StoreName, AfterValidator(_store_name), Described(words="store name")]
+TableName = Annotated[str, AfterValidator(_table_name), Described(words="`schema.table`")]
+Identifier = Annotated[str, AfterValidator(_identifier), Described(words="column name")]
+Class = Annotated[DataClass, Field(strict=False), Described(words="[class](#classes-of-data)")]
+Pattern = Annotated[str, AfterValidator(_pattern), Described(words="pattern")]
+Prefix = Annotated[str, AfterValidator(_prefix), Described(words="text with `{tenant}`")]
+User = Annotated[str, AfterValidator(_name), Described(words="text with `{tenant}`")]
+Columns = Annotated[Mapping[Identifier, Class], Field(min_length=1), AfterValidator(read_only)]
+Keys = Annotated[Mapping[Pattern, Class], Field(min_length=1), AfterValidator(read_only)]
+
+
+class TableSettings(Settings):
+    """A table with tenants' rows."""
+
+    title: ClassVar[str] = "stores.NAME.tables.SCHEMA.TABLE"
+    tenant_column: Identifier | None = setting(
+        "The column with the tenant's id, where it is not the store's.", default=None
+    )
+    columns: Columns = setting(
+        "Every column of the table and its class; the tenant column, and only it, is of class `tenant`."
+    )
+
+
+Tables = Annotated[Mapping[TableName, TableSettings], Field(min_length=1), AfterValidator(read_only)]
+
+
+class PostgresMapSettings(Settings):
+    """Tables in a PostgreSQL database."""
+
+    title: ClassVar[str] = "stores.NAME (kind: postgresql)"
+    kind: Literal["postgresql"] = setting("PostgreSQL 16 or newer.")
+    isolation: Annotated[Literal["shared"], BeforeValidator(_isolation)] = setting(
+        "How tenants are kept apart. `shared`: in the same tables, by a tenant column. `schema` and "
+        "`database` are recognised and refused: they are not supported yet.",
+        default="shared",
+    )
+    tenant_column: Identifier | None = setting(
+        "The column with the tenant's id, in every table that does not name its own.", default=None
+    )
+    tables: Tables = setting(
+        "Every table with tenants' rows, as `schema.table`; quoted as in SQL where a name is no plain "
+        "lower-case word."
+    )
+    ignore: tuple[TableName, ...] = setting("Tables that hold no tenant's data.", default=())
+
+
+class PgvectorMapSettings(Settings):
+    """Tables with vectors, in the database of a PostgreSQL store: its live copy carries them."""
+
+    title: ClassVar[str] = "stores.NAME (kind: pgvector)"
+    kind: Literal["pgvector"] = setting("PostgreSQL with the extension pgvector.")
+    rides_with: Name = setting("The store of kind `postgresql` whose database holds these tables.")
+    tenant_column: Identifier | None = setting(
+        "The column with the tenant's id, in every table that does not name its own.", default=None
+    )
+    tables: Tables = setting("Every table with tenants' vectors, written as for `postgresql`.")
+    ignore: tuple[TableName, ...] = setting("Tables that hold no tenant's data.", default=())
+
+
+class RedisMapSettings(Settings):
+    """Keys in Redis or Valkey."""
+
+    title: ClassVar[str] = "stores.NAME (kind: redis)"
+    kind: Literal["redis"] = setting("Redis 7 or Valkey 7.2, or newer.")
+    prefix: Prefix = setting(
+        "How a tenant's keys begin: `{tenant}` exactly once, with `:` or `/` right after it. Tenant ids "
+        "contain neither, so one tenant's prefix can never match another's keys."
+    )
+    acl_user: User | None = setting(
+        "The ACL user of a tenant, with `{tenant}` in it, where the app has one per tenant: the fence then "
+        "takes its rights to write. Without it only the gate and `tenure.client` keep writes out.",
+        default=None,
+    )
+    keys: Keys = setting(
+        "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
+        "matches decides."
+    )
+
+
+class S3MapSettings(Settings):
+    """Objects in S3, or in a store that speaks its protocol."""
+
+    title: ClassVar[str] = "stores.NAME (kind: s3)"
+    kind: Literal["s3"] = setting("Amazon S3, or a store with its protocol.")
+    prefix: Prefix = setting("How a tenant's object keys begin; the rule is that of `redis`.")
+    journal: Name | None = setting(
+        "The store of kind `postgresql` in which the app notes the objects it touches, through "
+        "`tenure.client`. Without it a switch has to list everything while the tenant is held.",
+        default=None,
+    )
+    principal: Annotated[str, Field(min_length=1)] | None = setting(
+        "The identity with which the app writes: the fence denies it. Without it only the gate and "
+        "`tenure.client` keep writes out.",
+        default=None,
+    )
+    keys: Keys = setting(
+        "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
+        "matches decides."
+    )
+
+
+StoreMapSettings = Annotated[
+    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings, Discriminator("kind")
+]
+
+
+class CatalogueSettings(Settings):
+    """The data map: where each store holds tenants' data. The same for every cell."""
+
+    title: ClassVar[str] = "catalogue.yaml"
+    version: Version = setting("The version of this file's format.")
+    stores: Annotated[Mapping[Name, StoreMapSettings], Field(min_length=1), AfterValidator(read_only)] = (
+        setting("Every store that holds tenants' data, by the name it has in every cell.")
+    )

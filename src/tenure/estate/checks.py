@@ -1,0 +1,125 @@
+"""What must agree between the parts of an estate, and between the estate and its catalogue. Looks at
+whatever of the files can be understood, so that these findings come together with those about single
+settings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tenure.catalogue.catalogue import StoreKind
+from tenure.catalogue.checks import StoreSketch, check_reference, sketch_stores
+from tenure.document import Block, Document, Path
+from tenure.document.problems import did_you_mean, dotted, shown
+from tenure.document.reading import Value, block_at, text_at
+from tenure.estate.settings import Hold
+
+
+def check_estate(document: Document, catalogue: Document | None) -> None:
+    """Report everything that does not fit together. `catalogue` is None where it could not be read."""
+    root = block_at(document.root)
+    cells = block_at(root.get("cells"))
+    mapped = sketch_stores(block_at(catalogue.root).get("stores"), ("stores",)) if catalogue else {}
+    homes: dict[tuple[object, ...], Path] = {}
+    for name, value in cells.items():
+        cell, path = block_at(value), ("cells", name)
+        stores = sketch_stores(cell.get("stores"), (*path, "stores"))
+        if mapped and isinstance(cell.get("stores"), Block):
+            _check_stores(document, (*path, "stores"), stores, mapped)
+        for store in stores.values():
+            check_reference(document, stores, store, "rides_with")
+            _check_keys(document, store)
+            _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
+        app = text_at(cell.get("app"))
+        _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
+    _check_hold(document, block_at(root.get("hold")))
+    _check_residency(document, block_at(root.get("residency")), cells)
+    _check_prices(document, block_at(root.get("prices")), cells)
+
+
+def _check_stores(
+    document: Document, path: Path, stores: dict[str, StoreSketch], mapped: dict[str, StoreSketch]
+) -> None:
+    for name in mapped.keys() - stores.keys():
+        kind = f" ({mapped[name].kind})" if mapped[name].kind else ""
+        document.report((*path, name), f"missing: the catalogue has a store of that name{kind}")
+    for name, store in stores.items():
+        if name not in mapped:
+            nearest = did_you_mean(name, mapped)
+            document.report(store.path, f"the catalogue has no store of that name{nearest}", key=True)
+            continue
+        for setting, here, there in (
+            ("kind", store.kind, mapped[name].kind),
+            ("rides_with", store.rides_with, mapped[name].rides_with),
+        ):
+            known = setting != "kind" or (here in set(StoreKind) and there in set(StoreKind))
+            if known and here is not None and there is not None and here != there:
+                document.report(
+                    (*store.path, setting), f"is {shown(here)}, but {shown(there)} in the catalogue"
+                )
+
+
+def _home_setting(store: StoreSketch) -> str:
+    return {"postgresql": "dsn", "redis": "url", "s3": "bucket"}.get(store.kind or "", "kind")
+
+
+def _home(store: StoreSketch) -> tuple[object, ...] | None:
+    """Where the store's data is, as far as its settings tell; None if they do not."""
+    if store.kind == "s3":
+        bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
+        return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
+    reference = block_at(store.entry.get(_home_setting(store)))
+    return ("secret", store.kind, *sorted((k, str(v)) for k, v in reference.items())) if reference else None
+
+
+def _check_home(
+    document: Document, homes: dict[tuple[object, ...], Path], path: Path, home: tuple[object, ...] | None
+) -> None:
+    """Two cells on one store would make a move copy the tenant onto itself, and `complete` erase it."""
+    if home is None:
+        return
+    first = homes.setdefault(home, path)
+    if first != path:
+        document.report(path, f"is the same as {dotted(first)}: cells and stores share nothing")
+
+
+def _check_keys(document: Document, store: StoreSketch) -> None:
+    if store.kind != "s3":
+        return
+    for given, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
+        if store.entry.get(given) is not None and store.entry.get(other) is None:
+            document.report((*store.path, other), f"missing: {given} is given")
+
+
+def _check_hold(document: Document, hold: dict[str, Value]) -> None:
+    default = Hold()
+    budget, drain = hold.get("budget_ms", default.budget_ms), hold.get("drain_ms", default.drain_ms)
+    if isinstance(budget, int) and isinstance(drain, int) and 0 < budget <= drain:
+        setting = "drain_ms" if "drain_ms" in hold else "budget_ms"
+        document.report(
+            ("hold", setting), f"the drain ({drain} ms) must be shorter than the whole budget ({budget} ms)"
+        )
+
+
+def _check_residency(document: Document, residency: dict[str, Value], cells: dict[str, Value]) -> None:
+    regions = [text_at(block_at(cell).get("region")) for cell in cells.values()]
+    if None in regions:
+        return
+    known: Collection[str] = {region for region in regions if region}
+    for name, rule in residency.items():
+        allowed = block_at(rule).get("regions")
+        for n, region in enumerate(allowed if isinstance(allowed, tuple) else ()):
+            if isinstance(region, str) and region not in known:
+                message = f"no cell is in {shown(region)}{did_you_mean(region, known)}"
+                document.report(("residency", name, "regions", n), message)
+
+
+def _check_prices(document: Document, prices: dict[str, Value], cells: dict[str, Value]) -> None:
+    if not isinstance(prices.get("cell_hour"), Block) or not cells:
+        return
+    priced = block_at(prices["cell_hour"])
+    for cell in cells.keys() - priced.keys():
+        document.report(("prices", "cell_hour", cell), "missing: every cell has a price")
+    for cell in priced.keys() - cells.keys():
+        document.report(
+            ("prices", "cell_hour", cell), f"there is no such cell{did_you_mean(cell, cells)}", key=True
+        )
