@@ -1,9 +1,11 @@
 -- What Tenure keeps in a cell's PostgreSQL: the fence, the permit, and what changes during a move. Safe to run again.
--- In the steady state every table is empty (fence rows go with the link that made them) and no trigger is installed.
+-- In the steady state no trigger is installed and every table is empty, but for the fence rows of tenants that have left
+-- this cell and a number for each tenant that was ever moved.
 
 create schema if not exists tenure;
 
 -- One row per tenant that takes part in a link. `until`: the fence lifts itself then (clock of this server).
+-- `compared`: the stores that were compared since recording began.
 create table if not exists tenure.fence (
     tenant_id  text primary key,
     writable   boolean not null,
@@ -11,14 +13,20 @@ create table if not exists tenure.fence (
     epoch      bigint not null,
     token      bigint not null,
     recording  boolean not null default false,
-    generation bigint not null
+    compared   text[] not null default '{}'
 );
 
--- Grows with every row that tenure.fence gets. Not transactional on purpose: it shows a transaction with an old
--- snapshot that a fence may exist which it cannot see.
-create sequence if not exists tenure.generation;
-create table if not exists tenure.generation_seen (one boolean primary key default true check (one), generation bigint not null);
-insert into tenure.generation_seen values (true, 0) on conflict do nothing;
+-- The greatest token that ever worked on the tenant here. It outlives the fence row, so that who was stopped for a while
+-- and wakes up after the next one has finished finds out.
+create table if not exists tenure.newest_token (
+    tenant_id  text primary key,
+    token      bigint not null
+);
+insert into tenure.newest_token select tenant_id, token from tenure.fence on conflict do nothing;
+
+-- The transaction id of the newest insert into tenure.fence. A sequence because it must be seen by snapshots that are
+-- older than it: a transaction that does not see this id as over cannot know of every fence.
+create sequence if not exists tenure.newest_fence;
 
 -- What changed since the comparison began, while a fence row says `recording`.
 create table if not exists tenure.touched (
@@ -58,15 +66,14 @@ create or replace function tenure.permit(tenant text) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
     f tenure.fence%rowtype;
-    seen bigint;
 begin
     perform pg_advisory_xact_lock_shared(tenure.lock_key(tenant));
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         -- A locking read fails with 40001 if the row has changed since the snapshot.
         select * into f from tenure.fence where tenant_id = tenant for share;
         if not found then
-            select generation into seen from tenure.generation_seen;
-            if seen < (select last_value from tenure.generation where is_called) then
+            if exists (select from tenure.newest_fence where is_called
+                       and not pg_visible_in_snapshot(last_value::text::xid8, pg_current_snapshot())) then
                 raise exception 'the snapshot of this transaction is older than the last move that began here'
                     using errcode = '40001', hint = 'Run the transaction again.';
             end if;
@@ -94,7 +101,265 @@ begin
     end if;
 end $$;
 
+-- The rest is called by Tenure alone.
+
+-- Refuses whoever has a smaller token from now on, and raises TN002 if that is the caller. Holders take turns: the row
+-- stays locked until this transaction ends, and every function here locks it before anything else.
+create or replace function tenure.claim(tenant text, of_token bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    insert into tenure.newest_token as n (tenant_id, token) values (tenant, of_token)
+        on conflict (tenant_id) do update set token = excluded.token where n.token < excluded.token;
+    if exists (select from tenure.newest_token where tenant_id = tenant and token > of_token) then
+        raise exception 'a newer holder than token % has worked on %', of_token, tenant using errcode = 'TN002';
+    end if;
+end $$;
+
+-- Whether the tenant is fenced here; raises TN002 if a greater token has been at work. Both stay true until this
+-- transaction ends. Callers do not wait for one another.
+create or replace function tenure.holds_fence(tenant text, of_token bigint) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    newest bigint;
+begin
+    select token into newest from tenure.newest_token where tenant_id = tenant for share;
+    if newest > of_token then
+        raise exception 'a newer holder than token % has worked on %', of_token, tenant using errcode = 'TN002';
+    end if;
+    perform from tenure.fence where tenant_id = tenant and not writable and (until is null or until > clock_timestamp())
+        for share;
+    return found;
+end $$;
+
+-- Makes the tenant's fence row, if there is none. The setval is last so that transactions with older snapshots are
+-- sent back (40001) for the shortest time; the lock keeps two inserts from hiding one another.
+create or replace function tenure.enrol(tenant text, is_writable boolean, of_epoch bigint, of_token bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform tenure.claim(tenant, of_token);
+    perform pg_advisory_xact_lock(hashtextextended('tenure newest fence', 7));
+    insert into tenure.fence (tenant_id, writable, epoch, token) values (tenant, is_writable, of_epoch, of_token)
+        on conflict do nothing;
+    if found then
+        perform setval('tenure.newest_fence', pg_current_xact_id()::text::bigint);
+    end if;
+end $$;
+
+-- Relations (partitions too) that lack one of these triggers, or where it does not fire for every writer.
+create or replace function tenure.unguarded(schemas text[], tables text[], triggers name[])
+returns table (schema_name text, relation_name text)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return query
+        with roots as materialized (
+            select to_regclass(format('%I.%I', w_schema, w_table)) as root from unnest(schemas, tables) w (w_schema, w_table)
+        ), relations as materialized (
+            select root::oid as relation from roots where root is not null
+            union select t.relid::oid from roots, lateral pg_partition_tree(root) t where root is not null
+        ), lacking as materialized (
+            select relation from relations where (
+                select count(*) from pg_trigger g
+                where g.tgrelid = relation and g.tgname = any(triggers) and g.tgenabled = 'A') < cardinality(triggers)
+        )
+        select n.nspname::text, c.relname::text
+        from lacking join pg_class c on c.oid = relation join pg_namespace n on n.oid = c.relnamespace;
+end $$;
+
+-- Lowers the fence once the tenant's open transactions are over (lock_timeout, 55P03, after `drain_ms`). 'ok';
+-- 'unguarded' if a trigger is missing on one of the tables; 'lapsed' if it was to be made permanent (expires_s null) and
+-- has lifted itself, or if `expires_s`, counted from the call, was over before it was down.
+create or replace function tenure.lower_fence(
+    tenant text, of_epoch bigint, of_token bigint, expires_s double precision, drain_ms integer,
+    schemas text[], tables text[], triggers name[]) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    f tenure.fence%rowtype;
+    lifts_at timestamptz := clock_timestamp() + make_interval(secs => expires_s);
+begin
+    perform set_config('lock_timeout', greatest(drain_ms, 1)::text, true);
+    perform tenure.claim(tenant, of_token);
+    if exists (select from tenure.unguarded(schemas, tables, triggers)) then
+        return 'unguarded';
+    end if;
+    perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    if lifts_at <= clock_timestamp() then
+        return 'lapsed';
+    end if;
+    select * into f from tenure.fence where tenant_id = tenant for update;
+    if not found then
+        perform tenure.enrol(tenant, false, of_epoch, of_token);
+    elsif expires_s is null and not f.writable and f.until <= clock_timestamp() then
+        return 'lapsed';
+    end if;
+    update tenure.fence set writable = false, epoch = of_epoch, token = of_token, until = lifts_at
+        where tenant_id = tenant;
+    return 'ok';
+end $$;
+
+-- Lifts the fence: 'ok', or 'none' where there is no row.
+create or replace function tenure.lift_fence(tenant text, of_epoch bigint, of_token bigint) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    f tenure.fence%rowtype;
+begin
+    perform tenure.claim(tenant, of_token);
+    select * into f from tenure.fence where tenant_id = tenant for update;
+    if not found then
+        return 'none';
+    end if;
+    if not f.writable or f.until is not null or f.token < of_token or f.epoch <> of_epoch then
+        update tenure.fence set writable = true, until = null, epoch = of_epoch, token = of_token
+            where tenant_id = tenant;
+    end if;
+    return 'ok';
+end $$;
+
+-- Switches recording on once no transaction of the tenant is open that would not record. False: no fence row.
+create or replace function tenure.record_changes(tenant text, wait_ms integer) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('lock_timeout', greatest(wait_ms, 1)::text, true);
+    perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    update tenure.fence set recording = true, compared = '{}' where tenant_id = tenant;
+    return found;
+end $$;
+
+-- Removes what is kept for the tenant, the fence row included. Waits for its open transactions: one that was told to
+-- record would otherwise leave its rows behind.
+drop function if exists tenure.forget(text, integer);
+create or replace function tenure.forget(tenant text, of_token bigint, wait_ms integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('lock_timeout', greatest(wait_ms, 1)::text, true);
+    perform tenure.claim(tenant, of_token);
+    perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    perform pg_advisory_xact_lock(hashtextextended('tenure newest fence', 7));
+    delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.journal where tenant_id = tenant;
+    delete from tenure.mark where tenant_id = tenant;
+    delete from tenure.fence where tenant_id = tenant;
+    if not exists (select from tenure.fence) then
+        perform setval('tenure.newest_fence', 1, false);
+    end if;
+end $$;
+
+-- Removes what is kept for the tenant but for a fence that is down for good. Waits for its open transactions.
+create or replace function tenure.retire(tenant text, of_epoch bigint, of_token bigint, wait_ms integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('lock_timeout', greatest(wait_ms, 1)::text, true);
+    perform tenure.claim(tenant, of_token);
+    perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.journal where tenant_id = tenant;
+    delete from tenure.mark where tenant_id = tenant;
+    perform tenure.enrol(tenant, false, of_epoch, of_token);
+    update tenure.fence set writable = false, until = null, epoch = of_epoch, token = of_token,
+        recording = false, compared = '{}' where tenant_id = tenant;
+end $$;
+
+-- Writes the next mark of a link and forgets the ones before the last. Numbers come from the clock, so that they never
+-- repeat, not even after everything of an earlier link of the same name is gone.
+create or replace function tenure.write_mark(tenant text, of_link text) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    last_n bigint;
+    next_n bigint;
+begin
+    select max(n) into last_n from tenure.mark where tenant_id = tenant and link = of_link;
+    delete from tenure.mark where tenant_id = tenant and link = of_link and n < last_n;
+    next_n := greatest(last_n + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
+    insert into tenure.mark (tenant_id, link, n) values (tenant, of_link, next_n);
+    return next_n;
+end $$;
+
+-- Waits until a mark has arrived; false after `wait_ms`.
+create or replace function tenure.await_mark(tenant text, of_link text, of_n bigint, wait_ms integer) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    deadline timestamptz := clock_timestamp() + make_interval(secs => wait_ms / 1000.0);
+begin
+    loop
+        if exists (select from tenure.mark where tenant_id = tenant and link = of_link and n >= of_n) then
+            return true;
+        elsif clock_timestamp() > deadline then
+            return false;
+        end if;
+        perform pg_sleep(0.0005);
+    end loop;
+end $$;
+
+-- The ascending sequences behind the tables' columns, with the last value drawn (null: none yet).
+create or replace function tenure.sequences(schemas text[], tables text[])
+returns table (column_name text, sequence oid, last_drawn bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    return query
+        select distinct on (1) w.w_schema || '.' || w.w_table || '.' || a.attname, q.seqrelid, pg_sequence_last_value(q.seqrelid)
+        from unnest(schemas, tables) w (w_schema, w_table)
+        join pg_namespace s on s.nspname = w.w_schema
+        join pg_class r on r.relnamespace = s.oid and r.relname = w.w_table
+        join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+        cross join lateral (
+            select d.objid as oid from pg_depend d
+                where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+                and d.refobjid = r.oid and d.refobjsubid = a.attnum and d.deptype in ('a', 'i')
+            union
+            select d.refobjid from pg_attrdef f join pg_depend d
+                on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass
+                where f.adrelid = r.oid and f.adnum = a.attnum
+        ) o
+        join pg_sequence q on q.seqrelid = o.oid and q.seqincrement > 0
+        order by 1, 2;
+end $$;
+
+-- Raises sequences that are behind `wanted` ({column: last value}). Neighbours draw from them meanwhile, so what is
+-- behind by at most `margin` numbers is drawn here as well: that never goes back. Only what is further behind is set, to
+-- `margin` beyond `wanted`: neighbours would have to draw more than twice `margin` numbers between the look and the set,
+-- which follow each other at once, for one of those numbers to be drawn again.
+create or replace function tenure.raise_sequences(schemas text[], tables text[], wanted jsonb, margin bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    s record;
+    missing numeric;
+begin
+    for s in
+        select q.*, n.sequence::regclass as name, w.value::bigint as wanted_value
+        from tenure.sequences(schemas, tables) n join pg_sequence q on q.seqrelid = n.sequence
+        join jsonb_each_text(wanted) w on w.key = n.column_name
+        where w.value::bigint > coalesce(n.last_drawn, q.seqmin - 1)
+    loop
+        missing := ceil((s.wanted_value - coalesce(pg_sequence_last_value(s.name), nextval(s.name)))::numeric / s.seqincrement);
+        if missing <= 0 then
+            continue;
+        elsif missing <= margin and s.wanted_value <= s.seqmax - s.seqincrement * s.seqcache then
+            -- The first few may be older numbers that this session has in its cache.
+            for i in 1 .. missing + s.seqcache loop
+                exit when nextval(s.name) >= s.wanted_value;
+            end loop;
+        else
+            perform setval(s.name, least(s.wanted_value::numeric + margin * s.seqincrement, s.seqmax)::bigint);
+        end if;
+    end loop;
+end $$;
+
+-- Forgets recorded changes ([[relation, key, version]]) that were compared; only in the version that was read, and none
+-- that the app holds just now: waiting for it could deadlock with the app. Losing this in a crash only means comparing
+-- them again, so the commit need not wait for the disk.
+create or replace function tenure.settle(tenant text, compared jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    delete from tenure.touched where ctid in (
+        select t.ctid from tenure.touched t join jsonb_array_elements(compared) s
+            on t.relation = s ->> 0 and t.key = s -> 1 and t.version = (s ->> 2)::bigint
+        where t.tenant_id = tenant
+        for update of t skip locked
+    );
+end $$;
+
 revoke all on all tables in schema tenure from public;
 revoke all on all sequences in schema tenure from public;
+revoke all on all functions in schema tenure from public;
 grant usage on schema tenure to public;
-grant execute on function tenure.permit(text), tenure.touch(text, text, text) to public;
+grant execute on function tenure.permit(text), tenure.touch(text, text, text), tenure.lock_key(text) to public;

@@ -52,9 +52,13 @@ class FenceState:
 
 
 class Mutex(Protocol):
-    """A lock by name that spans all of Tenure's processes, for read-modify-write of things that tenants share."""
+    """A lock by name that spans all of Tenure's processes, for read-modify-write of things that tenants share.
 
-    def __call__(self, name: str) -> AbstractContextManager[None]: ...
+    Whoever stalls while holding it loses it, so the block is given a check to make right before it writes: it raises
+    `LeaseLost` if the lock may be another's by now.
+    """
+
+    def __call__(self, name: str) -> AbstractContextManager[Callable[[], None]]: ...
 
 
 class Store(Protocol):
@@ -78,7 +82,7 @@ class Store(Protocol):
 
         Waits at most `drain_s` for the tenant's open work, then raises `DeadlineExceeded` and leaves the store open.
         With `expires_in_s` the fence lifts itself after that time where `fence_expires`; None makes it (or an existing
-        one that has not lapsed) permanent, and raises `FenceRefused` if it has lapsed. Idempotent.
+        one that has not lapsed) permanent. Raises `DeadlineExceeded` if it has lapsed meanwhile. Idempotent.
         """
 
     def open(self, fence: Fence) -> None:
@@ -93,6 +97,10 @@ class Store(Protocol):
         Only under a fence: raises `FenceRefused` while the store accepts the tenant's writes or if the fence is a newer
         holder's. Works in batches, safe to repeat; repeating returns 0.
         """
+
+    def retire(self, fence: Fence) -> None:
+        """The tenant has left this store for good: keep refusing its writes where that costs nobody else anything,
+        remove everything else. Idempotent. A later `fence` and `open` work as ever."""
 
     def close(self) -> None:
         """Give connections back. Idempotent."""
@@ -172,8 +180,10 @@ class LiveCopy(Protocol):
     def compare_changed(self) -> Comparison:
         """Compare what changed since `compare` began or since the last call, both sides being at the same mark.
 
-        Call it only when the source is sealed (fenced), or accept that what is in flight is reported as different.
-        Raises `EvidenceStale` if it cannot be known what changed.
+        What differs stays remembered for the next call. Unless the source is fenced and sealed, what is in flight is
+        reported as different.
+        Raises `EvidenceStale` if it cannot be known what changed, or (some stores) if the last `compare` found
+        differences: these are reported or refused, never passed over.
         """
 
     def repair(self, differences: Sequence[Difference], fence: Fence) -> int:
@@ -187,4 +197,24 @@ class LiveCopy(Protocol):
 
     def stop(self, fence: Fence) -> None:
         """Remove everything the link created in both stores for this direction, but no tenant data. Idempotent, and
-        works on what a crash has left behind."""
+        works on what a crash has left behind.
+
+        Whether a store accepts the tenant's writes stays as it is: a closed store keeps its fence (so that the passive
+        side of a link is never open for an instant), an open one keeps no trace. `Store.open` lifts and forgets it."""
+
+
+class Journal(Protocol):
+    """What the app has said it changed in a store without a change feed (`tenure.touch`), kept beside its data.
+
+    One per cell. A row becomes visible when the app's transaction commits, which is after it wrote to the store; so
+    whoever copies the keys of every visible row, once the tenant is fenced, has missed nothing that was acknowledged.
+    """
+
+    def begin(self, tenant: TenantId, fence: Fence, *, deadline_s: float = 10.0) -> None:
+        """Record the tenant's changes from now on. When it returns, no transaction is open that does not record."""
+
+    def pending(self, tenant: TenantId, store: StoreName) -> Sequence[tuple[int, str]]:
+        """All visible rows as (id, key), in the order of their ids."""
+
+    def settle(self, tenant: TenantId, ids: Sequence[int]) -> None:
+        """Delete exactly these rows. Idempotent."""

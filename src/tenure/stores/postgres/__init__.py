@@ -1,0 +1,18 @@
+"""PostgreSQL (and pgvector tables riding with it): tenants' rows in shared tables, moved by logical replication."""
+
+from tenure.stores.postgres.cell_schema import install_cell
+from tenure.stores.postgres.journal import PostgresJournal
+from tenure.stores.postgres.live_copy import PostgresLiveCopy
+from tenure.stores.postgres.store import PostgresStore
+from tenure.stores.postgres.tables import TenantTable
+from tenure.stores.postgres.vectors import PgVectorLiveCopy, PgVectorStore
+
+__all__ = [
+    "PgVectorLiveCopy",
+    "PgVectorStore",
+    "PostgresJournal",
+    "PostgresLiveCopy",
+    "PostgresStore",
+    "TenantTable",
+    "install_cell",
+]

@@ -1,0 +1,224 @@
+"""A tenant kept equal between two PostgreSQL servers by the servers themselves: logical replication in both ways.
+
+Each direction of a link is a publication of the tenant's rows, a slot and a subscription with `origin = none`, so that
+nothing comes back to where it was written. The names follow from the link, so that any process carries on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+from tenure.errors import FenceRefused, StoreRefused, TenureError
+from tenure.model.comparison import Comparison, Difference
+from tenure.model.finding import Finding
+from tenure.model.names import TenantId
+from tenure.stores.contract import CopyProgress, Fence, Mark
+from tenure.stores.postgres import cell_schema, marks, names, replication
+from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres.compare import Side, expected_rows
+from tenure.stores.postgres.preflight import preflight
+from tenure.stores.postgres.repair import drop_origins
+from tenure.stores.postgres.store import PostgresStore
+from tenure.stores.postgres.tables import Table, digest, require
+from tenure.stores.postgres.verification import Verification
+
+RECORD_DEADLINE_S: Final = 30.0
+
+_COPYING: Final = """
+select relid::int8, tuples_processed, bytes_processed from pg_stat_progress_copy
+where datname = current_database() and command = 'COPY FROM' and type = 'CALLBACK'
+"""
+
+_STATES: Final = """
+select r.srrelid::int8, r.srsubstate::text from pg_subscription s join pg_subscription_rel r on r.srsubid = s.oid
+where s.subname = %(name)s and s.subdbid = (select oid from pg_database where datname = current_database())
+"""
+
+
+class PostgresLiveCopy:
+    """One direction of a link. Implements `tenure.stores.contract.LiveCopy`; safe for several threads."""
+
+    def __init__(self, *, link: str, source: PostgresStore, target: PostgresStore, tenant: TenantId) -> None:
+        self.source: Final = source
+        self.target: Final = target
+        self.link: Final = link
+        self.tenant: Final = tenant
+        self.direction: Final = names.direction(tenant, link, source.cell, target.cell)
+        self._opposite: Final = names.direction(tenant, link, target.cell, source.cell)
+        self._estimates: dict[str, tuple[int, int]] = {}
+        self._verification: Final = Verification(
+            store=source.name,
+            source=source.pool,
+            target=target.pool,
+            specs=source.tables,
+            tenant=tenant,
+            direction=self.direction,
+        )
+
+    def preflight(self) -> Sequence[Finding]:
+        return preflight(self.source, self.target, self.tenant, self.direction)
+
+    def fingerprint(self) -> str:
+        """Raises `StoreRefused` if the two sides differ: a digest of two different things would say nothing."""
+        here = digest(require(self.source.pool, self.source.all_tables))
+        there = digest(require(self.target.pool, self.target.all_tables))
+        if here != there:
+            raise StoreRefused(
+                f"the tables of {self.source.pool.where} and {self.target.pool.where} are not the same",
+                hint="bring both schemas to the same state; preflight lists what differs",
+            )
+        return here
+
+    def start(self, fence: Fence) -> None:
+        source, target = self.source.pool, self.target.pool
+        cell_schema.install(source)
+        cell_schema.install(target)
+        self._claim(fence)
+        reverse_of_another = replication.subscription(source, self._opposite) is not None
+        if not self._subscribed() and not reverse_of_another and fences.state(target, self.tenant).writable:
+            raise FenceRefused(
+                f"{target.where} is not fenced for {self.tenant}", hint="fence the target first"
+            )
+        fences.enrol(source, self.source.all_tables, fence)
+        fences.ensure(target, self.target.all_tables, self.tenant)
+        fences.record(source, self.tenant, deadline_s=RECORD_DEADLINE_S)
+        self._connect(copy_data=not reverse_of_another)
+
+    def arm_reverse(self, fence: Fence) -> PostgresLiveCopy:
+        """The feed back exists from now on, so it holds everything the target accepts from its first write on."""
+        self._claim(fence)
+        reverse = PostgresLiveCopy(link=self.link, source=self.target, target=self.source, tenant=self.tenant)
+        fences.ensure(self.target.pool, self.target.all_tables, self.tenant)
+        fences.record(self.target.pool, self.tenant, deadline_s=RECORD_DEADLINE_S)
+        reverse._connect(copy_data=False)
+        return reverse
+
+    def _claim(self, fence: Fence) -> None:
+        for pool in (self.source.pool, self.target.pool):
+            fences.claim(pool, fence)
+
+    def _connect(self, *, copy_data: bool) -> None:
+        tables = require(self.source.pool, self.source.all_tables)
+        if not self._subscribed():
+            replication.publish(self.source.pool, self.direction, tables, self.tenant)
+            replication.create_slot(self.source.pool, self.direction)
+        replication.subscribe(
+            self.target.pool,
+            self.direction,
+            self.source.dsn_from_cells,
+            copy_data=copy_data,
+            binary=all(c.builtin for t in tables for c in t.stored),
+        )
+
+    def _subscribed(self) -> bool:
+        return replication.subscription(self.target.pool, self.direction) is not None
+
+    def progress(self) -> CopyProgress:
+        source, target = self.source.pool, self.target.pool
+        found = replication.check(target, self.direction)
+        lag_bytes = replication.check_slot(source, self.direction)
+        tables = require(target, self.target.all_tables)
+        self._estimate(tables)
+        states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
+        copying: dict[int, tuple[int, int]] = {oid: (rows, size) for oid, rows, size in target.rows(_COPYING)}
+        items = size = 0
+        for table in tables:
+            total, width = self._estimates[table.collection]
+            if states.get(table.oid) in {"f", "s", "r"}:
+                items, size = items + total, size + total * width
+            elif table.oid in copying:
+                rows, done = copying[table.oid]
+                items, size = items + min(rows, total), size + min(done, total * width)
+        return CopyProgress(
+            items_done=items,
+            items_total=sum(n for n, _ in self._estimates.values()),
+            bytes_done=size,
+            bytes_total=sum(n * width for n, width in self._estimates.values()),
+            following=not found.tables_left and found.running,
+            lag_bytes=lag_bytes,
+        )
+
+    def _estimate(self, targets: Sequence[Table]) -> None:
+        if len(self._estimates) != len(targets):
+            for table in require(self.source.pool, self.source.all_tables):
+                side = Side(pool=self.source.pool, table=table)
+                self._estimates[table.collection] = expected_rows(side, self.tenant)
+
+    def mark(self) -> Mark:
+        return marks.write(self.source.pool, self.direction, self.tenant)
+
+    def seal(self, mark: Mark, *, timeout_s: float) -> None:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            drawn = thread.submit(marks.last_values, self.source.pool, self.source.all_tables)
+            marks.wait(self.target.pool, mark, self.tenant, timeout_s=timeout_s)
+            marks.raise_sequences(self.target.pool, self.target.all_tables, drawn.result())
+
+    def compare(self, *, progress: Callable[[int], None] = lambda _items: None) -> Comparison:
+        return self._verification.compare(progress)
+
+    def compare_changed(self) -> Comparison:
+        return self._verification.compare_changed()
+
+    def repair(self, differences: Sequence[Difference], fence: Fence) -> int:
+        return self._verification.repair(differences, fence, workers=1)
+
+    def resync(self, fence: Fence, *, workers: int) -> None:
+        self._verification.resync(fence, workers=workers)
+
+    def detach(self) -> None:
+        self.source.pool.close()
+        self.target.pool.close()
+
+    def stop(self, fence: Fence) -> None:
+        """Works on each server that can be reached; raises `StoreUnavailable` at the end if one could not be.
+
+        With the last direction of the link gone, the triggers and the fence row go from each side that is open. A side
+        that is fenced stays fenced, since nothing follows it any more: erase it, then open it.
+        """
+        source, target = self.source.pool, self.target.pool
+        problems: list[TenureError] = []
+        sync_slots: list[str] = []
+
+        def attempt(act: Callable[[], None]) -> None:
+            try:
+                act()
+            except TenureError as error:
+                problems.append(error)
+
+        def on_target() -> None:
+            subscriber = replication.system_identifier(target)
+            oid = replication.unsubscribe(target, self.direction)
+            if oid is not None:
+                sync_slots.append(rf"pg_{oid}_sync_\d+_{subscriber}")
+
+        for pool in (source, target):
+            attempt(partial(fences.claim, pool, fence))
+        for problem in problems:
+            if isinstance(problem, FenceRefused):
+                raise problem
+        attempt(on_target)
+        attempt(lambda: replication.unpublish(source, self.direction, sync_slots=sync_slots))
+        for store in (self.source, self.target):
+            attempt(partial(self._leave, store, fence))
+        if problems:
+            raise problems[0]
+
+    def _leave(self, store: PostgresStore, fence: Fence) -> None:
+        """Remove this direction's marks, and with the last direction what the link has made in this database."""
+        pool = store.pool
+        drop_origins(pool, f"{self.direction}_")
+        if not cell_schema.installed(pool):
+            return
+        gone = {"tenant": self.tenant, "link": self.direction}
+        pool.rows(
+            "delete from tenure.mark where tenant_id = %(tenant)s and link = %(link)s returning n", gone
+        )
+        if fences.linked(pool, self.tenant):
+            return
+        if fences.state(pool, self.tenant).writable:
+            fences.forget(pool, fence)
+        else:
+            fences.stop_recording(pool, fence)

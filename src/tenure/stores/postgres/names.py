@@ -1,0 +1,34 @@
+"""Names of what Tenure creates in PostgreSQL, derived so that any process finds what another one has made."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from tenure.model.names import CellName, TenantId
+
+PREFIX: Final = "tenure"
+
+
+def short(*parts: str) -> str:
+    """Twelve hexadecimal digits that stand for `parts`."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def tenant_prefix(tenant: TenantId) -> str:
+    """Every publication, subscription, slot, trigger and origin of the tenant begins with it."""
+    return f"{PREFIX}_{short(tenant)}"
+
+
+def direction(tenant: TenantId, link: str, source: CellName, target: CellName) -> str:
+    """The publication on the source, the subscription on the target and the slot between them."""
+    return f"{tenant_prefix(tenant)}_{short(link, source, target)}"
+
+
+def guard(tenant: TenantId, collection: str) -> str:
+    """The trigger function of a table."""
+    return f"{tenant_prefix(tenant)}_{short(collection)}"
+
+
+def trigger(tenant: TenantId, event: str) -> str:
+    return f"{tenant_prefix(tenant)}_{event}"

@@ -1,0 +1,262 @@
+"""What stands in the way of moving a tenant between two PostgreSQL servers, found before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from tenure.model.finding import Finding, Severity
+from tenure.model.names import TenantId
+from tenure.stores.postgres import catalog_checks, replication
+from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.store import PostgresStore
+from tenure.stores.postgres.tables import Table, describe
+
+OLDEST_SERVER: Final = 160000
+LONG_TRANSACTION_S: Final = 60
+KEYS_PER_QUERY: Final = 10_000
+
+
+def finding(severity: Severity, code: str, where: str, message: str, fix: str) -> Finding:
+    return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
+
+
+def refusal(code: str, where: str, message: str, fix: str) -> Finding:
+    return finding(Severity.REFUSAL, code, where, message, fix)
+
+
+def preflight(
+    source: PostgresStore, target: PostgresStore, tenant: TenantId, direction: str
+) -> list[Finding]:
+    """All findings, the gravest first. Reads only."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        theirs = thread.submit(lambda: list(_server(target)))
+        found = [*_server(source), *theirs.result()]
+    here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
+    linked = replication.subscription(target.pool, direction) is not None
+    found += _other_links(source.pool, target.pool, tenant, direction)
+    found += _alike(source, target, here, there)
+    for store, tables in ((source, here), (target, there)):
+        found += catalog_checks.findings(store, tables)
+    if not linked:
+        found += _empty(target.pool, there, tenant)
+        found += _collisions(source.pool, here, target.pool, there, tenant)
+    order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
+    return sorted(dict.fromkeys(found), key=lambda f: (order[f.severity], f.where, f.code))
+
+
+_SETTINGS: Final = """
+select current_setting('server_version_num')::int, current_setting('wal_level'),
+    current_setting('max_replication_slots')::int - (select count(*)::int from pg_replication_slots),
+    current_setting('max_wal_senders')::int - (select count(*)::int from pg_stat_replication),
+    current_setting('max_logical_replication_workers')::int
+        - (select count(*)::int from pg_stat_activity where backend_type like 'logical replication%%'),
+    current_setting('max_slot_wal_keep_size'),
+    (select rolsuper from pg_roles where rolname = current_user),
+    (select rolsuper or rolreplication from pg_roles where rolname = current_user),
+    pg_is_in_recovery()
+"""
+
+_LONG: Final = """
+select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_trunc('second', now() - a.xact_start)
+from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+    and a.xact_start < now() - make_interval(secs => %(seconds)s)
+"""
+
+
+def _server(store: PostgresStore) -> Iterator[Finding]:
+    pool = store.pool
+    version, wal_level, slots, senders, workers, keep, superuser, replicates, standby = pool.rows(_SETTINGS)[
+        0
+    ]
+    where = pool.where
+    if version < OLDEST_SERVER:
+        yield refusal(
+            "server_too_old",
+            where,
+            f"PostgreSQL {version // 10000}: `origin = none` needs 16",
+            "upgrade the server",
+        )
+    if standby:
+        yield refusal(
+            "standby", where, "the server is a standby", "give Tenure the primary's connection string"
+        )
+    if wal_level != "logical":
+        yield refusal(
+            "wal_level",
+            where,
+            f"wal_level is {wal_level}",
+            "alter system set wal_level = logical; then restart the server",
+        )
+    for setting, free, needed in (
+        ("max_replication_slots", slots, 4),
+        ("max_wal_senders", senders, 4),
+        ("max_logical_replication_workers", workers, 3),
+    ):
+        if free < needed:
+            yield refusal(
+                f"few_{setting.removeprefix('max_')}",
+                where,
+                f"{free} of {setting} are free, {needed} are needed",
+                f"raise {setting} (and max_worker_processes) and restart the server, or end other links first",
+            )
+    if keep != "-1":
+        yield finding(
+            Severity.INFO,
+            "slot_wal_limit",
+            where,
+            f"max_slot_wal_keep_size is {keep}: a copy that falls further behind is lost and has to start anew",
+            "raise it if the tenant's copy takes long",
+        )
+    else:
+        yield finding(
+            Severity.INFO,
+            "slot_wal_unlimited",
+            where,
+            "max_slot_wal_keep_size is -1: a copy that stands still retains WAL until the disk is full",
+            "set it to what the disk can spare",
+        )
+    if not superuser or not replicates:
+        yield refusal(
+            "rights",
+            where,
+            "Tenure's role is no superuser: it must create subscriptions, row filters on any table and origins",
+            "give Tenure the connection string of a superuser role",
+        )
+    for (gid,) in pool.rows("select gid from pg_prepared_xacts where database = current_database()"):
+        yield refusal(
+            "prepared_transaction",
+            where,
+            f"the prepared transaction {gid!r} could commit after the fence is down",
+            f"commit prepared or rollback prepared '{gid}'",
+        )
+    for (about,) in pool.rows(_LONG, {"seconds": LONG_TRANSACTION_S}):
+        yield finding(
+            Severity.WARNING,
+            "long_transaction",
+            where,
+            f"a transaction has been open for long ({about}): slots and triggers have to wait for it",
+            "end it, or wait",
+        )
+
+
+def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -> Iterator[Finding]:
+    mine = direction.rpartition("_")[0]
+    subscribed = replication.subscription(target, direction) is not None
+    for pool in (source, target):
+        others = [n for n in fences.linked(pool, tenant) if n != direction and n.startswith(mine)]
+        if others and not subscribed:
+            yield refusal(
+                "other_link",
+                pool.where,
+                f"{tenant} takes part in another link here ({', '.join(others)})",
+                "complete or abort that migration first",
+            )
+
+
+def _alike(
+    source: PostgresStore, target: PostgresStore, here: Sequence[Table], there: Sequence[Table]
+) -> Iterator[Finding]:
+    left, right = ({t.collection: t for t in tables} for tables in (here, there))
+    for spec in source.all_tables:
+        name = spec.collection
+        for store, tables in ((source, left), (target, right)):
+            if name not in tables:
+                yield refusal(
+                    "table_missing",
+                    f"{store.pool.where}, {name}",
+                    "the table does not exist",
+                    "create it there, or correct catalogue.yaml",
+                )
+        if name not in left or name not in right:
+            continue
+        mine, theirs = left[name].description, right[name].description
+        for item in sorted(mine.keys() | theirs.keys()):
+            if mine.get(item) != theirs.get(item):
+                yield refusal(
+                    "schema_differs",
+                    f"{target.pool.where}, {name}",
+                    f"{item}: {mine.get(item, 'absent')} in {source.cell},"
+                    f" {theirs.get(item, 'absent')} in {target.cell}",
+                    "run the schema migrations that one side lacks",
+                )
+    if {t.collection for t in source.all_tables} != {t.collection for t in target.all_tables}:
+        yield refusal(
+            "catalogue_differs", target.pool.where, "the cells list different tables", "use one catalogue"
+        )
+    yield from _extensions(source, target)
+
+
+def _extensions(source: PostgresStore, target: PostgresStore) -> Iterator[Finding]:
+    query: Final = "select extname::text, extversion from pg_extension where extname <> 'plpgsql'"
+    mine: dict[str, str] = dict(source.pool.rows(query))
+    theirs: dict[str, str] = dict(target.pool.rows(query))
+    for name in sorted(mine.keys() - theirs.keys()):
+        yield finding(
+            Severity.WARNING,
+            "extension_missing",
+            target.pool.where,
+            f"the extension {name} {mine[name]} of {source.cell} is not there",
+            f"create extension {name}",
+        )
+    for name in sorted(mine.keys() & theirs.keys()):
+        if mine[name] != theirs[name]:
+            yield finding(
+                Severity.INFO,
+                "extension_version",
+                target.pool.where,
+                f"extension {name} is {mine[name]} in {source.cell} and {theirs[name]} in {target.cell}",
+                f"alter extension {name} update, where it is older",
+            )
+
+
+def _empty(target: Pool, tables: Sequence[Table], tenant: TenantId) -> Iterator[Finding]:
+    for table in tables:
+        if not any(c.name == table.spec.tenant_column for c in table.columns):
+            continue
+        if target.value(
+            sql.SQL("select exists (select from {} where {})").format(table.spec.sql, table.of_tenant(tenant))
+        ):
+            yield refusal(
+                "target_not_empty",
+                f"{target.where}, {table.collection}",
+                f"there are rows of {tenant} already",
+                f"find out whose they are; then erase {tenant} in that cell, or move it elsewhere",
+            )
+
+
+def _collisions(
+    source: Pool, here: Sequence[Table], target: Pool, there: Sequence[Table], tenant: TenantId
+) -> Iterator[Finding]:
+    """Keys without the tenant column are unique per cell only: another tenant of the target may have the same one."""
+    others = {t.collection: t for t in there}
+    for table in here:
+        other = others.get(table.collection)
+        if other is None or not table.key or table.spec.tenant_column in table.key or other.key != table.key:
+            continue
+        names = sql.SQL(", ").join(sql.Identifier(k) for k in table.key)
+        query = sql.SQL(
+            "select count(*) from jsonb_array_elements(%(keys)s::jsonb) j (tenure_key) join {} r on {}"
+        ).format(other.spec.sql, other.key_match("j", "r"))
+        taken = 0
+        with source.transaction() as connection, connection.cursor("tenure_keys") as cursor:
+            cursor.execute(
+                sql.SQL("select {} from {} where {} order by {}").format(
+                    table.key_text, table.spec.sql, table.of_tenant(tenant), names
+                )
+            )
+            while keys := cursor.fetchmany(KEYS_PER_QUERY):
+                taken += int(target.value(query, {"keys": Jsonb([k for (k,) in keys])}))
+        if taken:
+            yield refusal(
+                "key_collision",
+                f"{target.where}, {table.collection}",
+                f"{taken} keys of {tenant} belong to other tenants there",
+                f"make ({table.spec.tenant_column}, {', '.join(table.key)}) the primary key, or use keys that are"
+                " unique everywhere",
+            )

@@ -1,0 +1,139 @@
+"""PostgreSQL as a store: a tenant's rows in shared tables, picked by a tenant column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import psycopg
+
+from tenure.errors import FenceRefused, StoreRefused
+from tenure.model.inventory import Collection, Inventory
+from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.secret import Secret
+from tenure.stores.contract import Capabilities, Fence, FenceState
+from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres import names
+from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
+from tenure.stores.postgres.connect import Pool, translate
+from tenure.stores.postgres.repair import erase
+from tenure.stores.postgres.tables import TenantTable, require
+
+ROW_OVERHEAD_BYTES: Final = 28
+
+
+class PostgresStore:
+    """A cell's PostgreSQL database. Implements `tenure.stores.contract.Store`; safe for several threads.
+
+    `tables` are this store's own; `carried` are those of stores that ride with it: they are fenced and published with
+    these, but neither inventoried nor compared nor erased here. `dsn_from_cells` is how other servers reach it.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: StoreName,
+        cell: CellName,
+        dsn: Secret,
+        tables: Sequence[TenantTable],
+        carried: Sequence[TenantTable] = (),
+        ignore: Sequence[str] = (),
+        dsn_from_cells: Secret | None = None,
+    ) -> None:
+        self.name: Final = name
+        self.cell: Final = cell
+        self.tables: Final = tuple(tables)
+        self.carried: Final = tuple(carried)
+        self.ignore: Final = frozenset(ignore)
+        self.dsn_from_cells: Final = dsn_from_cells or dsn
+        self.pool: Final = Pool(dsn, f"{name} in {cell}")
+        self.capabilities: Final = Capabilities(fence_enforced=True, fence_drains=True, fence_expires=True)
+
+    @property
+    def all_tables(self) -> tuple[TenantTable, ...]:
+        """What a link of this store fences and publishes."""
+        return self.tables + self.carried
+
+    def ping(self) -> None:
+        connection = self.pool.connect()
+        try:
+            connection.execute("select 1")
+        except psycopg.Error as error:
+            raise translate(error, self.pool.where) from error
+        finally:
+            connection.close()
+
+    def inventory(self, tenant: TenantId) -> Inventory:
+        return inventory(self.pool, self.name, self.tables, tenant)
+
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        fences.lower(self.pool, self.all_tables, fence, expires_in_s=expires_in_s, drain_s=drain_s)
+
+    def open(self, fence: Fence) -> None:
+        fences.lift(self.pool, fence)
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
+        return fences.state(self.pool, tenant)
+
+    def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
+        return erase_tables(self.pool, self.tables, self.all_tables, fence, progress)
+
+    def retire(self, fence: Fence) -> None:
+        """See `Store.retire`. `tenure.permit` and `tenure.touch` go on refusing the tenant; no trigger stays.
+
+        Raises `StoreRefused` while a link of the tenant still reaches this database.
+        """
+        fences.retire(self.pool, fence)
+
+    def close(self) -> None:
+        self.pool.close()
+
+
+def inventory(pool: Pool, name: StoreName, specs: Sequence[TenantTable], tenant: TenantId) -> Inventory:
+    """Count, estimated size and digest of the tenant's rows, table by table."""
+    collections = {}
+    for table in require(pool, specs):
+        side = Side(pool=pool, table=table)
+        items, total = count_and_sum(side, tenant)
+        width = expected_rows(side, tenant)[1] if items else 0
+        collections[table.collection] = Collection(
+            items=items,
+            size_bytes=items * (width + ROW_OVERHEAD_BYTES),
+            digest=f"{items:x}:{total % (1 << 128):032x}",
+        )
+    return Inventory(store=name, tenant=tenant, collections=collections)
+
+
+def erase_tables(
+    pool: Pool,
+    specs: Sequence[TenantTable],
+    all_specs: Sequence[TenantTable],
+    fence: Fence,
+    progress: Callable[[int], None],
+) -> int:
+    """Delete the tenant's rows of `specs`; `all_specs` are all tables of the tenant in this database.
+
+    Raises `StoreRefused` while a link of the tenant still reaches this database: what it brings would come after.
+    """
+    fences.claim(pool, fence)
+    current = fences.state(pool, fence.tenant)
+    if current.writable:
+        raise FenceRefused(
+            f"{pool.where}: {fence.tenant} is not fenced here, so nothing of it is erased",
+            hint="fence the store first",
+        )
+    left = fences.linked(pool, fence.tenant)
+    if left:
+        raise StoreRefused(
+            f"{pool.where}: a link of {fence.tenant} is still there ({', '.join(left)})",
+            hint="stop the link first",
+        )
+    known = require(pool, all_specs)
+    return erase(
+        pool,
+        [t for t in known if t.spec in specs],
+        fence,
+        known=known,
+        origin=f"{names.tenant_prefix(fence.tenant)}_{names.short(pool.where, *(t.collection for t in specs))}_erase",
+        progress=progress,
+    )

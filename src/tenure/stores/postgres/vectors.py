@@ -1,0 +1,152 @@
+"""pgvector: vectors in tables of a cell's PostgreSQL, carried by that store's live copy and covered by its fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tenure.errors import StoreRefused
+from tenure.model.comparison import Comparison, Difference
+from tenure.model.finding import Finding, Severity
+from tenure.model.inventory import Inventory
+from tenure.model.names import CellName, StoreName, TenantId
+from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark
+from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres import names
+from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
+from tenure.stores.postgres.tables import TenantTable, digest, require
+from tenure.stores.postgres.verification import Verification
+
+
+class PgVectorStore:
+    """Tables with vectors in the database of `carrier`. Implements `tenure.stores.contract.Store`.
+
+    `carrier` must list these tables in `carried`. The fence is the carrier's: setting it here sets it there.
+    """
+
+    def __init__(
+        self, *, name: StoreName, cell: CellName, carrier: PostgresStore, tables: Sequence[TenantTable]
+    ) -> None:
+        strays = [t.collection for t in tables if t not in carrier.carried]
+        if strays:
+            raise StoreRefused(f"{name} in {cell}: {carrier.name} does not carry {', '.join(strays)}")
+        self.name: Final = name
+        self.cell: Final = cell
+        self.carrier: Final = carrier
+        self.tables: Final = tuple(tables)
+        self.capabilities: Final = Capabilities(
+            fence_enforced=True, fence_drains=False, fence_expires=True, rides_with=carrier.name
+        )
+
+    def ping(self) -> None:
+        self.carrier.ping()
+
+    def inventory(self, tenant: TenantId) -> Inventory:
+        return inventory(self.carrier.pool, self.name, self.tables, tenant)
+
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        """A no-op where the carrier's fence is down already in the same way."""
+        state = self.fence_state(fence.tenant)
+        if state.writable or state.token != fence.token or state.expires != (expires_in_s is not None):
+            self.carrier.fence(fence, expires_in_s=expires_in_s, drain_s=drain_s)
+        else:
+            fences.claim(self.carrier.pool, fence)
+
+    def open(self, fence: Fence) -> None:
+        self.carrier.open(fence)
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
+        return self.carrier.fence_state(tenant)
+
+    def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
+        return erase_tables(self.carrier.pool, self.tables, self.carrier.all_tables, fence, progress)
+
+    def retire(self, fence: Fence) -> None:
+        """Changes nothing, since the fence is the carrier's, which retires it. Refuses what the carrier refuses."""
+        fences.require_unlinked(self.carrier.pool, fence)
+
+    def close(self) -> None:
+        """The connections are the carrier's: it closes them."""
+
+
+class PgVectorLiveCopy:
+    """The vectors' part of a link whose PostgreSQL copy carries them. Implements `tenure.stores.contract.LiveCopy`.
+
+    Copying, following, marks and the way back are the carrier's; comparing and repairing are done here. `link` is the
+    carrier's.
+    """
+
+    def __init__(self, *, link: str, source: PgVectorStore, target: PgVectorStore, tenant: TenantId) -> None:
+        self.source: Final = source
+        self.target: Final = target
+        self.link: Final = link
+        self.tenant: Final = tenant
+        self._verification: Final = Verification(
+            store=source.name,
+            source=source.carrier.pool,
+            target=target.carrier.pool,
+            specs=source.tables,
+            tenant=tenant,
+            direction=names.direction(tenant, link, source.cell, target.cell),
+        )
+
+    def preflight(self) -> Sequence[Finding]:
+        """The tables are checked by the carrier; this checks the extension."""
+        return [
+            Finding(
+                severity=Severity.REFUSAL,
+                code="extension_missing",
+                where=f"{store.name} in {store.cell}",
+                message="the extension vector is not there",
+                fix="create extension vector",
+            )
+            for store in (self.source, self.target)
+            if not store.carrier.pool.value(
+                "select exists (select from pg_extension where extname = 'vector')"
+            )
+        ]
+
+    def fingerprint(self) -> str:
+        here = digest(require(self.source.carrier.pool, self.source.tables))
+        if here != digest(require(self.target.carrier.pool, self.target.tables)):
+            raise StoreRefused(
+                f"the tables of {self.source.name} in {self.source.cell} and in {self.target.cell} are not the same",
+                hint="bring both schemas to the same state; preflight lists what differs",
+            )
+        return here
+
+    def start(self, fence: Fence) -> None:
+        """Nothing to do: the carrier's live copy brings these tables."""
+
+    def progress(self) -> CopyProgress:
+        """Always following: the carrier's progress includes these tables."""
+        return CopyProgress(items_done=0, items_total=0, bytes_done=0, bytes_total=0, following=True)
+
+    def arm_reverse(self, fence: Fence) -> PgVectorLiveCopy:  # noqa: ARG002
+        return PgVectorLiveCopy(link=self.link, source=self.target, target=self.source, tenant=self.tenant)
+
+    def mark(self) -> Mark:
+        """A mark of no feed: the carrier's mark covers these tables."""
+        return Mark(link=self.link, n=0)
+
+    def seal(self, mark: Mark, *, timeout_s: float) -> None:
+        """Nothing to do: the carrier's seal covers these tables."""
+
+    def compare(self, *, progress: Callable[[int], None] = lambda _items: None) -> Comparison:
+        return self._verification.compare(progress)
+
+    def compare_changed(self) -> Comparison:
+        return self._verification.compare_changed()
+
+    def repair(self, differences: Sequence[Difference], fence: Fence) -> int:
+        return self._verification.repair(differences, fence, workers=1)
+
+    def resync(self, fence: Fence, *, workers: int) -> None:
+        self._verification.resync(fence, workers=workers)
+
+    def detach(self) -> None:
+        self.source.carrier.pool.close()
+        self.target.carrier.pool.close()
+
+    def stop(self, fence: Fence) -> None:
+        """Nothing to do: the carrier's stop removes the link."""

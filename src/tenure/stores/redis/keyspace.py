@@ -1,0 +1,89 @@
+"""Where one tenant's keys are: its prefix, exactly, and never Tenure's own marks among them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from tenure.catalogue import DataClass, KeyPattern
+from tenure.errors import UsageError
+from tenure.model.names import TenantId
+
+OTHER: Final = "*"
+"""The collection of keys that no pattern of the catalogue matches."""
+RESERVED: Final = b"tenure:"
+MARK: Final = b"__tenure_mark:"
+SCAN_COUNT: Final = 1000
+_GLOB: Final = re.compile(rb"([*?\[\]\\^])")
+
+
+def patterns(collections: Sequence[str]) -> tuple[KeyPattern, ...]:
+    """The collections of a catalogue, to tell keys apart; what they hold does not matter here."""
+    return tuple(KeyPattern(pattern=pattern, data_class=DataClass.PLAIN) for pattern in collections)
+
+
+class Keyspace:
+    """The keys of one tenant. Keys are bytes; a `Difference` names them as JSON text of the whole key."""
+
+    def __init__(self, tenant: TenantId, prefix: str, keys: Sequence[KeyPattern]) -> None:
+        self.tenant = tenant
+        self.prefix = prefix.encode()
+        self._keys = tuple(keys)
+        if not self.prefix or RESERVED.startswith(self.prefix) or self.prefix.startswith(RESERVED):
+            raise UsageError(
+                f"the key prefix {prefix!r} overlaps with 'tenure:', where Tenure keeps its fences",
+                hint="choose another prefix in the catalogue",
+            )
+        self.record = RESERVED + b"fence:" + tenant.encode()
+        self.marks = RESERVED + b"marks:" + tenant.encode()
+
+    def owns(self, key: bytes) -> bool:
+        """Whether the key is the tenant's, and not one of Tenure's marks."""
+        return key.startswith(self.prefix) and not key.startswith(MARK, len(self.prefix))
+
+    def mark(self, n: int) -> bytes:
+        return self.prefix + MARK + str(n).encode()
+
+    def mark_number(self, key: bytes) -> int | None:
+        """The number of the mark that this key is, or None."""
+        start = len(self.prefix) + len(MARK)
+        if key[:start] != self.prefix + MARK or not key[start:].isdigit():
+            return None
+        return int(key[start:])
+
+    def scan(self, client: Any, *, marks: bool = False) -> Iterator[list[bytes]]:
+        """All keys, a thousand or so at a time; some may come twice. With `marks`, Tenure's marks and only these."""
+        wanted = self.prefix + MARK if marks else self.prefix
+        pattern = _GLOB.sub(rb"\\\1", wanted) + b"*"
+        cursor = 0
+        while True:
+            cursor, keys = client.scan(cursor, match=pattern, count=SCAN_COUNT)
+            portion = [k for k in keys if (k.startswith(wanted) if marks else self.owns(k))]
+            if portion:
+                yield portion
+            if int(cursor) == 0:
+                return
+
+    def collection(self, key: bytes) -> str:
+        """The first pattern of the catalogue that matches the key."""
+        rest = key[len(self.prefix) :].decode("utf-8", "surrogateescape")
+        return next((p.pattern for p in self._keys if p.matches(rest)), OTHER)
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        return tuple(p.pattern for p in self._keys)
+
+    @staticmethod
+    def text(key: bytes) -> str:
+        """The key as JSON text; bytes that are not UTF-8 survive as lone surrogates."""
+        return json.dumps(key.decode("utf-8", "surrogateescape"))
+
+    def key(self, text: str) -> bytes:
+        """The key of a JSON text. Raises `UsageError` if it is not this tenant's."""
+        value = json.loads(text)
+        key = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else b""
+        if not self.owns(key):
+            raise UsageError(f"{text} is not a key of {self.tenant}")
+        return key

@@ -1,0 +1,107 @@
+"""Moves keys between two servers as the servers serialise them (DUMP and RESTORE). Every write checks, in the same
+script, that the target is still fenced and that this process is still the one that copies into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tenure.stores.redis.canonical import NO_EXPIRY
+from tenure.stores.redis.errors import REPLY_OPEN, REPLY_SUPERSEDED, REPLY_TOKEN
+from tenure.stores.redis.keyspace import Keyspace
+
+PORTION_BYTES: Final = 8 * 1024 * 1024
+"""About how much is read at once; a single larger value still goes in one piece."""
+SMALL_BATCH: Final = 8
+ABSENT: Final = -2
+
+_GUARD: Final = f"""
+local r = redis.call('HMGET', KEYS[1], 'writable', 'copier', 'token')
+if r[1] ~= '0' then return redis.error_reply('{REPLY_OPEN} not fenced') end
+if ARGV[1] ~= '' and r[2] ~= ARGV[1] then return redis.error_reply('{REPLY_SUPERSEDED} superseded') end
+if ARGV[2] ~= '' and tonumber(r[3] or '0') > tonumber(ARGV[2]) then return redis.error_reply('{REPLY_TOKEN} older') end
+"""
+RESTORE: Final = (
+    _GUARD
+    + """
+local changed = 0
+for i = 2, #KEYS do
+  local payload = ARGV[2 * i - 1]
+  if payload == '' then
+    changed = changed + redis.call('UNLINK', KEYS[i])
+  else
+    redis.call('RESTORE', KEYS[i], ARGV[2 * i], payload, 'REPLACE', 'ABSTTL')
+    changed = changed + 1
+  end
+end
+return changed
+"""
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dumped:
+    """A key as its server serialises it: `payload` None where it does not exist, `expires_at` in Unix milliseconds."""
+
+    key: bytes
+    payload: bytes | None
+    expires_at: int
+
+    def same(self, other: Dumped) -> bool:
+        """Byte for byte the same contents (whatever the servers' versions) and the same expiry."""
+        if self.payload is None or other.payload is None:
+            return self.payload is other.payload
+        # The last ten bytes are the format's version and a checksum.
+        return self.expires_at == other.expires_at and self.payload[:-10] == other.payload[:-10]
+
+
+def portions(client: Any, keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Split keys so that reading one portion needs about `PORTION_BYTES`."""
+    if len(keys) <= SMALL_BATCH:
+        yield keys
+        return
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.execute_command("MEMORY USAGE", key, "SAMPLES", "1")
+    portion: list[bytes] = []
+    size = 0
+    for key, used in zip(keys, pipe.execute(), strict=True):
+        size += int(used or 0)
+        portion.append(key)
+        if size >= PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def dump(client: Any, keys: Sequence[bytes]) -> list[Dumped]:
+    """These keys' contents and expiries, in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.execute_command("DUMP", key)
+        pipe.execute_command("PEXPIRETIME", key)
+    answers = pipe.execute()
+    return [
+        Dumped(key=key, payload=None if expires_at == ABSENT else payload, expires_at=int(expires_at))
+        for key, payload, expires_at in zip(keys, answers[::2], answers[1::2], strict=True)
+    ]
+
+
+class Writer:
+    """Writes into one tenant's keys on a fenced target. `copier` None: any process that holds the fence."""
+
+    def __init__(self, client: Any, keyspace: Keyspace) -> None:
+        self._script: Any = client.register_script(RESTORE)
+        self._keys = keyspace
+
+    def restore(self, dumped: Sequence[Dumped], *, copier: str = "", token: int | None = None) -> int:
+        """Make these keys as dumped; absent ones are deleted. Returns how many were written or deleted."""
+        arguments: list[Any] = [copier, "" if token is None else token]
+        for item in dumped:
+            arguments += [item.payload or b"", 0 if item.expires_at == NO_EXPIRY else max(item.expires_at, 1)]
+        return int(self._script(keys=[self._keys.record, *(d.key for d in dumped)], args=arguments))
+
+    def delete(self, keys: Sequence[bytes], *, token: int) -> int:
+        return self.restore([Dumped(key=k, payload=None, expires_at=ABSENT) for k in keys], token=token)

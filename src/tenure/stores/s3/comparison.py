@@ -1,0 +1,136 @@
+"""Compares one tenant's objects in two buckets: keys, sizes, headers, metadata, tags, and contents by ETag where both
+are comparable, by reading them where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from tenure.model.comparison import Comparison, Difference, DifferenceKind
+from tenure.model.names import TenantId
+from tenure.stores.s3.errors import translated
+from tenure.stores.s3.objects import Attributes, Listed
+from tenure.stores.s3.store import S3Store
+
+BATCH: Final = 500
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What was seen so far. `differing` are candidates: changes under way can still explain them."""
+
+    processed: set[str] = field(default_factory=set)
+    differing: dict[str, DifferenceKind] = field(default_factory=dict)
+    bytes_read: int = 0
+
+
+class Comparer:
+    """Compares objects of `source` and `target`, both at the same time, several objects in parallel."""
+
+    def __init__(self, source: S3Store, target: S3Store, tenant: TenantId) -> None:
+        self._source = source
+        self._target = target
+        self._tenant = tenant
+
+    def listed(self) -> tuple[dict[str, Listed], dict[str, Listed]]:
+        """Both sides' listings by key, read at the same time."""
+        theirs = self._target.pool.submit(self._target.listed, self._tenant)
+        return self._source.listed(self._tenant), theirs.result()
+
+    def everything(self, progress: Callable[[int], None]) -> Tally:
+        """Compare every object that either side has."""
+        tally = Tally()
+        ours, theirs = self.listed()
+        both: list[str] = []
+        for key in sorted(ours.keys() | theirs.keys()):
+            if key not in theirs:
+                tally.differing[key] = DifferenceKind.MISSING
+            elif key not in ours:
+                tally.differing[key] = DifferenceKind.EXTRA
+            elif ours[key].size != theirs[key].size:
+                tally.differing[key] = DifferenceKind.MISMATCHED
+            else:
+                both.append(key)
+                continue
+            tally.processed.add(key)
+        for start in range(0, len(both), BATCH):
+            self._compare(both[start : start + BATCH], tally)
+            progress(len(tally.processed))
+        return tally
+
+    def these(self, keys: Collection[str], *, thorough: bool = True) -> Tally:
+        """Compare these objects. `thorough` as for `Objects.attributes`."""
+        tally = Tally()
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), BATCH):
+            self._compare(ordered[start : start + BATCH], tally, thorough=thorough)
+        return tally
+
+    def result(self, tally: Tally, differing: Iterable[str], *, changed: Collection[str]) -> Comparison:
+        """The comparison in which these of the candidates differ indeed."""
+        differences = tuple(
+            Difference(
+                collection=self._source.collection(self._tenant, key),
+                key=key_text(key),
+                kind=tally.differing[key],
+            )
+            for key in sorted(differing)
+        )
+        return Comparison(
+            store=self._source.name,
+            processed=len(tally.processed),
+            matching=len(tally.processed) - len(differences),
+            differences=differences,
+            bytes_read=tally.bytes_read,
+            changed_meanwhile=len(tally.processed.intersection(changed)),
+        )
+
+    def _compare(self, keys: list[str], tally: Tally, *, thorough: bool = True) -> None:
+        ours = [self._source.pool.submit(self._attributes, self._source, key, thorough) for key in keys]
+        theirs = [self._target.pool.submit(self._attributes, self._target, key, thorough) for key in keys]
+        unclear: list[str] = []
+        for key, one, other in zip(keys, ours, theirs, strict=True):
+            source, target = one.result(), other.result()
+            if source is None and target is None:
+                continue
+            tally.processed.add(key)
+            if source is None:
+                tally.differing[key] = DifferenceKind.EXTRA
+            elif target is None:
+                tally.differing[key] = DifferenceKind.MISSING
+            elif not source.same_but_contents(target):
+                tally.differing[key] = DifferenceKind.MISMATCHED
+            elif source.etag != target.etag:
+                if source.plain and target.plain:
+                    tally.differing[key] = DifferenceKind.MISMATCHED
+                else:
+                    unclear.append(key)
+                    tally.bytes_read += source.size + target.size
+        for key in unclear:
+            if not self._same_contents(key):
+                tally.differing[key] = DifferenceKind.MISMATCHED
+
+    @staticmethod
+    def _attributes(store: S3Store, key: str, thorough: bool) -> Attributes | None:
+        with translated(store.where):
+            return store.objects.attributes(key, thorough=thorough)
+
+    def _same_contents(self, key: str) -> bool:
+        def digest(store: S3Store) -> str:
+            with translated(store.where):
+                return store.objects.digest(key)
+
+        theirs = self._target.pool.submit(digest, self._target)
+        return digest(self._source) == theirs.result()
+
+
+def key_text(key: str) -> str:
+    """A key as a `Difference` names it."""
+    return json.dumps(key)
+
+
+def key_of(text: str) -> str:
+    """The key of a `Difference`."""
+    return str(json.loads(text))

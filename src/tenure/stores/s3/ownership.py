@@ -1,0 +1,71 @@
+"""Whether this process may still write to a target: known for a moment only, by a clock that also runs while a machine
+sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from tenure.errors import FenceRefused, LeaseLost
+from tenure.model.names import TenantId
+from tenure.stores.contract import Fence
+from tenure.stores.s3.errors import translated
+from tenure.stores.s3.store import S3Store
+
+CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Ownership:
+    """That the target is fenced, and `copier` the one who copies into it: when this was last seen. Thread-safe."""
+
+    def __init__(self, target: S3Store, tenant: TenantId, copier: str) -> None:
+        self._target = target
+        self._tenant = tenant
+        self._copier = copier
+        self._mending: Fence | None = None
+        self._seen_at: float | None = None
+
+    def ensure(self, within_s: float) -> None:
+        """Return if the last look that went well began at most so long ago; look again otherwise.
+
+        Raises `LeaseLost` if the target is open for the tenant, or another's to write to.
+        """
+        seen_at, now = self._seen_at, time.clock_gettime(CLOCK)
+        if seen_at is None or now - seen_at >= within_s:
+            self._seen_at = None
+            self._look()
+            self._seen_at = now
+
+    @contextmanager
+    def mending(self, fence: Fence) -> Iterator[None]:
+        """Inside, a fence that is not a newer holder's is enough: nobody copies, and this process mends.
+
+        Raises `FenceRefused` if it is not so to begin with.
+        """
+        self.check_fence(fence)
+        self._mending = fence
+        try:
+            yield
+        finally:
+            self._mending = None
+            self._seen_at = None
+
+    def check_fence(self, fence: Fence) -> None:
+        """Raise `FenceRefused` unless the target is fenced, and not by a newer holder."""
+        with translated(self._target.where):
+            record, accepts = self._target.fencing(self._tenant).read()
+        if accepts or record.token > fence.token:
+            raise FenceRefused(f"{self._target.where} is no longer this operation's to write to")
+
+    def _look(self) -> None:
+        with translated(self._target.where):
+            record, accepts = self._target.fencing(self._tenant).read()
+        mending = self._mending
+        theirs = record.copier != self._copier if mending is None else record.token > mending.token
+        if accepts or theirs:
+            raise LeaseLost(
+                f"{self._target.where} is {'open for the tenant' if accepts else 'copied into by another process'} now",
+                hint="this copy is over; the operation goes on elsewhere",
+            )

@@ -1,0 +1,259 @@
+"""One bucket as a `Store`: a tenant's data are the objects under its prefix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from tenure.catalogue import DataClass, KeyPattern, Template
+from tenure.errors import FenceRefused, StoreRefused, UsageError
+from tenure.model.inventory import Collection, Inventory
+from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.secret import Secret
+from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex
+from tenure.stores.s3.errors import translated
+from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
+from tenure.stores.s3.objects import Listed, Objects
+
+WORKERS: Final = 8
+OTHER: Final = "*"
+DELETE_AT_ONCE: Final = 1000
+_MASK: Final = (1 << 128) - 1
+_SESSION: Final = boto3.session.Session()
+_SESSION_LOCK: Final = threading.Lock()
+"""One session for all stores: each one reads boto's description of S3 anew. Making clients is not thread-safe."""
+
+
+class S3Store:
+    """Objects `prefix` + anything in one bucket.
+
+    `endpoint` None is AWS; empty keys mean AWS's own chain of credentials. `principal` is the app's IAM user (by name)
+    or role (by ARN): the bucket's policy then refuses a fenced tenant's writes by it, and by nobody else. Without,
+    Tenure only notes the fence. Uploads whose request had begun before the fence may still end after it, so the app
+    has to write under a permit of the tenant's PostgreSQL (`tenure.client`), which drains them. The record of a fence,
+    and with it its token, goes when a store without a link opens or retires: that no older holder comes back after that
+    is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: StoreName,
+        cell: CellName,
+        endpoint: str | None,
+        bucket: str,
+        region: str,
+        access_key: Secret,
+        secret_key: Secret,
+        prefix: Template | str,
+        principal: str | None,
+        mutex: Mutex,
+        collections: Sequence[str] = (),
+    ) -> None:
+        self._name = name
+        self._cell = cell
+        self.endpoint = endpoint
+        self.bucket = bucket
+        self._keys = (access_key, secret_key)
+        self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
+        self.principal = principal
+        self._lock = policy_lock(mutex, endpoint, bucket)
+        self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in collections)
+        self.client = self._client(region, timeout_s=60.0, attempts=3)
+        self._ping_client = self._client(region, timeout_s=2.0, attempts=2)
+        self.objects = Objects(self.client, bucket)
+        self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
+
+    def _client(self, region: str, *, timeout_s: float, attempts: int) -> Any:
+        access_key, secret_key = (key.reveal() or None for key in self._keys)
+        with _SESSION_LOCK:
+            return _SESSION.client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name=region,
+                aws_access_key_id=access_key,
+                aws_secret_access_key=secret_key,
+                config=Config(
+                    connect_timeout=2.0,
+                    read_timeout=timeout_s,
+                    retries={"total_max_attempts": attempts, "mode": "standard"},
+                    max_pool_connections=4 * WORKERS,
+                    s3={"addressing_style": "path"} if self.endpoint else {},
+                    tcp_keepalive=True,
+                    # Tenure compares contents itself; servers other than AWS do not know the newer checksums.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+
+    @property
+    def name(self) -> StoreName:
+        return self._name
+
+    @property
+    def cell(self) -> CellName:
+        return self._cell
+
+    @property
+    def where(self) -> str:
+        """How messages name this store."""
+        return f"{self._name} of {self._cell}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            fence_enforced=self.principal is not None, fence_drains=False, fence_expires=False
+        )
+
+    def ping(self) -> None:
+        with translated(self.where):
+            self._ping_client.list_objects_v2(Bucket=self.bucket, Prefix=RESERVED, MaxKeys=1)
+
+    def inventory(self, tenant: TenantId) -> Inventory:
+        """Digests cover keys, sizes and contents: by ETag where that is the contents' MD5, else by reading them."""
+        tally: dict[str, list[int]] = {p.pattern: [0, 0, 0] for p in self._patterns} or {OTHER: [0, 0, 0]}
+        prefix = self.prefix(tenant)
+        with translated(self.where):
+            for page in self.objects.listing(prefix):
+                for found in page:
+                    md5 = self.objects.md5(found.key) if "-" in found.etag else found.etag
+                    item = hashlib.blake2b(
+                        json.dumps([found.key, found.size, md5]).encode(), digest_size=16
+                    ).digest()
+                    counted = tally.setdefault(self.collection(tenant, found.key), [0, 0, 0])
+                    counted[0] += 1
+                    counted[1] += found.size
+                    counted[2] = (counted[2] + int.from_bytes(item, "little")) & _MASK
+        return Inventory(
+            store=self._name,
+            tenant=tenant,
+            collections={
+                name: Collection(items=items, size_bytes=size, digest=f"{total:032x}")
+                for name, (items, size, total) in tally.items()
+            },
+        )
+
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
+        with translated(self.where):
+            self.fencing(fence.tenant).fence(fence)
+
+    def open(self, fence: Fence) -> None:
+        with translated(self.where):
+            self.fencing(fence.tenant).open(fence)
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
+        with translated(self.where):
+            record, accepts = self.fencing(tenant).read()
+        return FenceState(writable=accepts, epoch=record.epoch, token=record.token)
+
+    def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
+        """Takes every version, every delete marker and every unfinished upload; counts keys."""
+        prefix = self.prefix(fence.tenant)
+        with translated(self.where):
+            record, accepts = self.fencing(fence.tenant).read()
+            if accepts:
+                raise FenceRefused(
+                    f"{self.where} accepts writes of {fence.tenant}", hint="fence it before it is erased"
+                )
+            if record.token > fence.token:
+                raise FenceRefused(f"the fence of {fence.tenant} in {self.where} is a newer holder's")
+            if record.link:
+                raise StoreRefused(
+                    f"{fence.tenant} is still linked in {self.where}",
+                    hint="stop the copies of the link before erasing",
+                )
+            erased: set[str] = set()
+            for batch in self._versions(prefix):
+                self._delete(batch)
+                erased.update(entry["Key"] for entry in batch)
+                progress(len(erased))
+            self._abort_uploads(prefix)
+            return len(erased)
+
+    def retire(self, fence: Fence) -> None:
+        """Lifts the fence and forgets the record: a bucket's policy has room for about fifty tenants only, so one that
+        has left must not keep its place. The gate and the permit in PostgreSQL keep its writes out.
+        """
+        with translated(self.where):
+            self.fencing(fence.tenant).retire(fence)
+
+    def _versions(self, prefix: str) -> Iterator[list[dict[str, str]]]:
+        marker: dict[str, str] = {}
+        while True:
+            page = self.client.list_object_versions(Bucket=self.bucket, Prefix=prefix, **marker)
+            found = [
+                {"Key": v["Key"], "VersionId": v["VersionId"]}
+                for v in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
+            ]
+            for start in range(0, len(found), DELETE_AT_ONCE):
+                yield found[start : start + DELETE_AT_ONCE]
+            if not page.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"]}
+            if page.get("NextVersionIdMarker"):
+                marker["VersionIdMarker"] = page["NextVersionIdMarker"]
+
+    def _delete(self, batch: list[dict[str, str]]) -> None:
+        answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+        errors = answer.get("Errors", [])
+        if errors:
+            first = errors[0]
+            raise StoreRefused(
+                f"{self.where} kept {len(errors)} objects, the first one {first['Key']}: {first['Code']}",
+                hint="objects under retention or legal hold can only be erased when that has ended",
+            )
+
+    def _abort_uploads(self, prefix: str) -> None:
+        for page in self.client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        ):
+            for upload in page.get("Uploads", []):
+                self.client.abort_multipart_upload(
+                    Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False)
+        for client in (self.client, self._ping_client):
+            client.close()
+
+    # -- for the live copy -------------------------------------------------------------------------------------------
+
+    def prefix(self, tenant: TenantId) -> str:
+        prefix = self._prefix.expand(tenant)
+        if prefix.startswith(RESERVED) or RESERVED.startswith(prefix):
+            raise UsageError(
+                f"the prefix {prefix!r} overlaps with {RESERVED!r}, where Tenure keeps its fences",
+                hint="choose another prefix in the catalogue",
+            )
+        return prefix
+
+    def listed(self, tenant: TenantId) -> dict[str, Listed]:
+        """The tenant's objects by key."""
+        with translated(self.where):
+            return {found.key: found for page in self.objects.listing(self.prefix(tenant)) for found in page}
+
+    def collection(self, tenant: TenantId, key: str) -> str:
+        """The first pattern of the catalogue that matches the key."""
+        rest = key.removeprefix(self.prefix(tenant))
+        return next((p.pattern for p in self._patterns if p.matches(rest)), OTHER)
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        return tuple(p.pattern for p in self._patterns)
+
+    def fencing(self, tenant: TenantId) -> Fencing:
+        return Fencing(
+            self.client, self.bucket, tenant, self.prefix(tenant), self.principal, self._lock, self.pool
+        )
+
+    def same_server(self, other: S3Store) -> bool:
+        """Whether the other bucket is of the same endpoint and reached with the same keys."""
+        return self.endpoint == other.endpoint and self._keys == other._keys

@@ -1,0 +1,291 @@
+"""The live copy between two Valkey servers: every type of value, gaps in the feed, processes thought dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tenure.errors import EvidenceStale, FenceRefused, LeaseLost, StoreRefused, StoreUnavailable
+from tenure.model.comparison import DifferenceKind
+from tenure.model.names import TenantId
+from tenure.stores.contract import Fence
+from tenure.stores.redis import RedisCopy
+from tests.contract.rigs.protocol import Side
+from tests.contract.rigs.redis import RedisRig
+
+ACME = TenantId("acme")
+BLUE, GREEN = Side.BLUE, Side.GREEN
+Wait = Callable[..., None]
+
+
+@pytest.fixture
+def rig(fresh_redis: Callable[..., str]) -> Iterator[RedisRig]:
+    made = RedisRig({BLUE: fresh_redis("valkey-a"), GREEN: fresh_redis("valkey-b")})
+    yield made
+    made.close()
+
+
+def fence(token: int = 1) -> Fence:
+    return Fence(tenant=ACME, epoch=1, token=token)
+
+
+def linked(rig: RedisRig, wait_until: Wait, token: int = 1) -> RedisCopy:
+    copy = rig.copy(ACME, BLUE, GREEN)
+    copy.target.fence(fence(token), expires_in_s=None, drain_s=1.0)
+    copy.start(fence(token))
+    wait_until(lambda: copy.progress().following, "the first pass")
+    return copy
+
+
+def sealed(copy: RedisCopy) -> None:
+    copy.seal(copy.mark(), timeout_s=10.0)
+
+
+def fill(client: Any) -> None:
+    """One key of every type, small and large encodings, with and without expiry, and a key that is not UTF-8."""
+    client.set("t:acme:s", "text", px=3_600_000)
+    client.set("t:acme:n", 42)
+    client.set(b"t:acme:\xff\x00binary", b"\x00\xff" * 100)
+    client.rpush("t:acme:l", *range(5))
+    client.rpush("t:acme:l2", *("x" * 50 for _ in range(500)))
+    client.hset("t:acme:h", mapping={"a": "1", "b": "2"})
+    client.hset("t:acme:h2", mapping={f"field {n}": "v" * 80 for n in range(300)})
+    client.execute_command("HPEXPIRE", "t:acme:h", "3600000", "FIELDS", "1", "a")
+    client.sadd("t:acme:set", *range(20))
+    client.sadd("t:acme:set2", *(f"member {n}" for n in range(1000)))
+    client.zadd("t:acme:z", {"a": 1.5, "b": float("inf"), "c": 0.1})
+    client.zadd("t:acme:z2", {f"m{n}": n / 3 for n in range(500)})
+    for n in range(10):
+        client.xadd("t:acme:x", {"n": n})
+    client.xgroup_create("t:acme:x", "group", "0")
+    client.xreadgroup("group", "consumer", {"t:acme:x": ">"}, count=3)
+    client.pfadd("t:acme:hll", *range(100))
+
+
+def test_every_type_of_value_arrives_with_its_expiry(rig: RedisRig, wait_until: Wait) -> None:
+    fill(rig.admin[BLUE])
+    copy = linked(rig, wait_until)
+    sealed(copy)
+    seen = copy.compare()
+    assert seen.equal
+    assert seen.processed == 13
+    for key in rig.admin[BLUE].keys("t:acme:[^_]*"):
+        assert rig.admin[GREEN].pexpiretime(key) == rig.admin[BLUE].pexpiretime(key)
+    assert (
+        copy.source.inventory(ACME).collections["*"].digest
+        == copy.target.inventory(ACME).collections["*"].digest
+    )
+
+
+def test_equal_values_in_another_order_or_encoding_are_equal(rig: RedisRig, wait_until: Wait) -> None:
+    copy = linked(rig, wait_until)
+    members = [f"member {n}" for n in range(1000)]
+    for client, ordered in ((rig.admin[BLUE], members), (rig.admin[GREEN], members[::-1])):
+        client.sadd("t:acme:set", *ordered)
+        client.hset("t:acme:h", mapping={m: m.upper() for m in ordered})
+        client.zadd("t:acme:z", {m: len(m) for m in ordered})
+        client.sadd("t:acme:i", *range(10))
+    rig.admin[GREEN].sadd("t:acme:i", "not a number")
+    rig.admin[GREEN].srem("t:acme:i", "not a number")
+    # These were written on both sides by hand, not by the copy.
+    copy.detach()
+    assert rig.copy(ACME, BLUE, GREEN).compare().equal
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil"),
+    [
+        ("t:acme:s", lambda c: c.set("t:acme:s", "texT", px=3_600_000)),
+        ("t:acme:s", lambda c: c.persist("t:acme:s")),
+        ("t:acme:l", lambda c: c.lset("t:acme:l", 0, "other")),
+        ("t:acme:h", lambda c: c.hset("t:acme:h", "b", "3")),
+        ("t:acme:h", lambda c: c.execute_command("HPERSIST", "t:acme:h", "FIELDS", "1", "a")),
+        ("t:acme:set2", lambda c: c.srem("t:acme:set2", "member 7")),
+        ("t:acme:z2", lambda c: c.zadd("t:acme:z2", {"m7": 7 / 3 + 1e-15})),
+        ("t:acme:x", lambda c: c.xadd("t:acme:x", {"n": "extra"})),
+        ("t:acme:x", lambda c: c.xack("t:acme:x", "group", c.xrange("t:acme:x")[0][0])),
+        ("t:acme:x", lambda c: c.xgroup_create("t:acme:x", "second", "0")),
+        ("t:acme:n", lambda c: (c.delete("t:acme:n"), c.rpush("t:acme:n", 42))),
+    ],
+    ids=["value", "expiry", "list", "hash", "field-expiry", "set", "score", "entry", "ack", "group", "type"],
+)
+def test_the_smallest_difference_is_found(
+    rig: RedisRig, wait_until: Wait, key: str, spoil: Callable[[Any], object]
+) -> None:
+    fill(rig.admin[BLUE])
+    copy = linked(rig, wait_until)
+    sealed(copy)
+    spoil(rig.admin[GREEN])
+    seen = copy.compare()
+    assert [(d.key, d.kind) for d in seen.differences] == [(f'"{key}"', DifferenceKind.MISMATCHED)]
+    copy.repair(seen.differences, fence())
+    assert copy.compare().equal
+
+
+def test_a_lost_connection_is_made_up_for_and_the_evidence_is_stale(rig: RedisRig, wait_until: Wait) -> None:
+    rig.write(BLUE, ACME, "a", "1")
+    rig.write(BLUE, ACME, "b", "1")
+    copy = linked(rig, wait_until)
+    assert copy.compare().equal
+    tracking = [c for c in rig.admin[BLUE].client_list() if "t" in c["flags"]]
+    assert len(tracking) == 1
+    pipe = rig.admin[BLUE].pipeline(transaction=True)
+    pipe.client_kill_filter(_id=tracking[0]["id"])
+    pipe.set("t:acme:session:a", "while nobody listened")
+    pipe.delete("t:acme:session:b")
+    pipe.execute()
+    wait_until(lambda: rig.read(GREEN, ACME) == {"a": "while nobody listened"}, "the pass after the gap")
+    with pytest.raises(EvidenceStale):
+        copy.compare_changed()
+    wait_until(lambda: copy.progress().following, "the end of the pass")
+    sealed(copy)
+    assert copy.compare().equal
+    assert copy.compare_changed().equal
+
+
+def test_a_source_that_lost_everything_does_not_empty_the_target(rig: RedisRig, wait_until: Wait) -> None:
+    rig.write(BLUE, ACME, "a", "1")
+    copy = linked(rig, wait_until)
+    rig.admin[BLUE].flushall()
+
+    def refused() -> bool:
+        try:
+            copy.progress()
+        except StoreRefused:
+            return True
+        return False
+
+    wait_until(refused, "the refusal")
+    assert rig.read(GREEN, ACME) == {"a": "1"}
+    copy.resync(fence(), workers=2)
+    assert not rig.read(GREEN, ACME)
+
+
+def test_a_process_that_was_thought_dead_cannot_write_any_more(rig: RedisRig, wait_until: Wait) -> None:
+    rig.write(BLUE, ACME, "a", "1")
+    zombie = linked(rig, wait_until)
+    heir = linked(rig, wait_until, token=2)
+    rig.write(BLUE, ACME, "a", "2")
+    sealed(heir)
+
+    def superseded() -> bool:
+        try:
+            zombie.progress()
+        except LeaseLost:
+            return True
+        return False
+
+    wait_until(superseded, "the zombie's refusal")
+    heir.target.open(fence(3))
+    rig.write(BLUE, ACME, "a", "3")
+    rig.write(GREEN, ACME, "a", "the new cell's own")
+    time.sleep(0.2)
+    assert rig.read(GREEN, ACME)["a"] == "the new cell's own"
+
+
+def test_a_comparison_of_changes_that_fails_forgets_none_of_them(
+    rig: RedisRig, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = linked(rig, wait_until)
+    assert copy.compare().equal
+    rig.write(BLUE, ACME, "a", "changed")
+    sealed(copy)
+    rig.plant(GREEN, ACME, "a", "spoilt")
+
+    def away(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError("away for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copy.target.client, "pipeline", away)
+        with pytest.raises(StoreUnavailable):
+            copy.compare_changed()
+    seen = copy.compare_changed()
+    assert (seen.processed, len(seen.differences)) == (1, 1)
+
+
+def test_a_comparison_that_breaks_off_is_no_evidence(rig: RedisRig, wait_until: Wait) -> None:
+    rig.write(BLUE, ACME, "a", "1")
+    copy = linked(rig, wait_until)
+
+    def broken(_items: int) -> None:
+        raise StoreUnavailable("away for a moment")
+
+    with pytest.raises(StoreUnavailable):
+        copy.compare(progress=broken)
+    with pytest.raises(EvidenceStale):
+        copy.compare_changed()
+
+
+def test_a_stale_holder_cannot_stop_a_link_and_takes_no_marks(rig: RedisRig, wait_until: Wait) -> None:
+    heir = linked(rig, wait_until, token=2)
+    heir.arm_reverse(fence(2))
+    sealed(heir)
+    with pytest.raises(FenceRefused):
+        rig.copy(ACME, BLUE, GREEN).stop(fence(1))
+    for side in Side:
+        assert rig.admin[side].exists("tenure:marks:acme")
+    rig.write(BLUE, ACME, "a", "still follows")
+    sealed(heir)
+    assert rig.read(GREEN, ACME) == {"a": "still follows"}
+
+
+def test_nothing_flows_back_that_the_copy_brought(rig: RedisRig, wait_until: Wait) -> None:
+    for n in range(50):
+        rig.write(BLUE, ACME, f"k{n}", "1")
+    copy = linked(rig, wait_until)
+    reverse = copy.arm_reverse(fence())
+    for n in range(50):
+        rig.write(BLUE, ACME, f"k{n}", "2")
+    copy.source.fence(fence(), expires_in_s=None, drain_s=1.0)
+    sealed(copy)
+    copy.target.open(fence())
+    rig.write(GREEN, ACME, "k7", "3")
+    copy.detach()
+    reverse.start(fence())
+    sealed(reverse)
+    assert reverse.progress().items_done == 1
+    assert rig.read(BLUE, ACME)["k7"] == "3"
+
+
+def test_keys_that_expire_are_no_difference(rig: RedisRig, wait_until: Wait) -> None:
+    for n in range(200):
+        rig.app(BLUE, ACME).set(f"t:acme:session:{n}", "x", px=200 + n)
+    copy = linked(rig, wait_until)
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        assert copy.compare().differences == ()
+    sealed(copy)
+    assert not rig.read(GREEN, ACME)
+
+
+def test_marks_are_never_copied_and_never_counted(rig: RedisRig, wait_until: Wait) -> None:
+    rig.write(BLUE, ACME, "a", "1")
+    copy = linked(rig, wait_until)
+    for _ in range(5):
+        sealed(copy)
+    assert copy.compare().processed == 1
+    assert copy.source.inventory(ACME).items == 1
+    assert [k for k in rig.admin[GREEN].keys("*") if b"mark" in k] == []
+
+
+def test_large_values_and_many_keys_arrive(rig: RedisRig, wait_until: Wait) -> None:
+    for n in range(12):
+        rig.admin[BLUE].set(f"t:acme:big:{n}", bytes([n]) * 3_000_000)
+    pipe = rig.admin[BLUE].pipeline(transaction=False)
+    for n in range(20_000):
+        pipe.set(f"t:acme:session:{n}", n)
+    pipe.execute()
+    copy = linked(rig, wait_until)
+    seen = copy.compare()
+    assert (seen.processed, seen.matching) == (20_012, 20_012)
+
+
+def test_two_cells_on_one_server_are_refused(rig: RedisRig) -> None:
+    rig.urls = dict.fromkeys(Side, rig.urls[BLUE])
+    assert "redis_same_server" in [
+        f.code for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"
+    ]
