@@ -28,7 +28,7 @@ class RouteState:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldReport:
-    """What a hold was like for the users. `hold_ms` runs from closing to opening, `longest_wait_ms` is the worst request."""
+    """What a hold was like for users. `hold_ms` runs from closing to opening, `longest_wait_ms` is the worst."""
 
     hold_ms: float
     requests_held: int
@@ -44,13 +44,19 @@ class Router(Protocol):
     def ping(self) -> None:
         """Return if the gateway and its gate answer."""
 
-    def route(self, address: TenantAddress, cell: CellName) -> None:
-        """Send the tenant's requests straight to the cell, no gate in the path; return when the gateway does so."""
+    def route(self, address: TenantAddress, cell: CellName, *, epoch: int) -> None:
+        """Send the tenant's requests straight to the cell, no gate in the path; return when the gateway does so.
 
-    def gate(self, address: TenantAddress, cell: CellName, *, token: int) -> None:
+        `epoch` is that of the placement which the caller acts on, and is kept with the route. One smaller than the
+        kept one is refused with `FenceRefused` and changes nothing: a later placement has been routed already.
+        """
+
+    def gate(self, address: TenantAddress, cell: CellName, *, token: int, epoch: int) -> None:
         """Put the tenant's requests behind the gate, passing on to the cell; return when the gateway does so.
 
-        If the gate's process should die, the gateway goes on sending the tenant to `cell`.
+        If the gate's process should die, the gateway goes on sending the tenant to `cell`. A token smaller than the
+        last one, or an epoch smaller than the one kept with the route, is refused with `FenceRefused` and changes
+        nothing.
         """
 
     def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
@@ -63,13 +69,16 @@ class Router(Protocol):
         """Return when none of the tenant's requests is under way in the cell; raise `DeadlineExceeded` otherwise."""
 
     def release(self, tenant: TenantId, *, token: int, cell: CellName) -> HoldReport:
-        """Let the waiting requests and all later ones go to the cell, at once. Without a hold it only sets the cell."""
+        """Let the waiting requests and all later ones go to the cell, at once. Without a hold it only sets the cell.
+
+        For a tenant that is not behind the gate it does nothing, and the report is all zeros.
+        """
 
     def observed(self, address: TenantAddress) -> RouteState:
         """What the gateway really does."""
 
     def forget(self, tenant: TenantId) -> None:
-        """Remove the tenant's routes."""
+        """Remove the tenant's routes and all that is kept with them, the epoch included."""
 
     def close(self) -> None:
         """Give connections back."""
