@@ -1,0 +1,43 @@
+"""A whole estate on this machine: real servers from wheels, in one data folder, under one supervisor."""
+
+from tenure.estate.local.layout import default_folder
+from tenure.estate.local.running import (
+    Endpoint,
+    EstateStatus,
+    RunningEstate,
+    S3Endpoint,
+    ServerStatus,
+    attach,
+    down,
+    status,
+    up,
+)
+from tenure.estate.local.spec import (
+    CommandServer,
+    EnvoyServer,
+    EstateSpec,
+    PostgresServer,
+    SeaweedServer,
+    Server,
+    ValkeyServer,
+)
+
+__all__ = [
+    "CommandServer",
+    "Endpoint",
+    "EnvoyServer",
+    "EstateSpec",
+    "EstateStatus",
+    "PostgresServer",
+    "RunningEstate",
+    "S3Endpoint",
+    "SeaweedServer",
+    "Server",
+    "ServerStatus",
+    "ValkeyServer",
+    "attach",
+    "default_folder",
+    "down",
+    "status",
+    "up",
+]
