@@ -1,0 +1,43 @@
+"""The one table from error codes to exit codes. Scripts rely on both."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+DECLINED: Final = 3
+NOT_ALLOWED: Final = 4
+OPERATION_FAILED: Final = 5
+PLAN_STALE: Final = 6
+ROLLED_BACK: Final = 7
+STILL_RUNNING: Final = 8
+APPROVAL_NEEDED: Final = 10
+LOCKED: Final = 11
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final[dict[str, int]] = {
+    "failed": FAILED,
+    "usage": USAGE,
+    "unknown_name": USAGE,
+    "configuration": USAGE,
+    "declined": DECLINED,
+    "not_allowed": NOT_ALLOWED,
+    "operation_failed": OPERATION_FAILED,
+    "data_differs": OPERATION_FAILED,
+    "plan_stale": PLAN_STALE,
+    "rolled_back": ROLLED_BACK,
+    "still_running": STILL_RUNNING,
+    "tenant_locked": LOCKED,
+    "interrupted": INTERRUPTED,
+    "unavailable": FAILED,
+    "store_refused": FAILED,
+    "lease_lost": FAILED,
+    "cancelled": OPERATION_FAILED,
+    "deadline_exceeded": FAILED,
+    "fence_refused": FAILED,
+    "fenced": FAILED,
+    "evidence_stale": FAILED,
+}
+"""Every code of `tenure.errors` (a test asserts that none is missing)."""

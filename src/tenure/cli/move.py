@@ -1,0 +1,185 @@
+"""`tenure migrate`, `rollback`, `complete`, `verify`: plans first, then what was agreed to."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tenure.cli.context import Context, confirm_by_name, json_option, pass_context
+from tenure.cli.exit_codes import EXIT_CODES
+from tenure.cli.output import emit_json, show_error, show_plan, table
+from tenure.errors import OperationFailed, StillRunning, TenureError
+from tenure.model.operation import Operation, OperationState
+from tenure.plan.move import Plan
+from tenure.service import Service
+
+plan_option = click.option(
+    "--plan", "only_plan", is_flag=True, help="Show the plan, its digest and predictions; change nothing."
+)
+apply_option = click.option(
+    "--apply", "digest", metavar="DIGEST", help="Go on only if the plan still has this digest."
+)
+
+
+@click.command()
+@click.argument("tenant")
+@click.option("--to", "target", required=True, metavar="CELL", help="The cell to move to.")
+@plan_option
+@apply_option
+@json_option
+@pass_context
+def migrate(context: Context, tenant: str, target: str, only_plan: bool, digest: str | None) -> None:
+    """Move a live tenant to another cell. Its former cell follows afterwards, so that it can be rolled back."""
+    with context.service() as service:
+        if only_plan:
+            plan = service.plan_migrate(tenant, target)
+            _show_plan(context, plan, f"tenure migrate {tenant} --to {target} --apply {plan.digest}")
+            return
+        operation = service.migrate(tenant, target, apply=digest, observer=context.observer())
+        _finish(context, service, operation)
+
+
+@click.command()
+@click.argument("tenant")
+@plan_option
+@apply_option
+@json_option
+@pass_context
+def rollback(context: Context, tenant: str, only_plan: bool, digest: str | None) -> None:
+    """Take a tenant back to the cell it came from. Nothing that was written since is lost."""
+    with context.service() as service:
+        if only_plan:
+            plan = service.plan_rollback(tenant)
+            _show_plan(context, plan, f"tenure rollback {tenant} --apply {plan.digest}")
+            return
+        operation = service.rollback(tenant, apply=digest, observer=context.observer())
+        _finish(context, service, operation)
+
+
+@click.command()
+@click.argument("tenant")
+@plan_option
+@apply_option
+@click.option("--yes", metavar="NAME", help="The tenant's id again, for scripts.")
+@json_option
+@pass_context
+def complete(context: Context, tenant: str, only_plan: bool, digest: str | None, yes: str | None) -> None:
+    """End a move: destroy the copy in the cell that no longer serves the tenant. There is no rollback after it."""
+    with context.service() as service:
+        plan = service.plan_complete(tenant)
+        if only_plan:
+            _show_plan(context, plan, f"tenure complete {tenant} --apply {plan.digest} --yes {tenant}")
+            return
+        items = sum(s.items for s in plan.stores)
+        what = f"This destroys {items:,} items of {tenant} in {plan.target}; {plan.source} keeps serving it."
+        confirm_by_name(tenant, yes, what)
+        operation = service.complete(tenant, apply=digest, observer=context.observer())
+        _finish(context, service, operation)
+
+
+@click.command()
+@click.argument("tenant")
+@click.option("--repair", is_flag=True, help="Make the side that does not serve equal to the one that does.")
+@json_option
+@pass_context
+def verify(context: Context, tenant: str, repair: bool) -> None:
+    """Compare every row, key, object and vector of a tenant on both sides of its move."""
+    with context.service() as service:
+        operation = service.verify(tenant, repair=repair, observer=context.observer())
+        _finish(context, service, operation)
+
+
+def _show_plan(context: Context, plan: Plan, command: str) -> None:
+    steps = () if plan.refusals else (command,)
+    if context.as_json:
+        emit_json("plan", plan.as_dict(), steps)
+    else:
+        click.echo(show_plan(plan))
+        for step in steps:
+            click.echo(f"next: {step}")
+    if plan.refusals:
+        sys.exit(4)
+
+
+def operation_dict(operation: Operation) -> dict[str, Any]:
+    return {
+        "operation": operation.id,
+        "operation_kind": operation.kind,
+        "tenant": operation.tenant,
+        "state": str(operation.state),
+        "phase": operation.phase,
+        "request": dict(operation.request),
+        "plan_digest": operation.plan_digest,
+        "requested_by": operation.requested_by,
+        "created_at": operation.created_at.isoformat(),
+        "started_at": operation.started_at.isoformat() if operation.started_at else None,
+        "committed_at": operation.committed_at.isoformat() if operation.committed_at else None,
+        "finished_at": operation.finished_at.isoformat() if operation.finished_at else None,
+        "result": dict(operation.result or {}),
+        "error": dict(operation.error) if operation.error else None,
+        "cost": dict(operation.cost or {}),
+    }
+
+
+def show_operation(context: Context, service: Service, operation: Operation) -> None:
+    """The outcome on stdout: what happened, the comparison, and one sentence on where traffic goes now."""
+    status = service.status(str(operation.tenant)) if operation.tenant else None
+    next_steps = list(status.next_steps) if status else []
+    if operation.needs_resume:
+        next_steps.insert(0, f"tenure op resume {operation.id}")
+    if context.as_json:
+        value = operation_dict(operation)
+        value["sentence"] = status.sentence if status else ""
+        emit_json("operation", value, next_steps)
+        return
+    click.echo(f"{operation.kind} {operation.id}: {operation.state}")
+    result = operation.result or {}
+    if "hold_ms" in result:
+        click.echo(
+            f"hold {result['hold_ms']:.1f} ms, {result['requests_held']} requests waited, "
+            f"the longest {result['longest_wait_ms']:.1f} ms"
+        )
+    if result.get("stores"):
+        rows = [
+            (n, c["processed"], c["matching"], c["mismatched"], c["missing"], c["extra"])
+            for n, c in result["stores"].items()
+        ]
+        click.echo(table(("store", "processed", "matching", "mismatched", "missing", "extra"), rows))
+    for difference in result.get("differences", [])[:50]:
+        click.echo(
+            f"  {difference['kind']}: {difference['store']} {difference['collection']} {difference['key']}"
+        )
+    if operation.cost:
+        click.echo(f"cost {operation.cost['total']:.2f} {operation.cost['currency']}")
+    if status:
+        click.echo(status.sentence)
+    for step in next_steps:
+        click.echo(f"next: {step}")
+
+
+def _finish(context: Context, service: Service, operation: Operation) -> None:
+    show_operation(context, service, operation)
+    raise_unless_successful(operation)
+
+
+def raise_unless_successful(operation: Operation) -> None:
+    """Exit with the documented code when the operation did not do what it was asked to.
+
+    The operation itself has been shown on stdout by then; the reason goes to stderr.
+    """
+    error = dict(operation.error or {})
+    message, hint = str(error.get("message", "")), error.get("hint")
+    problem: TenureError
+    if operation.state in (OperationState.ABORTED, OperationState.FAILED):
+        problem = OperationFailed(f"{operation.kind} {operation.id} {operation.state}: {message}", hint=hint)
+    elif operation.state.active:
+        problem = StillRunning(
+            f"{operation.kind} {operation.id} stopped at {operation.phase}: {message}",
+            hint=f"tenure op resume {operation.id}",
+        )
+    else:
+        return
+    show_error(problem, as_json=False)
+    sys.exit(EXIT_CODES[problem.code])

@@ -1,0 +1,309 @@
+"""Plans a move of a tenant between two cells, forwards (migrate) or backwards (rollback).
+
+The plan states everything a careful person would want to see before agreeing: what will be done in which order, where
+the point of no return lies, what stands in the way, and what it will take. Equal circumstances give an equal digest;
+predictions are not part of it, because they change with every row the tenant writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+from tenure.model.finding import Finding, Severity
+from tenure.model.names import CellName, TenantId
+from tenure.plan.observation import CellObservation, MoveObservation, Prices, StoreObservation
+
+COPY_PER_INVENTORY = 4.0
+"""A copy takes about this many times as long as counting and digesting the same data (`make bench` prints it)."""
+COPY_STARTUP_S = 1.5
+"""Creating subscriptions and the first round of table synchronisation, whatever the size."""
+STEPS_S = 1.5
+"""What the steps take whatever the size: arming, waiting for a routed gateway, the journal (an empty tenant's move)."""
+ROUND_TRIPS_IN_HOLD = 6
+"""Fence, mark, seal, comparison, permanent fence, open: each a round trip to the slowest store."""
+BYTES_PER_GB = 1_000_000_000
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """One step as people see it. `after_commit`: it lies behind the point of no return."""
+
+    name: str
+    does: str
+    after_commit: bool = False
+
+
+MIGRATE_STEPS = (
+    PlannedStep(name="preflight", does="check both cells, every store and the rules; change nothing"),
+    PlannedStep(name="provision", does="fence the tenant in the target cell and start the copies"),
+    PlannedStep(name="catch_up", does="copy everything, then follow what changes"),
+    PlannedStep(name="verify", does="compare every row, key, object and vector; repair what differs"),
+    PlannedStep(name="arm", does="arm the copies in the other direction; put the tenant behind the gate"),
+    PlannedStep(
+        name="switch",
+        does="hold requests, drain, fence the source, seal, compare, change the placement, open the target",
+    ),
+    PlannedStep(
+        name="settle", does="compare both sides again, keep the source following (soak)", after_commit=True
+    ),
+)
+ROLLBACK_STEPS = (
+    PlannedStep(name="prepare", does="bring the former source up to date"),
+    PlannedStep(name="arm", does="arm the copies in the other direction"),
+    PlannedStep(
+        name="switch",
+        does="hold requests, drain, fence, seal, compare, change the placement, open the former source",
+    ),
+    PlannedStep(
+        name="settle", does="compare both sides again, keep the former target following", after_commit=True
+    ),
+)
+COMPLETE_STEPS = (
+    PlannedStep(name="check", does="compare both sides once more; refuse if anything differs"),
+    PlannedStep(name="unlink", does="stop the copies in both directions and remove everything they needed"),
+    PlannedStep(name="route", does="take the gate out of the tenant's path", after_commit=True),
+    PlannedStep(
+        name="erase",
+        does="delete the tenant from the passive cell, then lift its fence there",
+        after_commit=True,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an operation costs, in one currency, and how that comes about."""
+
+    currency: str
+    cells: float
+    bytes_moved: float
+    operator: float
+
+    @property
+    def total(self) -> float:
+        return self.cells + self.bytes_moved + self.operator
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "currency": self.currency,
+            "cells": round(self.cells, 2),
+            "bytes_moved": round(self.bytes_moved, 2),
+            "operator": round(self.operator, 2),
+            "total": round(self.total, 2),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Seconds and milliseconds that the operation is expected to take; `basis` says what each is derived from."""
+
+    copy_s: float
+    verify_s: float
+    hold_ms: float
+    rollback_ms: float
+    total_s: float
+    cost: Cost
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An ordered, digested intention. `refusals` is empty exactly when it may be carried out."""
+
+    kind: str
+    tenant: TenantId
+    source: CellName
+    target: CellName
+    epoch: int
+    steps: tuple[PlannedStep, ...]
+    stores: tuple[StoreObservation, ...]
+    findings: tuple[Finding, ...]
+    prediction: Prediction
+    digest: str
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity is Severity.REFUSAL)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as `--json` shows it and the registry keeps it."""
+        return {
+            "kind": self.kind,
+            "tenant": self.tenant,
+            "from": self.source,
+            "to": self.target,
+            "epoch": self.epoch,
+            "steps": [{"name": s.name, "does": s.does, "after_commit": s.after_commit} for s in self.steps],
+            "stores": [
+                {
+                    "store": s.store,
+                    "kind": s.kind,
+                    "items": s.items,
+                    "size_bytes": s.size_bytes,
+                    "fence": "enforced" if s.fence_enforced else "cooperative",
+                    "rides_with": s.rides_with,
+                }
+                for s in self.stores
+            ],
+            "findings": [
+                {
+                    "severity": str(f.severity),
+                    "code": f.code,
+                    "where": f.where,
+                    "message": f.message,
+                    "fix": f.fix,
+                }
+                for f in self.findings
+            ],
+            "predicted": {
+                "copy_s": round(self.prediction.copy_s, 2),
+                "verify_s": round(self.prediction.verify_s, 2),
+                "hold_ms": round(self.prediction.hold_ms, 1),
+                "rollback_ms": round(self.prediction.rollback_ms, 1),
+                "total_s": round(self.prediction.total_s, 2),
+                "cost": self.prediction.cost.as_dict(),
+                "basis": self.prediction.basis,
+            },
+            "digest": self.digest,
+        }
+
+
+def cost_of(
+    source: CellObservation, target: CellObservation, prices: Prices, *, seconds: float, bytes_moved: int
+) -> Cost:
+    """Hours of both cells, bytes moved and the operator's time, at the estate's prices."""
+    hours = seconds / SECONDS_PER_HOUR
+    per_gb = prices.gb_moved if source.region == target.region else prices.cross_region_gb_moved
+    return Cost(
+        currency=prices.currency,
+        cells=hours * (source.hour_price + target.hour_price),
+        bytes_moved=bytes_moved / BYTES_PER_GB * per_gb,
+        operator=hours * prices.operator_hour,
+    )
+
+
+def _copy_s(store: StoreObservation) -> float:
+    if store.rides_with is not None and store.copied is None:
+        return 0.0
+    if store.copied is not None and store.copied.bytes_per_s > 0 and store.copied.items_per_s > 0:
+        return max(store.size_bytes / store.copied.bytes_per_s, store.items / store.copied.items_per_s)
+    return COPY_STARTUP_S + COPY_PER_INVENTORY * store.inventory_s
+
+
+def _verify_s(store: StoreObservation) -> float:
+    if store.compared is not None and store.compared.items_per_s > 0:
+        return store.items / store.compared.items_per_s
+    return 2 * store.inventory_s
+
+
+def _predict(seen: MoveObservation) -> Prediction:
+    copy_s = 0.0 if seen.linked else max((_copy_s(s) for s in seen.stores), default=0.0)
+    verify_s = max((_verify_s(s) for s in seen.stores), default=0.0)
+    slowest = max((s.round_trip_ms for s in seen.stores), default=0.0)
+    estimate = seen.commit_ms + ROUND_TRIPS_IN_HOLD * slowest
+    past = seen.past_holds_ms
+    hold_ms = (
+        quantiles(past, n=20, method="inclusive")[-1] if len(past) >= 2 else past[0] if past else estimate
+    )
+    total_s = STEPS_S + copy_s + 2 * verify_s + hold_ms / 1000
+    moved = 0 if seen.linked else sum(s.size_bytes for s in seen.stores)
+    measured = [s.store for s in seen.stores if s.copied is not None]
+    basis = (
+        (f"copy: measured moves of {', '.join(measured)}" if measured else "copy: the inventory just taken")
+        + "; hold: "
+        + (f"{len(past)} measured holds on this route" if past else "round trips measured just now")
+    )
+    return Prediction(
+        copy_s=copy_s,
+        verify_s=verify_s,
+        hold_ms=hold_ms,
+        rollback_ms=hold_ms,
+        total_s=total_s,
+        cost=cost_of(seen.source, seen.target, seen.prices, seconds=total_s, bytes_moved=moved),
+        basis=basis,
+    )
+
+
+def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, ...]:
+    found: list[Finding] = []
+    rule = seen.residency
+    if rule is not None and seen.target.region not in rule.regions:
+        found.append(
+            Finding(
+                # A rollback goes where the data still lies: it must stay possible until the move is completed.
+                severity=Severity.WARNING if kind == "rollback" else Severity.REFUSAL,
+                code="residency",
+                where=seen.target.name,
+                message=f"{seen.tenant} may lie in {', '.join(rule.regions)} only ({rule.name}: {rule.reason}), "
+                f"and {seen.target.name} is in {seen.target.region}",
+                fix=f"choose a cell in {', '.join(rule.regions)}",
+            )
+        )
+    if seen.legal_hold is not None:
+        found.append(
+            Finding(
+                severity=Severity.REFUSAL,
+                code="legal_hold",
+                where=seen.tenant,
+                message=f"{seen.tenant} is on legal hold: {seen.legal_hold}",
+                fix=f"release the hold first: tenure tenant hold {seen.tenant} --release",
+            )
+        )
+    if hold_ms > seen.hold_budget_ms:
+        found.append(
+            Finding(
+                severity=Severity.REFUSAL,
+                code="hold_over_budget",
+                where=seen.tenant,
+                message=f"the hold is predicted at {hold_ms:.0f} ms, over the budget of {seen.hold_budget_ms:.0f} ms",
+                fix="raise hold.budget_ms in tenure.yaml, or find out why the stores answer so slowly",
+            )
+        )
+    cooperative = [s.store for s in seen.stores if not s.fence_enforced]
+    found.extend(
+        Finding(
+            severity=Severity.WARNING,
+            code="fence_cooperative",
+            where=store,
+            message=f"{store} cannot refuse the tenant's writes itself: the gate and tenure.client keep them out",
+            fix="route every writer through the gateway or take tenure.client's permit before each write",
+        )
+        for store in cooperative
+    )
+    return tuple(found)
+
+
+def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) -> Plan:
+    """Plan to change the tenant's placement from `seen.source` to `seen.target`."""
+    prediction = _predict(seen)
+    findings = tuple(sorted({*seen.findings, *_rules(kind, seen, prediction.hold_ms)}))
+    decisive = {
+        "kind": kind,
+        "tenant": seen.tenant,
+        "from": seen.source.name,
+        "to": seen.target.name,
+        "epoch": seen.epoch,
+        "linked": seen.linked,
+        "catalogue": seen.catalogue_digest,
+        "schemas": {s.store: [s.fingerprint_source, s.fingerprint_target] for s in seen.stores},
+        "steps": [s.name for s in steps],
+        "findings": sorted({(str(f.severity), f.code, f.where) for f in findings}),
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return Plan(
+        kind=kind,
+        tenant=seen.tenant,
+        source=seen.source.name,
+        target=seen.target.name,
+        epoch=seen.epoch,
+        steps=steps,
+        stores=seen.stores,
+        findings=findings,
+        prediction=prediction,
+        digest=digest,
+    )

@@ -1,0 +1,198 @@
+"""The composition root: makes the adapters that `tenure.yaml` describes and puts the service together."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tenure.catalogue import PgvectorMap, PostgresMap, RedisMap, S3Map, TableMap
+from tenure.engine.engine import Engine
+from tenure.errors import ConfigurationError
+from tenure.estate.config import (
+    Estate,
+    PgvectorSettings,
+    PostgresSettings,
+    RedisSettings,
+    S3Settings,
+    load_estate,
+)
+from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.secret import Secret
+from tenure.operations.deps import Deps
+from tenure.operations.session import Sessions
+from tenure.registry.database import Database
+from tenure.registry.registry import Registry
+from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
+from tenure.service import Service
+from tenure.stores.contract import LiveCopy, Mutex, Store
+from tenure.stores.postgres import (
+    PgVectorLiveCopy,
+    PgVectorStore,
+    PostgresJournal,
+    PostgresLiveCopy,
+    PostgresStore,
+    TenantTable,
+)
+from tenure.stores.redis import RedisCopy, RedisStore
+from tenure.stores.s3 import S3Copy, S3Store
+
+
+class Stores:
+    """The stores of an estate, made when first asked for and kept; implements `StoreFactory`."""
+
+    def __init__(self, estate: Estate, mutex: Mutex) -> None:
+        self._estate = estate
+        self._mutex = mutex
+        self._made: dict[tuple[CellName, StoreName], Store] = {}
+        self._lock = threading.RLock()
+
+    def names(self) -> Sequence[StoreName]:
+        return tuple(self._estate.catalogue.stores)
+
+    def store(self, cell: CellName, name: StoreName) -> Store:
+        with self._lock:
+            made = self._made.get((cell, name))
+            if made is None:
+                made = self._made[(cell, name)] = self._make(cell, name)
+            return made
+
+    def copy(
+        self, link: str, name: StoreName, tenant: TenantId, source: CellName, target: CellName
+    ) -> LiveCopy:
+        one, other = self.store(source, name), self.store(target, name)
+        if isinstance(one, PostgresStore) and isinstance(other, PostgresStore):
+            return PostgresLiveCopy(link=link, source=one, target=other, tenant=tenant)
+        if isinstance(one, PgVectorStore) and isinstance(other, PgVectorStore):
+            return PgVectorLiveCopy(link=link, source=one, target=other, tenant=tenant)
+        if isinstance(one, RedisStore) and isinstance(other, RedisStore):
+            return RedisCopy(link=link, tenant=tenant, source=one, target=other)
+        if isinstance(one, S3Store) and isinstance(other, S3Store):
+            return S3Copy(
+                link=link,
+                tenant=tenant,
+                source=one,
+                target=other,
+                source_journal=self._journal(source, name),
+                target_journal=self._journal(target, name),
+            )
+        raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
+
+    def close(self) -> None:
+        with self._lock:
+            for store in self._made.values():
+                store.close()
+            self._made.clear()
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    def _make(self, cell: CellName, name: StoreName) -> Store:
+        settings = self._estate.cell(cell).stores[name]
+        where = self._estate.catalogue.store(name)
+        if isinstance(settings, PostgresSettings) and isinstance(where, PostgresMap):
+            return self._postgres(cell, where, settings)
+        if isinstance(settings, PgvectorSettings) and isinstance(where, PgvectorMap):
+            carrier = self.store(cell, where.rides_with)
+            if isinstance(carrier, PostgresStore):
+                return PgVectorStore(name=name, cell=cell, carrier=carrier, tables=_tables(where))
+        if isinstance(settings, RedisSettings) and isinstance(where, RedisMap):
+            return RedisStore(
+                name=name,
+                cell=cell,
+                url=settings.url.resolve(),
+                prefix=where.prefix,
+                acl_user=where.acl_user,
+                collections=tuple(k.pattern for k in where.keys),
+            )
+        if isinstance(settings, S3Settings) and isinstance(where, S3Map):
+            return self._s3(cell, where, settings)
+        raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
+
+    def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
+        carried = [table for rider in self._estate.catalogue.riders(where.name) for table in _tables(rider)]
+        return PostgresStore(
+            name=where.name,
+            cell=cell,
+            dsn=settings.dsn.resolve(),
+            tables=_tables(where),
+            carried=carried,
+            ignore=tuple(f"{t.schema}.{t.name}" for t in where.ignore),
+            dsn_from_cells=settings.replication_dsn.resolve(),
+        )
+
+    def _s3(self, cell: CellName, where: S3Map, settings: S3Settings) -> S3Store:
+        return S3Store(
+            name=where.name,
+            cell=cell,
+            endpoint=settings.endpoint,
+            bucket=settings.bucket,
+            region=settings.region,
+            access_key=settings.access_key.resolve() if settings.access_key is not None else Secret(""),
+            secret_key=settings.secret_key.resolve() if settings.secret_key is not None else Secret(""),
+            prefix=where.prefix.text,
+            principal=where.principal,
+            mutex=self._mutex,
+            collections=tuple(k.pattern for k in where.keys),
+        )
+
+    def _journal(self, cell: CellName, name: StoreName) -> PostgresJournal | None:
+        where = self._estate.catalogue.store(name)
+        if not isinstance(where, S3Map) or where.journal is None:
+            return None
+        holder = self.store(cell, where.journal)
+        if not isinstance(holder, PostgresStore):
+            raise ConfigurationError(
+                f"the journal of {name} is to lie in {where.journal}, which is not PostgreSQL"
+            )
+        return PostgresJournal(holder)
+
+
+def _tables(where: TableMap) -> tuple[TenantTable, ...]:
+    return tuple(
+        TenantTable(schema=t.name.schema, name=t.name.name, tenant_column=t.tenant_column)
+        for t in where.tables.values()
+    )
+
+
+def open_registry(estate: Estate) -> Registry:
+    """The control database, reachable but not checked."""
+    return Registry(Database(estate.control.dsn.resolve()))
+
+
+def open_router(estate: Estate) -> EnvoyRouter:
+    gateway = estate.gateway
+    return EnvoyRouter(
+        config_dir=gateway.config_dir,
+        admin=gateway.admin,
+        listen=gateway.listen,
+        gate=GateEndpoint(
+            check=gateway.gate.check, control=gateway.gate.control, token=gateway.gate.token.resolve()
+        ),
+        cells={name: cell.app for name, cell in estate.cells.items()},
+        options=EnvoyOptions(
+            tenant_header=gateway.tenant_header,
+            hold_max_s=max(EnvoyOptions().hold_max_s, estate.hold.budget_s),
+        ),
+    )
+
+
+def open_service(path: Path) -> Service:
+    """The service for the estate that this `tenure.yaml` describes. Checks the control database's schema version."""
+    estate = load_estate(path)
+    registry = open_registry(estate)
+    registry.check()
+    return service_of(estate, registry)
+
+
+def service_of(estate: Estate, registry: Registry) -> Service:
+    stores = Stores(estate, registry.mutex)
+    deps = Deps(
+        estate=estate,
+        registry=registry,
+        router=open_router(estate),
+        factory=stores,
+        sessions=Sessions(stores),
+    )
+    return Service(deps, Engine(registry, actor=f"{getpass.getuser()}@{socket.gethostname()}"))

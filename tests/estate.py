@@ -1,0 +1,374 @@
+"""A whole local estate for the tests: three cells with the sample app, the gateway, and small tenants in `blue`.
+
+One per test session; each test takes a tenant of its own, so that tests do not meet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+import redis
+
+from rag_app.load import LoadSettings
+from rag_app.load_process import LoadProcess
+from rag_app.local import RagApp, settings_of
+from rag_app.reader import CellReader
+from rag_app.seed import Sizes, seed
+from rag_app.settings import TenantAccess
+from rag_app.verify import LostWrites, verify
+from tenure.estate.config import load_estate
+from tenure.estate.local.cells import CELLS, LocalCells
+from tenure.model.names import CellName, TenantId
+from tenure.service import Service
+from tenure.stores.postgres.names import tenant_prefix
+from tenure.stores.s3 import S3Store
+from tenure.wiring import Stores, open_registry, open_service
+
+_runs = itertools.count(1)
+NEIGHBOUR = "acme-neighbour"
+SIZES = Sizes(documents=60, chunks_per_document=2, files=15, keys=40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """What one run of the real command line gave."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+
+class Sleeper:
+    """A process that has stopped itself and is woken up later."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.exit_code: int | None = None
+
+    def wait_until_stopped(self, *, deadline_s: float = 60.0) -> None:
+        deadline = time.monotonic() + deadline_s
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        while stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "T":
+            assert self._process.poll() is None, "the process ended before it reached the point"
+            assert time.monotonic() < deadline, "the point was not reached"
+            time.sleep(0.05)
+
+    def wake(self) -> None:
+        """Let it go on, and wait for its end."""
+        self._process.send_signal(signal.SIGCONT)
+        self.exit_code = self._process.wait(timeout=120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestEstate:
+    """The running estate and what tests do with it."""
+
+    __test__ = False
+
+    local: LocalCells
+    app: RagApp
+
+    @property
+    def config(self) -> Path:
+        return self.local.estate_file
+
+    def migrate_registry(self) -> None:
+        registry = open_registry(load_estate(self.config))
+        try:
+            registry.migrate()
+        finally:
+            registry.close()
+
+    @contextmanager
+    def service(self) -> Iterator[Service]:
+        service = open_service(self.config)
+        try:
+            yield service
+        finally:
+            service.close()
+
+    def command(self, *args: str, timeout_s: float = 120.0, config: Path | None = None) -> CommandResult:
+        """Run `tenure` in a process of its own."""
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "tenure.cli.main",
+                "--config",
+                str(config or self.config),
+                "--quiet",
+                *args,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, "TENURE_CONFIG": str(self.config)},
+        )
+        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def killed_at(self, point: str, *args: str, timeout_s: float = 120.0) -> CommandResult:
+        """Run a command in a process that kills itself with SIGKILL when it reaches `point`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults.killed", str(self.config), point, *args],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    @contextmanager
+    def stopped_at(self, point: str, *args: str) -> Iterator[Sleeper]:
+        """Run a command in a process that stops itself with SIGSTOP when it reaches `point`; it ends with the block."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.killed", str(self.config), f"{point}:stop", *args],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[1],
+        )
+        sleeper = Sleeper(process)
+        try:
+            sleeper.wait_until_stopped()
+            yield sleeper
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def wait_for_lease(self, operation: str, *, deadline_s: float = 40.0) -> None:
+        """Wait until the lease of the operation's running step has run out."""
+        deadline = time.monotonic() + deadline_s
+        while time.monotonic() < deadline:
+            with self.service() as service:
+                _, steps = service.operation(operation)
+            if all(step.lease_left_s <= 0 for step in steps if str(step.state) == "running"):
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"the lease of {operation} did not run out in {deadline_s} s")
+
+    def add_tenant(
+        self, tenant: str, *, cell: str = "blue", residency: str | None = None, tier: str = "gold"
+    ) -> None:
+        """Register, deploy and seed a small tenant."""
+        access = TenantAccess(host=f"{tenant}.rag.localhost", redis_password=f"pw-{tenant}")
+        self.app.tenants[tenant] = access
+        for cell_access in self.local.cells.values():
+            self.app.deploy(cell_access, self.local.running.folder / "etc" / "app")
+        with self.service() as service:
+            service.add_tenant(tenant, cell=cell, tier=tier, host=access.host, residency=residency)
+        seed(settings_of(self.local.cells[CellName(cell)]), [tenant], sizes=SIZES, shares={tenant: 1.0})
+
+    @contextmanager
+    def load(self, *tenants: str, folder: Path, rate: float = 40.0) -> Iterator[LoadProcess]:
+        settings = LoadSettings(
+            gateway=self.local.gateway,
+            tenants={tenant: self.app.tenants[tenant].host for tenant in tenants},
+            rate=rate,
+            workers=3,
+            run=next(_runs),
+        )
+        with LoadProcess.start(settings, folder / "load.jsonl", folder / "load.log") as load:
+            yield load
+
+    def lost(self, load: LoadProcess) -> LostWrites:
+        """Stop the load and read every acknowledged write from the cell that serves its tenant."""
+        history = load.stop()
+        with ExitStack() as stack:
+            readers = {
+                cell: stack.enter_context(CellReader(settings_of(access)))
+                for cell, access in self.local.cells.items()
+            }
+            with self.service() as service:
+                placed = {t.id: p.cell for t, p in service.tenants()}
+            return verify(history, lambda tenant: readers[placed[TenantId(tenant)]])
+
+    def digests(self, tenant: str) -> dict[tuple[str, str, str], tuple[int, str]]:
+        """Items and digest of every collection of a tenant in every cell."""
+        estate = load_estate(self.config)
+        registry = open_registry(estate)
+        stores = Stores(estate, registry.mutex)
+        try:
+            return {
+                (cell, name, collection): (seen.items, seen.digest)
+                for cell in self.local.cells
+                for name in stores.names()
+                for collection, seen in stores.store(cell, name)
+                .inventory(TenantId(tenant))
+                .collections.items()
+            }
+        finally:
+            stores.close()
+            registry.close()
+
+    def damage(self, tenant: str, cell: str, how: str) -> set[tuple[str, str, str]]:
+        """Make one item of each store of a cell missing, extra or mismatched, past the fence; return what to expect."""
+        access = self.local.cells[CellName(cell)]
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=access.endpoint,
+            aws_access_key_id=access.access_key,
+            aws_secret_access_key=access.secret_key,
+            region_name=access.plan.region,
+        )
+        prefix = f"tenants/{tenant}/files/"
+        first = s3.list_objects_v2(Bucket=access.plan.bucket, Prefix=prefix)["Contents"][0]["Key"]
+        one_chunk = "where tenant_id = %(t)s and id = (select min(id) from chunks where tenant_id = %(t)s)"
+        last = "(select max(chunk_id) from embeddings where tenant_id = %(t)s)"
+        one_vector = f"where tenant_id = %(t)s and chunk_id = {last}"
+        statements = {
+            "missing": (f"delete from chunks {one_chunk}", f"delete from embeddings {one_vector}"),
+            "extra": (
+                "insert into chunks (tenant_id, id, document_id, seq, text) "
+                f"select tenant_id, 999999999, document_id, 99, text from chunks {one_chunk}",
+                "insert into embeddings (tenant_id, chunk_id, embedding) "
+                f"select tenant_id, 999999999, embedding from embeddings {one_vector}",
+            ),
+            "mismatched": (
+                f"update chunks set text = text || '!' {one_chunk}",
+                f"update embeddings set embedding = array_fill(0.5, array[32])::vector {one_vector}",
+            ),
+        }[how]
+        for statement in statements:
+            assert _past_the_fence(access.dsn, statement, tenant) == 1
+        with redis.Redis.from_url(access.redis_url, decode_responses=True) as client:
+            keys = sorted(client.scan_iter(match=f"t:{tenant}:counter:*"))
+            if how == "missing":
+                client.delete(keys[0])
+            else:
+                client.set(keys[0] if how == "mismatched" else f"t:{tenant}:counter:extra", "-5")
+        if how == "missing":
+            s3.delete_object(Bucket=access.plan.bucket, Key=first)
+        else:
+            s3.put_object(
+                Bucket=access.plan.bucket,
+                Key=first if how == "mismatched" else f"{prefix}extra.txt",
+                Body=b"other",
+            )
+        return {
+            ("postgres", "public.chunks", how),
+            ("vectors", "public.embeddings", how),
+            ("redis", "counter:*", how),
+            ("objects", "files/*", how),
+        }
+
+    def devastate(self, tenant: str, cell: str) -> int:
+        """Delete all chunks of a tenant in a cell, past the fence; return how many there were."""
+        access = self.local.cells[CellName(cell)]
+        return _past_the_fence(access.dsn, "delete from chunks where tenant_id = %(t)s", tenant)
+
+    def items_in(self, tenant: str, cell: str) -> int:
+        return sum(items for (where, _, _), (items, _) in self.digests(tenant).items() if where == cell)
+
+    def left_behind(self, tenant: str) -> list[str]:
+        """Everything of Tenure that is still in the stores or at the gateway on account of this tenant.
+
+        A cell that a completed move has left keeps refusing the tenant: that fence is meant to stay.
+        """
+        with self.service() as service:
+            serves = service.status(tenant).placement.cell
+            ended = [o for o in service.operations(tenant=tenant, limit=100) if o.kind == "complete"]
+        retired = {str((o.result or {}).get("erased_from")) for o in ended} - {serves}
+        found: list[str] = []
+        for cell, access in self.local.cells.items():
+            here = [*_in_postgres(access.dsn, tenant), *_in_redis(access.redis_url, tenant)]
+            meant = (f"fence row {tenant}", f"key tenure:fence:{tenant}", f"ACL ['%R~t:{tenant}:*']")
+            found += [f"{cell}: {what}" for what in here if not (cell in retired and what in meant)]
+        found += self._in_buckets(tenant)
+        with self.service() as service:
+            route = service.observed_route(tenant)
+            status = service.status(tenant)
+        if route.gated or route.held or route.waiting:
+            found.append(f"gateway: {route}")
+        if route.cell != status.placement.cell:
+            found.append(f"gateway sends to {route.cell}, placed in {status.placement.cell}")
+        if status.link is not None:
+            found.append(f"registry: link {status.link.name}")
+        return found
+
+    def _in_buckets(self, tenant: str) -> list[str]:
+        estate = load_estate(self.config)
+        registry = open_registry(estate)
+        stores = Stores(estate, registry.mutex)
+        try:
+            found = []
+            for cell in self.local.cells:
+                for name in stores.names():
+                    store = stores.store(cell, name)
+                    if isinstance(store, S3Store):
+                        state = store.fence_state(TenantId(tenant))
+                        if not state.writable or state.token:
+                            found.append(f"{cell}: fence {state} in {name}")
+            return found
+        finally:
+            stores.close()
+            registry.close()
+
+
+def _past_the_fence(dsn: str, statement: str, tenant: str) -> int:
+    """Run a statement in a session with an origin, which the fence lets through: Tenure itself mends that way."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("set session_replication_role = replica")
+        conn.execute("select pg_replication_origin_create('damage')")
+        conn.execute("select pg_replication_origin_session_setup('damage')")
+        rows = conn.execute(statement.encode(), {"t": tenant}).rowcount
+        conn.execute("select pg_replication_origin_session_reset()")
+        conn.execute("select pg_replication_origin_drop('damage')")
+        return rows
+
+
+def _in_postgres(dsn: str, tenant: str) -> list[str]:
+    """What PostgreSQL still has of the tenant's link. Its names all begin with the tenant's prefix."""
+    queries: Sequence[tuple[str, str]] = (
+        ("slot", "select slot_name from pg_replication_slots where starts_with(slot_name, %(prefix)s)"),
+        ("subscription", "select subname from pg_subscription where starts_with(subname, %(prefix)s)"),
+        ("publication", "select pubname from pg_publication where starts_with(pubname, %(prefix)s)"),
+        (
+            "trigger",
+            "select tgname || ' on ' || tgrelid::regclass from pg_trigger "
+            "where not tgisinternal and starts_with(tgname, %(prefix)s)",
+        ),
+        ("function", "select proname from pg_proc where starts_with(proname, %(prefix)s)"),
+        ("origin", "select roname from pg_replication_origin where starts_with(roname, %(prefix)s)"),
+        ("fence row", "select tenant_id from tenure.fence where tenant_id = %(tenant)s"),
+        ("touched row", "select relation from tenure.touched where tenant_id = %(tenant)s"),
+        ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
+        ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
+    )
+    given = {"tenant": tenant, "prefix": tenant_prefix(TenantId(tenant))}
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return [
+            f"{what} {row[0]}"
+            for what, query in queries
+            for row in conn.execute(query.encode(), given).fetchall()
+        ]
+
+
+def _in_redis(url: str, tenant: str) -> list[str]:
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        keys = [f"key {key}" for key in client.scan_iter(match="*tenure*") if tenant in key.split(":")]
+        user: Any = client.acl_getuser(f"app-{tenant}")
+        patterns = str(user.get("keys") if user else "")
+        return keys + ([f"ACL {patterns}"] if "%R~" in patterns else [])
+
+
+CELL_NAMES = tuple(cell.name for cell in CELLS)

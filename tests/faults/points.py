@@ -1,0 +1,74 @@
+"""Every named point of a migrate, a rollback and a complete, in the order in which they are reached."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIGRATE: Final = (
+    "preflight:start",
+    "preflight:end",
+    "provision:start",
+    "provision.linked",
+    "provision.started",
+    "provision:end",
+    "catch_up:start",
+    "catch_up.following",
+    "catch_up:end",
+    "verify:start",
+    "verify.equal",
+    "verify:end",
+    "arm:start",
+    "arm.reverse",
+    "arm.gated",
+    "arm:end",
+    "switch:start",
+    "switch.ready",
+    "switch.held",
+    "switch.drained",
+    "switch.fenced",
+    "switch.sealed",
+    "switch.closed",
+    "switch.committing",
+    "switch.committed",
+    "switch.opened",
+    "switch.released",
+    "switch:end",
+    "settle:start",
+    "settle.following",
+    "settle.routed",
+    "settle.equal",
+    "settle:end",
+)
+ROLLBACK: Final = (
+    "prepare:start",
+    "prepare.following",
+    "prepare.equal",
+    "prepare:end",
+    *MIGRATE[MIGRATE.index("arm:start") :],
+)
+ABORT: Final = ("abort:start", "abort.open", "abort.unlinked", "abort.erased", "abort:end")
+COMPLETE: Final = (
+    "check:start",
+    "verify.equal",
+    "check:end",
+    "route:start",
+    "route.direct",
+    "route:end",
+    "unlink:start",
+    "unlink.ending",
+    "unlink.done",
+    "unlink:end",
+    "erase:start",
+    "erase.gone",
+    "erase:end",
+)
+COMMIT: Final = "switch.committed"
+"""The first point behind the point of no return."""
+
+SELECTION: Final = frozenset({"provision.started", "switch.closed", "switch.committed"})
+"""What `make test` runs; `make faults` runs all of them."""
+
+
+def committed(point: str) -> bool:
+    """Whether the placement has changed when a migrate or a rollback gets to this point."""
+    return MIGRATE.index(point) >= MIGRATE.index(COMMIT) if point in MIGRATE else False

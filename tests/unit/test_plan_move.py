@@ -1,0 +1,126 @@
+"""The planner: equal circumstances give an equal digest, rules refuse, predictions follow from what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tenure.model.finding import Finding, Severity
+from tenure.model.names import CellName, StoreName, TenantId
+from tenure.plan.move import COPY_PER_INVENTORY, COPY_STARTUP_S, MIGRATE_STEPS, Plan, plan_move
+from tenure.plan.observation import (
+    CellObservation,
+    MoveObservation,
+    Prices,
+    Rate,
+    ResidencyRule,
+    StoreObservation,
+)
+
+STORE = StoreObservation(
+    store=StoreName("postgres"),
+    kind="postgresql",
+    items=1000,
+    size_bytes=2_000_000_000,
+    inventory_s=2.0,
+    round_trip_ms=1.5,
+    fence_enforced=True,
+    rides_with=None,
+    fingerprint_source="a",
+    fingerprint_target="a",
+)
+SEEN = MoveObservation(
+    tenant=TenantId("acme"),
+    tier="gold",
+    residency=None,
+    legal_hold=None,
+    epoch=3,
+    source=CellObservation(name=CellName("blue"), region="us-east-1", infrastructure="v1", hour_price=100.0),
+    target=CellObservation(name=CellName("eu"), region="eu-west-1", infrastructure="v2", hour_price=200.0),
+    stores=(STORE,),
+    findings=(),
+    linked=False,
+    catalogue_digest="sha256:0",
+    hold_budget_ms=2000.0,
+    commit_ms=1.0,
+    past_holds_ms=(),
+    prices=Prices(currency="INR", gb_moved=1.0, cross_region_gb_moved=10.0, operator_hour=3600.0),
+)
+
+
+def plan(seen: MoveObservation = SEEN) -> Plan:
+    return plan_move("migrate", MIGRATE_STEPS, seen)
+
+
+def codes(found: Plan) -> set[str]:
+    return {f.code for f in found.refusals}
+
+
+def test_the_digest_does_not_change_with_the_tenants_writes() -> None:
+    grown = replace(SEEN, stores=(replace(STORE, items=9999, size_bytes=1, inventory_s=7.0),), commit_ms=9.0)
+    assert plan(grown).digest == plan().digest
+
+
+def test_the_digest_changes_with_everything_that_was_agreed_to() -> None:
+    finding = Finding(severity=Severity.WARNING, code="x", where="y", message="m", fix="f")
+    variants = [
+        replace(SEEN, epoch=4),
+        replace(SEEN, tenant=TenantId("globex")),
+        replace(SEEN, target=replace(SEEN.target, name=CellName("green"))),
+        replace(SEEN, stores=(replace(STORE, fingerprint_source="b"),)),
+        replace(SEEN, stores=(replace(STORE, fingerprint_target="b"),)),
+        replace(SEEN, catalogue_digest="sha256:1"),
+        replace(SEEN, linked=True),
+        replace(SEEN, findings=(finding,)),
+    ]
+    digests = {plan(v).digest for v in variants}
+    assert len(digests) == len(variants)
+    assert plan().digest not in digests
+
+
+def test_residency_refuses_a_region_that_the_rule_does_not_name() -> None:
+    rule = ResidencyRule(name="us-only", regions=("us-east-1",), reason="contract")
+    refused = plan(replace(SEEN, residency=rule))
+    assert codes(refused) == {"residency"}
+    assert "us-east-1" in refused.refusals[0].message
+    allowed = replace(rule, regions=("eu-west-1",))
+    assert codes(plan(replace(SEEN, residency=allowed))) == set()
+
+
+def test_a_legal_hold_refuses() -> None:
+    assert codes(plan(replace(SEEN, legal_hold="case 17"))) == {"legal_hold"}
+
+
+def test_a_hold_over_the_budget_refuses() -> None:
+    assert codes(plan(replace(SEEN, past_holds_ms=(2500.0,)))) == {"hold_over_budget"}
+
+
+def test_a_store_that_cannot_fence_is_named() -> None:
+    warned = plan(replace(SEEN, stores=(replace(STORE, fence_enforced=False),)))
+    assert [(f.severity, f.code, f.where) for f in warned.findings] == [
+        (Severity.WARNING, "fence_cooperative", "postgres")
+    ]
+    assert not warned.refusals
+
+
+def test_the_copy_is_predicted_from_the_inventory_until_one_was_measured() -> None:
+    assert plan().prediction.copy_s == COPY_STARTUP_S + COPY_PER_INVENTORY * 2.0
+    measured = replace(STORE, copied=Rate(items_per_s=1000.0, bytes_per_s=1_000_000_000.0, basis="2 copies"))
+    assert plan(replace(SEEN, stores=(measured,))).prediction.copy_s == 2.0
+    assert plan(replace(SEEN, linked=True)).prediction.copy_s == 0.0
+
+
+def test_cost_is_hours_of_both_cells_and_bytes_across_regions_and_the_operators_time() -> None:
+    predicted = plan(replace(SEEN, linked=False)).prediction
+    hours = predicted.total_s / 3600
+    assert abs(predicted.cost.cells - hours * 300.0) < 1e-9
+    assert abs(predicted.cost.bytes_moved - 2.0 * 10.0) < 1e-9
+    assert abs(predicted.cost.operator - hours * 3600.0) < 1e-9
+    inside = replace(SEEN, target=replace(SEEN.target, region="us-east-1"))
+    assert abs(plan(inside).prediction.cost.bytes_moved - 2.0 * 1.0) < 1e-9
+
+
+def test_the_hold_is_predicted_from_past_holds_once_there_are_some() -> None:
+    assert plan().prediction.hold_ms == 1.0 + 6 * 1.5
+    assert plan(replace(SEEN, past_holds_ms=(12.0,))).prediction.hold_ms == 12.0
+    spread = plan(replace(SEEN, past_holds_ms=tuple(float(i) for i in range(1, 21)))).prediction.hold_ms
+    assert 19.0 <= spread <= 21.0
