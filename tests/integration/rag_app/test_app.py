@@ -1,0 +1,254 @@
+"""The app end to end, without a gateway: what it stores where, and what a fenced tenant's requests get."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from rag_app.deploy import deploy
+from rag_app.objects import s3_client
+from rag_app.settings import CellSettings
+
+from .conftest import ACME, ACME_HOST, GLOBEX, GLOBEX_HOST, TENANTS, App, Fencing
+
+ID = 1_000_000_001
+LONG = " ".join(f"word{n}" for n in range(150))
+
+
+def contents(cell: CellSettings) -> dict[str, Any]:
+    """Everything in all stores of the cell."""
+    with psycopg.connect(cell.postgres_dsn) as conn:
+        tables = {
+            table: conn.execute(f"select t::text from {table} t order by 1".encode()).fetchall()
+            for table in ("documents", "chunks", "embeddings", "tenure.journal")
+        }
+    with redis.Redis.from_url(cell.redis_url) as client:
+        keys = {key: client.dump(key) for key in sorted(client.scan_iter())}
+    with closing(s3_client(cell.objects)) as s3:
+        listed = s3.list_objects_v2(Bucket=cell.objects.bucket).get("Contents", [])
+    return {**tables, "keys": keys, "objects": [(item["Key"], item["ETag"]) for item in listed]}
+
+
+def test_a_document_is_stored_in_all_stores_and_deleted_from_all(app: App, cell: CellSettings) -> None:
+    created = app("POST", "/documents", {"id": ID, "title": "Title", "body": LONG, "meta": {"a": 1}})
+    assert (created.status, created.json) == (201, {"cell": "blue", "id": ID})
+    assert created.headers["x-served-by"] == "blue"
+    shown = app("GET", f"/documents/{ID}").json
+    assert shown == {"cell": "blue", "id": ID, "title": "Title", "body": LONG, "meta": {"a": 1}}
+    assert app("GET", f"/files/{ID}").body.decode() == LONG
+    assert app("GET", "/recent").json["documents"] == [
+        {"id": str(ID), "title": "Title", "characters": str(len(LONG))}
+    ]
+    assert app("GET", "/search?q=word149+word148").json["hits"][0]["document"] == ID
+
+    assert app("PUT", f"/documents/{ID}", {"title": "New", "body": "short"}).status == 200
+    assert app("GET", f"/documents/{ID}").json["title"] == "New"
+    assert app("GET", f"/files/{ID}").body == b"short"
+    assert [hit["text"] for hit in app("GET", "/search?q=short").json["hits"]] == ["short"]
+
+    assert app("DELETE", f"/documents/{ID}").json["deleted"] is True
+    assert app("DELETE", f"/documents/{ID}").json["deleted"] is False
+    assert app("GET", f"/documents/{ID}").status == 404
+    assert app("GET", f"/files/{ID}").status == 404
+    left = contents(cell)
+    assert not any(left.values()), left
+
+
+def test_the_same_request_twice_is_the_same_as_once(app: App, cell: CellSettings) -> None:
+    fields = {"id": ID, "title": "Title", "body": "words"}
+    for _ in range(2):
+        assert app("POST", "/documents", fields).status == 201
+    assert len(contents(cell)["chunks"]) == 1
+    assert len(app("GET", "/search?q=words").json["hits"]) == 1
+
+
+def test_a_document_without_an_id_gets_one_from_the_sequence(app: App) -> None:
+    ids = [app("POST", "/documents", {"title": f"T{n}", "body": "b"}).json["id"] for n in range(2)]
+    assert ids == [1, 2]
+    refused = app("POST", "/documents", {"id": 3, "title": "T", "body": "b"})
+    assert refused.status == 400
+    assert refused.headers["x-served-by"] == "blue"
+
+
+def test_sessions_expire_and_counters_count(app: App, cell: CellSettings) -> None:
+    session = {"id": "s1", "ttl_s": 60, "fields": {"user": "ann"}}
+    assert app("POST", "/sessions", session).status == 201
+    assert app("GET", "/sessions/s1").json["fields"] == {"user": "ann"}
+    assert [app("POST", "/counters/clicks").json["value"] for _ in range(3)] == [1, 2, 3]
+    assert app("GET", "/counters/clicks").json["value"] == 3
+    with redis.Redis.from_url(cell.redis_url) as client:
+        assert 0 < client.pttl(f"t:{ACME}:session:s1") <= 60_000
+
+
+def test_tenants_are_told_apart_by_host_first_and_by_header_on_the_shared_host(app: App) -> None:
+    app("POST", "/documents", {"id": ID, "title": "Acme's", "body": "acme"})
+    path = f"/documents/{ID}"
+    assert app("GET", path, host=GLOBEX_HOST).status == 404
+    assert app("GET", path, host="rag.localhost", tenant=ACME).json["title"] == "Acme's"
+    assert app("GET", path, host=GLOBEX_HOST, tenant=ACME).status == 404
+    assert app("GET", path, host=ACME_HOST.upper(), tenant=GLOBEX).json["title"] == "Acme's"
+    assert app("GET", path, host="rag.localhost").status == 404
+    assert app("GET", path, host="nobody.rag.localhost", tenant=ACME).status == 404
+    assert app("GET", "/search?q=acme", host=GLOBEX_HOST).json["hits"] == []
+
+
+def test_a_tenants_redis_user_reaches_only_its_own_keys(cell: CellSettings) -> None:
+    with redis.Redis.from_url(cell.redis_url) as admin:
+        address = admin.connection_pool.connection_kwargs
+        with redis.Redis(
+            host=address["host"],
+            port=address["port"],
+            username=f"app-{ACME}",
+            password=TENANTS[ACME].redis_password,
+        ) as client:
+            client.set(f"t:{ACME}:counter:a", 1)
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.get(f"t:{GLOBEX}:counter:a")
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.set(f"t:{ACME}2:counter:a", 1)
+
+
+WRITES: list[tuple[str, str, Any]] = [
+    ("POST", "/documents", {"id": ID + 1, "title": "Title", "body": "words"}),
+    ("POST", "/documents", {"title": "Title", "body": "words"}),
+    ("PUT", f"/documents/{ID}", {"title": "Title", "body": "words"}),
+    ("DELETE", f"/documents/{ID}", None),
+    ("POST", "/counters/clicks", None),
+    ("POST", "/sessions", {"id": "s1", "fields": {"user": "bob"}}),
+]
+
+
+def test_a_fenced_tenants_writes_are_sent_back_through_the_gateway_and_change_nothing(
+    app: App, cell: CellSettings, fencing: Fencing
+) -> None:
+    app("POST", "/documents", {"id": ID, "title": "Before", "body": "before"})
+    app("POST", "/counters/clicks")
+    app("POST", "/sessions", {"id": "s1", "fields": {"user": "ann"}})
+    fencing.lower(ACME)
+    before = contents(cell)
+    for method, path, fields in WRITES:
+        answer = app(method, f"{path}?a=b%20c", fields)
+        assert answer.status == 307, (method, path, answer)
+        assert answer.headers["location"] == f"http://{ACME_HOST}{path}?a=b%20c"
+        assert answer.headers["x-served-by"] == "blue"
+    assert contents(cell) == before
+    assert app("GET", f"/documents/{ID}").json["title"] == "Before"
+    assert app("POST", "/counters/clicks", host=GLOBEX_HOST).json["value"] == 1
+
+    fencing.lift(ACME)
+    for method, path, fields in WRITES:
+        assert app(method, path, fields).status in {200, 201}
+    assert app("GET", "/counters/clicks").json["value"] == 2
+
+
+def test_the_fence_waits_for_a_write_that_has_its_permit(
+    app: App, cell: CellSettings, fencing: Fencing, wait_until: Callable[..., None]
+) -> None:
+    """The fence goes down while clients write: what was acknowledged is what the stores hold."""
+
+    deadline = time.monotonic() + 20
+
+    def count_until_fenced(_: int) -> int:
+        acked = 0
+        while time.monotonic() < deadline:
+            if app("POST", "/counters/clicks").status == 307:
+                return acked
+            acked += 1
+        raise AssertionError("never fenced")
+
+    with ThreadPoolExecutor(4) as threads:
+        running = threads.map(count_until_fenced, range(4))
+        wait_until(lambda: app("GET", "/counters/clicks").json["value"] >= 20, "20 clicks")
+        fencing.lower(ACME)
+        with redis.Redis.from_url(cell.redis_url) as client:
+            at_the_fence = int(client.get(f"t:{ACME}:counter:clicks") or 0)
+        assert sum(running) == at_the_fence
+    assert app("GET", "/counters/clicks").json["value"] == at_the_fence
+
+
+def test_the_fence_waits_until_the_write_has_reached_the_other_stores_as_well(
+    app: App, cell: CellSettings, fencing: Fencing, wait_until: Callable[..., None]
+) -> None:
+    """Redis is made to take its time: the permit is held until it has answered."""
+    with redis.Redis.from_url(cell.redis_url) as client, ThreadPoolExecutor(1) as threads:
+        client.client_pause(1500, all=False)
+        answer = threads.submit(app, "POST", "/counters/clicks")
+        wait_until(lambda: client.info("clients")["blocked_clients"], "Redis lets the write wait")
+        fencing.lower(ACME)
+        assert client.get(f"t:{ACME}:counter:clicks") == b"1"
+        assert answer.result(timeout=10).status == 200
+
+
+def test_a_write_that_another_stores_own_fence_refuses_is_not_acknowledged(
+    app: App, cell: CellSettings
+) -> None:
+    """Redis refuses before anything is done: the write is sent back. The bucket refuses later: the write
+    failed."""
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": ["s3:PutObject", "s3:DeleteObject"],
+                "Resource": f"arn:aws:s3:::{cell.objects.bucket}/tenants/{ACME}/*",
+            }
+        ],
+    }
+    with redis.Redis.from_url(cell.redis_url) as client:
+        client.execute_command("ACL", "SETUSER", f"app-{ACME}", "-@write")
+        before = contents(cell)
+        for method, path, fields in WRITES:
+            assert app(method, path, fields).status in {307, 404}, (method, path)
+        assert contents(cell) == before
+        client.execute_command("ACL", "SETUSER", f"app-{ACME}", "+@write")
+        assert app("POST", "/counters/clicks").json["value"] == 1
+    with closing(s3_client(cell.objects)) as s3:
+        s3.put_bucket_policy(Bucket=cell.objects.bucket, Policy=json.dumps(policy))
+        assert app("POST", "/documents", {"id": ID, "title": "T", "body": "b"}).status == 503
+        s3.delete_bucket_policy(Bucket=cell.objects.bucket)
+    assert app("GET", f"/documents/{ID}").status == 404
+    assert app("POST", "/documents", {"id": ID, "title": "T", "body": "b"}).status == 201
+
+
+def test_files_are_journaled_while_changes_are_recorded(
+    app: App, cell: CellSettings, fencing: Fencing
+) -> None:
+    app("POST", "/documents", {"id": ID, "title": "T", "body": "b"})
+    assert contents(cell)["tenure.journal"] == []
+    fencing.record(ACME)
+    app("PUT", f"/documents/{ID}", {"title": "T", "body": "c"})
+    app("DELETE", f"/documents/{ID}")
+    app("POST", "/documents", {"id": ID, "title": "T", "body": "b"}, host=GLOBEX_HOST)
+    with psycopg.connect(cell.postgres_dsn) as conn:
+        rows = conn.execute("select tenant_id, store, key from tenure.journal order by id").fetchall()
+    assert rows == [(ACME, "objects", f"tenants/{ACME}/files/{ID}.txt")] * 2
+
+
+def test_deploying_again_changes_nothing_and_lifts_no_fence(
+    app: App, cell: CellSettings, fencing: Fencing
+) -> None:
+    app("POST", "/documents", {"id": ID, "title": "T", "body": "b"})
+    fencing.lower(ACME)
+    with redis.Redis.from_url(cell.redis_url) as client:
+        client.execute_command("ACL", "SETUSER", f"app-{ACME}", "-@write")
+        before = contents(cell), client.acl_getuser(f"app-{ACME}")
+        deploy(cell, TENANTS)
+        assert (contents(cell), client.acl_getuser(f"app-{ACME}")) == before
+    assert app("POST", "/counters/clicks").status == 307
+
+
+@pytest.mark.parametrize(
+    "fields", [None, [], {"title": "T"}, {"title": "", "body": "b"}, {"id": "x", "title": "T", "body": "b"}]
+)
+def test_what_is_not_a_document_is_refused(app: App, cell: CellSettings, fields: object) -> None:
+    assert app("POST", "/documents", fields).status == 400
+    assert not any(contents(cell).values())
