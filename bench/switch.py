@@ -1,6 +1,6 @@
 """Switches a tenant back and forth between two cells under load, beside the floor of the same run.
 
-usage: python -m bench.switch [--switches 50] [--floor 50]
+usage: python -m bench.switch [--switches 50]
 
 Prints the hold's p50, p99 and maximum, those of the floor (PostgreSQL's fence, mark and open alone, between the same
 servers, in turn with the switches), their ratio, and what the load saw: requests, failures, lost writes. Exits with 1
@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from rag_app.history import Op
+from rag_app.load import DEFAULT_MIX
 from rag_app.local import RagApp
 from tenure.engine.observer import Notice
 from tenure.estate.config import load_estate
@@ -33,6 +35,10 @@ from tests.estate import TestEstate
 TENANT = "bench-moving"
 BESIDE = "bench-floor"
 LOAD_RATE = 60.0
+STEADY_MIX = {**DEFAULT_MIX, Op.DELETE: DEFAULT_MIX[Op.CREATE]}
+"""As much is deleted as is created: the last switch of a run has as much to compare as the first."""
+CALM_S = 0.5
+"""The pause before each measurement of the floor, so that it does not pay for what the switch before it did."""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -128,13 +134,14 @@ def main() -> int:
         back: list[float] = []
         floors: list[float] = []
         parts: dict[str, list[float]] = {}
-        with estate.load(TENANT, folder=folder, rate=LOAD_RATE) as load:
+        with estate.load(TENANT, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX) as load:
             for number in range(arguments.switches):
                 operation = switch(service, number)
                 result = dict(operation.result or {})
                 (forward if number % 2 == 0 else back).append(result["hold_ms"])
                 for name, ms in result["timing_ms"].items():
                     parts.setdefault(name, []).append(ms)
+                time.sleep(CALM_S)
                 floors.append(floor.switch_ms())
                 sys.stderr.write(
                     f"\r{number + 1} of {arguments.switches}: "

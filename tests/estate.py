@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import boto3
 import psycopg
 import redis
 
-from rag_app.load import LoadSettings
+from rag_app.load import DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
 from rag_app.local import RagApp, settings_of
 from rag_app.reader import CellReader
@@ -179,12 +179,15 @@ class TestEstate:
         seed(settings_of(self.local.cells[CellName(cell)]), [tenant], sizes=SIZES, shares={tenant: 1.0})
 
     @contextmanager
-    def load(self, *tenants: str, folder: Path, rate: float = 40.0) -> Iterator[LoadProcess]:
+    def load(
+        self, *tenants: str, folder: Path, rate: float = 40.0, mix: Mapping[str, float] = DEFAULT_MIX
+    ) -> Iterator[LoadProcess]:
         settings = LoadSettings(
             gateway=self.local.gateway,
             tenants={tenant: self.app.tenants[tenant].host for tenant in tenants},
             rate=rate,
             workers=3,
+            mix=dict(mix),
             run=next(_runs),
         )
         with LoadProcess.start(settings, folder / "load.jsonl", folder / "load.log") as load:

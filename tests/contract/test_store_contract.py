@@ -192,6 +192,27 @@ def test_an_older_holder_can_neither_set_nor_lift_a_fence(rig: Rig) -> None:
     rig.write(BLUE, ACME, "a", "still open")
 
 
+def test_after_a_claim_older_holders_are_refused_and_nothing_else_has_changed(rig: Rig) -> None:
+    linked(rig, token=10)
+    before = [rig.store(side).fence_state(ACME).writable for side in Side]
+    for side in Side:
+        rig.store(side).claim(fence(20))
+        rig.store(side).claim(fence(20))
+    for side in Side:
+        for outdated in (rig.store(side).claim, rig.store(side).open):
+            with pytest.raises(FenceRefused):
+                outdated(fence(19))
+    with pytest.raises(FenceRefused):
+        close(rig.store(BLUE), token=19)
+    assert [rig.store(side).fence_state(ACME).writable for side in Side] == before
+    rig.write(BLUE, ACME, "a", "still open")
+
+
+def test_a_claim_where_no_fence_was_ever_set_leaves_nothing(rig: Rig) -> None:
+    rig.store(BLUE).claim(fence())
+    assert not rig.leftovers(BLUE)
+
+
 # -- copy --------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from tenure.engine.context import StepContext
@@ -17,8 +18,8 @@ RESYNC_WORKERS = 4
 REPAIR_ROUNDS = 3
 NAMED_IN_EVENT = 100
 SEAL_WHILE_OPEN_S = 60.0
-SHRINK_ROUNDS = 5
-SMALL_ENOUGH = 20
+SHRINK_ROUNDS = 8
+SMALL_ENOUGH = 4
 """Changed items that may be left to compare inside the hold."""
 
 
@@ -103,8 +104,10 @@ def shrink(session: Session) -> None:
 
     What differs here may be on its way; it stays remembered and is compared again under the fence.
     """
+    before = math.inf
     for _ in range(SHRINK_ROUNDS):
         session.each(lambda n: session.copies[n].seal(session.copies[n].mark(), timeout_s=SEAL_WHILE_OPEN_S))
-        left = session.compare_changed()
-        if sum(c.processed for c in left.values()) <= SMALL_ENOUGH:
+        left = sum(c.processed for c in session.compare_changed().values())
+        if left <= SMALL_ENOUGH or left >= before:
             return
+        before = left

@@ -86,11 +86,14 @@ class Hold:
         self._clock = _Clock(0.0)  # started when the gate closes
         self._fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
 
+    def rehearse(self) -> None:
+        """What can be found out before anybody waits: the target is closed, the placement can be changed."""
+        self._check_target_closed()
+        self._ctx.rehearse_commit(expected_epoch=self._epoch, to_cell=self._session.target)
+
     def run(self) -> Switched:
         """Switch, or raise with the source open again. Ctrl-C waits until it is over."""
         ctx, session = self._ctx, self._session
-        self._check_target_closed()
-        ctx.rehearse_commit(expected_epoch=self._epoch, to_cell=session.target)
         with ctx.uninterrupted():
             try:
                 changed = self._close_source()
@@ -237,7 +240,7 @@ def go_forward(deps: Deps, ctx: StepContext, session: Session, epoch: int) -> Ho
     if placement is not None and placement.cell != session.target:
         raise PlanStale(f"{session.tenant} is served by {placement.cell}, not by {session.target}")
     fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
-    session.each(lambda n: session.target_store(n).open(fence))
+    session.each(lambda n: session.target_store(n).open(fence), session.fenced())
     ctx.reach("switch.opened")
     report = deps.router.release(session.tenant, token=ctx.token, cell=session.target)
     ctx.reach("switch.released")

@@ -95,11 +95,21 @@ class Session:
 
     def draining(self) -> list[StoreName]:
         """Stores whose fence waits for open work, and therefore goes down first."""
-        return [n for n in self.copies if self.source_store(n).capabilities.fence_drains]
+        return [n for n in self.fenced() if self.source_store(n).capabilities.fence_drains]
 
     def others(self) -> list[StoreName]:
+        """Stores with a fence of their own that does not wait."""
         drains = set(self.draining())
-        return [n for n in self.copies if n not in drains]
+        return [n for n in self.fenced() if n not in drains]
+
+    def riders(self) -> list[StoreName]:
+        """Stores that another one's copy carries: they are fenced and opened with it."""
+        return [n for n in self.copies if self.source_store(n).capabilities.rides_with is not None]
+
+    def fenced(self) -> list[StoreName]:
+        """Stores with a fence of their own."""
+        riders = set(self.riders())
+        return [n for n in self.copies if n not in riders]
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -109,7 +119,7 @@ class Session:
             return
         self.each_anchored(lambda n: self.target_store(n).fence(fence, expires_in_s=None, drain_s=5.0))
         # What holds the fence and the journal goes first: the others' first pass relies on both.
-        for names in (self.draining(), self.others()):
+        for names in (self.draining(), self.others(), self.riders()):
             self.each(lambda n: self.copies[n].start(fence), names)
         self.started = True
 
@@ -129,11 +139,15 @@ class Session:
 
         return self.each(one, names)
 
-    def compare_changed(self) -> dict[StoreName, Comparison]:
-        """Compare what changed since the last comparison of each store. Raises `EvidenceStale` without one."""
+    def require_evidence(self) -> None:
+        """Raise `EvidenceStale` unless this process has compared every store in full."""
         missing = [n for n in self.copies if n not in self.verified]
         if missing:
             raise EvidenceStale(f"no comparison of {', '.join(missing)} in this process yet")
+
+    def compare_changed(self) -> dict[StoreName, Comparison]:
+        """Compare what changed since the last comparison of each store. Raises `EvidenceStale` without one."""
+        self.require_evidence()
         return self.each(lambda n: self.copies[n].compare_changed())
 
     def oldest_evidence_s(self) -> float:
@@ -141,6 +155,11 @@ class Session:
         if any(n not in self.verified for n in self.copies):
             return float("inf")
         return time.monotonic() - min(v.at for v in self.verified.values())
+
+    def claim(self, fence: Fence) -> None:
+        """Have every store of both cells refuse older holders from now on."""
+        self.each_anchored(lambda n: self.source_store(n).claim(fence))
+        self.each_anchored(lambda n: self.target_store(n).claim(fence))
 
     def arm(self, fence: Fence) -> None:
         """Arm the copies in the other direction. Idempotent."""

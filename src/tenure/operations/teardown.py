@@ -22,10 +22,7 @@ def unlink(ctx: StepContext, session: Session, fence: Fence) -> None:
         n: session.factory.copy(session.link, n, session.tenant, session.target, session.source)
         for n in session.copies
     }
-    riders = [n for n in session.copies if session.source_store(n).capabilities.rides_with is not None]
-    anchors = [n for n in session.draining() if n not in riders]
-    others = [n for n in session.copies if n not in (*riders, *anchors)]
-    for names in (riders, anchors, others):
+    for names in (session.riders(), session.draining(), session.others()):
         stop: Callable[[StoreName], None] = lambda n: session.copies[n].stop(fence)  # noqa: E731
         session.each(stop, names)
         session.each(lambda n: back[n].stop(fence), names)

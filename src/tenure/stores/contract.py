@@ -29,7 +29,7 @@ class Capabilities:
     fence_expires: bool
     """A fence with a deadline lifts itself."""
     rides_with: StoreName | None = None
-    """The store whose live copy carries this one's data as well."""
+    """The store whose live copy carries this one's data as well, and whose fence is this one's too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,12 @@ class Store(Protocol):
 
     def inventory(self, tenant: TenantId) -> Inventory:
         """Count and digest everything the catalogue places here for the tenant. Reads only."""
+
+    def claim(self, fence: Fence) -> None:
+        """Refuse holders of smaller tokens from now on, wherever this store knows anything of the tenant's fences.
+
+        Changes nothing else. Raises `FenceRefused` if a newer holder has been here. Idempotent.
+        """
 
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
         """Refuse the tenant's writes from now on. When it returns, no write of the tenant can commit any more.

@@ -117,7 +117,7 @@ def test_preflight_names_every_way_around_the_fence(rig: RedisRig) -> None:
 def test_two_holders_at_once_leave_the_newer_ones_fence(rig: RedisRig) -> None:
     """The record and the user change in one transaction, so the older holder can never have the last word."""
     store = rig.store(BLUE)
-    store.fencing(ACME).claim(fence(1), "link")
+    store.fencing(ACME).join(fence(1), "link")
     for token in range(2, 30, 2):
         store.fence(fence(token), expires_in_s=None, drain_s=1.0)
         rig.store(BLUE).open(fence(token + 1))
@@ -144,6 +144,6 @@ def test_a_tenant_that_has_left_stays_closed_until_it_comes_back(rig: RedisRig) 
 
 def test_an_erasure_is_refused_while_a_link_holds_the_store(rig: RedisRig) -> None:
     close(rig)
-    rig.store(BLUE).fencing(ACME).claim(fence(), "link")
+    rig.store(BLUE).fencing(ACME).join(fence(), "link")
     with pytest.raises(StoreRefused):
         rig.store(BLUE).erase(fence())

@@ -66,6 +66,9 @@ class PostgresStore:
     def inventory(self, tenant: TenantId) -> Inventory:
         return inventory(self.pool, self.name, self.tables, tenant)
 
+    def claim(self, fence: Fence) -> None:
+        fences.claim(self.pool, fence)
+
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
         fences.lower(self.pool, self.all_tables, fence, expires_in_s=expires_in_s, drain_s=drain_s)
 

@@ -44,6 +44,9 @@ class PgVectorStore:
     def inventory(self, tenant: TenantId) -> Inventory:
         return inventory(self.carrier.pool, self.name, self.tables, tenant)
 
+    def claim(self, fence: Fence) -> None:
+        self.carrier.claim(fence)
+
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
         """A no-op where the carrier's fence is down already in the same way."""
         state = self.fence_state(fence.tenant)

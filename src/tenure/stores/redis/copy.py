@@ -80,9 +80,9 @@ class RedisCopy:
     def start(self, fence: Fence) -> None:
         """An armed copy carries on with what it has heard since; any other one passes over all keys."""
         with translated(self._target.where):
-            self._target.fencing(self._tenant).claim(fence, self._link, copier=self._me, fenced=True)
+            self._target.fencing(self._tenant).join(fence, self._link, copier=self._me, fenced=True)
         with translated(self._source.where):
-            self._source.fencing(self._tenant).claim(fence, self._link)
+            self._source.fencing(self._tenant).join(fence, self._link)
         with self._state:
             if self._following:
                 return
@@ -113,7 +113,7 @@ class RedisCopy:
     def arm_reverse(self, fence: Fence) -> RedisCopy:
         """Listens to the target from now on; every `seal` of this copy makes it forget what this copy has written."""
         with translated(self._target.where):
-            self._target.fencing(self._tenant).claim(fence, self._link)
+            self._target.fencing(self._tenant).join(fence, self._link)
         reverse = self._reverse
         if reverse is None or not reverse._armed:
             reverse = RedisCopy(

@@ -151,7 +151,18 @@ class Fencing:
         """Raise `FenceRefused` if a newer holder has been here."""
         self._check_token(Record.parse(self._client.hgetall(self._keys.record)), fence)
 
-    def claim(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
+    def claim(self, fence: Fence) -> None:
+        """Refuse holders of smaller tokens from now on, if there is a record."""
+
+        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+            if not record.exists or record.token == fence.token:
+                return False
+            pipe.hset(self._keys.record, mapping=_fields(fence, writable=accepts(record, user)))
+            return True
+
+        self._change(fence, change)
+
+    def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
         """Note that a link holds this store, and with `copier` who copies into it from now on (nobody else may).
 
         With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes.

@@ -108,6 +108,10 @@ class RedisStore:
             },
         )
 
+    def claim(self, fence: Fence) -> None:
+        with translated(self.where):
+            self.fencing(fence.tenant).claim(fence)
+
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
         with translated(self.where):
             self.fencing(fence.tenant).fence(fence)

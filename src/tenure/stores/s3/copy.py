@@ -116,9 +116,9 @@ class S3Copy:
             if self._thread is not None:
                 return
         with translated(self._target.where):
-            self._target.fencing(self._tenant).claim(fence, self._link, copier=self._me, fenced=True)
+            self._target.fencing(self._tenant).join(fence, self._link, copier=self._me, fenced=True)
         with translated(self._source.where):
-            self._source.fencing(self._tenant).claim(fence, self._link)
+            self._source.fencing(self._tenant).join(fence, self._link)
         self._feed.begin(fence)
         self._queue.run(WORKERS)
         with self._state:
@@ -147,7 +147,7 @@ class S3Copy:
     def arm_reverse(self, fence: Fence) -> S3Copy:
         """Has the target's journal record from now on. What this copy brings is never in a journal."""
         with translated(self._target.where):
-            self._target.fencing(self._tenant).claim(fence, self._link)
+            self._target.fencing(self._tenant).join(fence, self._link)
         if self._target_journal is not None:
             self._target_journal.begin(self._tenant, fence)
         if self._reverse is None or not self._reverse._armed:

@@ -37,7 +37,10 @@ PolicyLock = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the object `.tenure/fence/<tenant>` says. `copier` is the process that copies into this store."""
+    """What the object `.tenure/fence/<tenant>` says. `copier` is the process that copies into this store.
+
+    `writable` counts only where no policy says it; `epoch` is the one in which the holder of `token` first came.
+    """
 
     exists: bool = False
     writable: bool = True
@@ -112,13 +115,21 @@ class Fencing:
         """Raise `FenceRefused` if a newer holder has been here."""
         self._check_token(self._read_record(), fence)
 
-    def claim(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
+    def claim(self, fence: Fence) -> None:
+        """Refuse holders of smaller tokens from now on, if there is a record."""
+
+        def claimed(record: Record, _accepts: bool) -> Record:
+            return replace(record, epoch=fence.epoch, token=fence.token) if record.exists else record
+
+        self._change(fence, claimed, denied=None)
+
+    def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
         """Note that a link holds this store, and with `copier` who copies into it from now on.
 
         With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes.
         """
 
-        def claimed(record: Record, accepts: bool) -> Record:
+        def joined(record: Record, accepts: bool) -> Record:
             if fenced and accepts:
                 raise FenceRefused(
                     f"{self._tenant} is not fenced in the target",
@@ -133,7 +144,7 @@ class Fencing:
                 copier=record.copier if copier is None else copier,
             )
 
-        self._change(fence, claimed, denied=None)
+        self._change(fence, joined, denied=None)
 
     def release(self, fence: Fence, link: str) -> None:
         """Forget the link. The record goes as well where the store is open; a fence stays down."""
@@ -208,13 +219,20 @@ class Fencing:
         turns = denied is not None and self._principal is not None and denied != self._denied(policy)
         if turns:
             writes.append(lambda: self._write_policy(policy, denied=bool(denied)))
-        if changed != record:
+        if self._says_more(changed, record):
             writes.append(lambda: self._write_record(changed))
         if not writes:
             return True
         still_held()
         self._together(*writes)
         return not turns or self._denied(self._read_policy()) == denied
+
+    def _says_more(self, changed: Record, record: Record) -> bool:
+        """Whether the record has to be written. The policy says by itself whether the tenant may write; and the holder
+        of a token, once written down, need not be written again for another epoch: every hold pays for it."""
+        if self._principal is not None:
+            changed = replace(changed, writable=record.writable, epoch=record.epoch)
+        return changed != record
 
     def _check_token(self, record: Record, fence: Fence) -> None:
         if record.token > fence.token:

@@ -140,6 +140,10 @@ class S3Store:
             },
         )
 
+    def claim(self, fence: Fence) -> None:
+        with translated(self.where):
+            self.fencing(fence.tenant).claim(fence)
+
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
         with translated(self.where):
             self.fencing(fence.tenant).fence(fence)
