@@ -136,14 +136,18 @@ class Database:
 
     def _connect(self) -> Connection[TupleRow]:
         connection = psycopg.connect(self._conninfo.reveal(), autocommit=True)
-        connection.execute(
-            _SESSION,
-            {
-                "statement_timeout": f"{self._settings.statement_timeout_s:.3f}s",
-                "lock_timeout": f"{self._settings.lock_timeout_s:.3f}s",
-                "idle_timeout": f"{self._settings.idle_in_transaction_s:.3f}s",
-            },
-        )
+        try:
+            connection.execute(
+                _SESSION,
+                {
+                    "statement_timeout": f"{self._settings.statement_timeout_s:.3f}s",
+                    "lock_timeout": f"{self._settings.lock_timeout_s:.3f}s",
+                    "idle_timeout": f"{self._settings.idle_in_transaction_s:.3f}s",
+                },
+            )
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _take(self) -> Connection[TupleRow]:

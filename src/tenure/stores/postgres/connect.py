@@ -90,11 +90,15 @@ class Pool:
         """A new connection of its own. Raises `StoreUnavailable`."""
         try:
             connection = psycopg.connect(self._conninfo.reveal(), autocommit=True)
+        except psycopg.Error as error:
+            raise translate(error, self.where) from error
+        try:
             connection.execute(
                 "select set_config('synchronous_commit', 'on', false)"
                 " where current_setting('synchronous_commit') = 'off'"
             )
         except psycopg.Error as error:
+            connection.close()
             raise translate(error, self.where) from error
         return connection
 
