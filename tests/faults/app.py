@@ -54,7 +54,8 @@ class Cell:
             f"redis://app-{tenant}:pw-{tenant}@{host}", decode_responses=True, protocol=3
         )
         objects = settings.objects
-        assert objects.app_access_key is not None and objects.app_secret_key is not None
+        assert objects.app_access_key is not None
+        assert objects.app_secret_key is not None
         self.bucket = objects.bucket
         self.s3 = s3_client(
             replace(objects, access_key=objects.app_access_key, secret_key=objects.app_secret_key)

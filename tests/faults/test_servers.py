@@ -25,8 +25,8 @@ pytestmark = pytest.mark.faults
 _numbers = itertools.count(1)
 
 SERVING: Final = ("postgres-blue", "valkey-blue", "s3-us-east-1", "envoy", "postgres-green", "valkey-green")
-"""What the tenant's requests need, those of blue before the switch and those of green after it. The object store is that
-of both."""
+"""What the tenant's requests need, those of blue before the switch and those of green after it. The object store is
+that of both."""
 SERVERS: Final = (*SERVING, "control")
 POINTS: Final = ("provision.started", "catch_up.following", "switch.fenced", "switch.committed")
 SELECTION: Final = frozenset(
