@@ -15,7 +15,7 @@ from tenure.errors import FenceRefused, StoreRefused, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Mark
+from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
 from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
@@ -119,7 +119,7 @@ class PostgresLiveCopy:
     def progress(self) -> CopyProgress:
         source, target = self.source.pool, self.target.pool
         found = replication.check(target, self.direction)
-        lag_bytes = replication.check_slot(source, self.direction)
+        slot = replication.check_slot(source, self.direction)
         tables = require(target, self.target.all_tables)
         self._estimate(tables)
         states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
@@ -138,7 +138,29 @@ class PostgresLiveCopy:
             bytes_done=size,
             bytes_total=sum(n * width for n, width in self._estimates.values()),
             following=not found.tables_left and found.running,
-            lag_bytes=lag_bytes,
+            lag_bytes=slot.lag_bytes,
+            applied=slot.confirmed,
+        )
+
+    def hurry(self, workers: int) -> int:  # noqa: ARG002
+        """One worker, always: commits are applied in the order in which the source made them. Large transactions that
+        are still open are applied by more of them already (`streaming = parallel`)."""
+        return 1
+
+    def standing(self) -> Standing:
+        """What the slot and the subscription say. What the slot keeps counts also while the target is away."""
+        slot: replication.Slot | None = None
+        try:
+            slot = replication.check_slot(self.source.pool, self.direction)
+            running = replication.check(self.target.pool, self.direction).running
+        except TenureError as error:
+            problem: str | None = error.message
+        else:
+            problem = None if running else f"{self.target.pool.where}: {self.direction} has no worker now"
+        return Standing(
+            problem=problem,
+            lag_bytes=slot.lag_bytes if slot is not None else None,
+            retained_bytes=slot.retained_bytes if slot is not None else 0,
         )
 
     def _estimate(self, targets: Sequence[Table]) -> None:
