@@ -44,9 +44,7 @@ class SlowLink:
                 self._pass(reader, back, upwards=True), self._pass(there, writer, upwards=False)
             )
 
-    async def _pass(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, upwards: bool
-    ) -> None:
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, upwards: bool) -> None:
         try:
             while data := await source.read(_CHUNK):
                 if self.stalled and upwards:
@@ -74,7 +72,9 @@ def slow_link(host: str, port: int) -> Iterator[SlowLink]:
     """A link to that address, which ends with the block."""
     link = SlowLink(target=(socket.gethostbyname(host), port))
     ready: queue.Queue[Callable[[], object]] = queue.Queue()
-    thread = threading.Thread(target=lambda: asyncio.run(link.serve(ready.put)), name="slow-link", daemon=True)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(link.serve(ready.put)), name="slow-link", daemon=True
+    )
     thread.start()
     stop = ready.get(timeout=10)
     try:

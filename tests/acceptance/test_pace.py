@@ -115,7 +115,12 @@ class Writers:
         while not self.stop.is_set():
             number = next(_ids)
             # Random, so that PostgreSQL cannot compress it.
-            body = {"id": number, "title": "t", "body": "b", "meta": {"x": secrets.token_hex(DOCUMENT_BYTES // 2)}}
+            body = {
+                "id": number,
+                "title": "t",
+                "body": "b",
+                "meta": {"x": secrets.token_hex(DOCUMENT_BYTES // 2)},
+            }
             headers = {"Host": host, "Content-Type": "application/json"}
             connection.request("POST", "/documents", json.dumps(body), headers)
             answer = connection.getresponse()

@@ -348,7 +348,11 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         ("    region: us-east-1\n", "", "13:5: cells.blue.region: missing"),
         ("region: us", "regoin: us", "13:5: cells.blue.regoin: unknown setting; did you mean 'region'?"),
         ("version: 1", "verison: 1", "1:1: verison: unknown setting; did you mean 'version'?"),
-        ("{rank: 1}", "{zzz: 1}", "27:14: tiers.platinum.zzz: unknown setting; known here: rank, soak_h, throttle"),
+        (
+            "{rank: 1}",
+            "{zzz: 1}",
+            "27:14: tiers.platinum.zzz: unknown setting; known here: rank, soak_h, throttle",
+        ),
         (
             "{kind: redis, url: {file: secrets/blue-redis}}",
             "{kind: redis, ulr: {file: secrets/blue-redis}}",

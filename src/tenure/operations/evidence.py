@@ -97,7 +97,8 @@ def freshen(deps: Deps, ctx: StepContext, session: Session) -> None:
 
     A rollback does not wait for a full comparison if the one that began the soak is unbroken.
     """
-    ttl_s = float("inf") if ctx.operation.kind == "rollback" else deps.estate.verify.evidence_ttl_s
+    goes_back = ctx.operation.kind in ("rollback", "rehearse")
+    ttl_s = float("inf") if goes_back else deps.estate.verify.evidence_ttl_s
     if session.oldest_evidence_s() >= ttl_s:
         verify(deps, ctx, session)
 

@@ -31,9 +31,9 @@ SWITCH_ATTEMPTS = 5
 class Move:
     """The steps of one migrate or rollback. One object serves one run in one process."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, *, ladder: Ladder | None = None) -> None:
         self._deps = deps
-        self._ladder = Ladder(deps)
+        self._ladder = ladder or Ladder(deps)
 
     # -- the specifications ------------------------------------------------------------------------------------------
 

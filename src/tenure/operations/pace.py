@@ -1,5 +1,5 @@
 """What is done when a tenant's writes outpace its copies: noticed early, then more workers, then a longer window, then
-a throttle at the gateway where the tenant's tier allows it, then a clean abort. Every rung is an event of the operation.
+a throttle at the gateway where the tenant's tier allows it, then a clean abort. Each is an event of the operation.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Ladder:
     """One per run of an operation in a process: another one begins at the first rung. The throttle ends by itself."""
 
     deps: Deps
+    may_throttle: bool = True
+    """A rehearsal slows nobody down."""
     _samples: dict[StoreName, deque[Sample]] = field(default_factory=dict)
     _behind: _Behind | None = None
 
@@ -142,7 +144,7 @@ class Ladder:
         """Slow the tenant's writes down at the gateway; None where the estate or the tenant's tier says no."""
         deps, throttle = self.deps, self.deps.estate.sync.throttle
         tier = deps.estate.tiers.get(deps.registry.tenants.get(session.tenant).tier)
-        if throttle is None or tier is None or not tier.throttle:
+        if throttle is None or tier is None or not (tier.throttle and self.may_throttle):
             return None
         epoch = deps.registry.placements.get(session.tenant).epoch
         deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=epoch)

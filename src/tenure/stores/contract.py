@@ -134,7 +134,9 @@ class Standing:
     """How one direction of a link stands, as its two stores tell any process, also one that copies nothing itself."""
 
     problem: str | None = None
-    """Why the target does not follow and will not by itself; None where nothing stands in the way."""
+    """Why the target does not follow now; None where nothing stands in the way."""
+    lost: bool = False
+    """It never will again: what it would have to be brought is gone."""
     lag_bytes: int | None = None
     """What the target still lacks; None where the stores do not know it."""
     retained_bytes: int = 0

@@ -149,19 +149,23 @@ class PostgresLiveCopy:
 
     def standing(self) -> Standing:
         """What the slot and the subscription say. What the slot keeps counts also while the target is away."""
-        slot: replication.Slot | None = None
+        source, target = self.source.pool, self.target.pool
         try:
-            slot = replication.check_slot(self.source.pool, self.direction)
-            running = replication.check(self.target.pool, self.direction).running
+            slot = replication.slot(source, self.direction)
+        except TenureError as error:
+            return Standing(problem=error.message)
+        if slot is None or slot.lost:
+            how = "gone" if slot is None else "invalidated by the server (max_slot_wal_keep_size)"
+            return Standing(problem=f"{source.where}: the slot {self.direction} is {how}", lost=True)
+        try:
+            running = replication.check(target, self.direction).running
         except TenureError as error:
             problem: str | None = error.message
         else:
-            problem = None if running else f"{self.target.pool.where}: {self.direction} has no worker now"
-        return Standing(
-            problem=problem,
-            lag_bytes=slot.lag_bytes if slot is not None else None,
-            retained_bytes=slot.retained_bytes if slot is not None else 0,
-        )
+            problem = (
+                None if running else f"{target.where}: the subscription {self.direction} has no worker now"
+            )
+        return Standing(problem=problem, lag_bytes=slot.lag_bytes, retained_bytes=slot.retained_bytes)
 
     def _estimate(self, targets: Sequence[Table]) -> None:
         if len(self._estimates) != len(targets):
