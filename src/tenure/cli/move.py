@@ -150,7 +150,8 @@ def show_operation(context: Context, service: Service, operation: Operation) -> 
             f"the longest {result['longest_wait_ms']:.1f} ms"
         )
     if "predicted_hold_ms" in result:
-        parts = ", ".join(f"{name} {ms:.1f}" for name, ms in result["parts_ms"].items())
+        longest_first = sorted(result["parts_ms"].items(), key=lambda part: -part[1])
+        parts = ", ".join(f"{name} {ms:.1f}" for name, ms in longest_first)
         click.echo(
             f"a rollback would hold requests for about {result['predicted_hold_ms']:.1f} ms ({parts}), "
             f"after {result['prepare_s']:.1f} s of preparation"
