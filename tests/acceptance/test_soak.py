@@ -185,6 +185,6 @@ def emptied(estate: TestEstate, cell: str, tenant: str) -> Callable[[], None]:
         with redis.Redis.from_url(url) as client:
             for key, value in dumped.items():
                 assert value is not None
-                client.restore(key, 0, value)  # type: ignore[arg-type]
+                client.restore(key, 0, value)
 
     return restore

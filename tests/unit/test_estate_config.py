@@ -538,6 +538,16 @@ def test_a_wrong_cell_name_is_quoted(folder: pathlib.Path) -> None:
         ),
         (
             "version: 1",
+            "version: 1\nsync: {longest_window_s: 60}",
+            "2:26: sync.longest_window_s: the longest window (60 s) must not be shorter than the window (600 s)",
+        ),
+        (
+            "version: 1",
+            "version: 1\nsync: {window_s: 7200}",
+            "2:18: sync.window_s: the longest window (3600 s) must not be shorter than the window (7200 s)",
+        ),
+        (
+            "version: 1",
             "version: 1\nhold: {drain_ms: 2000}",
             "2:18: hold.drain_ms: the drain (2000 ms) must be shorter than the whole budget (2000 ms)",
         ),

@@ -116,7 +116,7 @@ class Throttle(Settings):
     title: ClassVar[str] = "sync.throttle"
     writes_per_s: Annotated[float, Field(gt=0, le=100_000)] = setting(
         "How many of the tenant's writing requests the gateway lets through while it is throttled.",
-        unit="requests per second",
+        unit="per second",
     )
     longest_delay_ms: Annotated[int, Field(gt=0, le=5_000)] = setting(
         "The longest one request is delayed: users who send more than that admits get through all the same.",
