@@ -144,6 +144,12 @@ class EvidenceStale(TenureError):
     retryable = True
 
 
+class Outpaced(TenureError):
+    """The tenant writes faster than its copies can follow, whatever was tried: the move was given up in good time."""
+
+    code = "outpaced"
+
+
 class DataDiffers(TenureError):
     """Source and target differ and repair did not help."""
 

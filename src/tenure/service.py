@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tenure.engine.engine import Engine
-from tenure.engine.observer import Observer
+from tenure.engine.observer import Observer, nobody
 from tenure.engine.spec import OperationSpec
 from tenure.errors import NotAllowed, PlanStale, StoreUnavailable, TenantLocked, UnknownName, UsageError
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
@@ -23,6 +23,8 @@ from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
+from tenure.operations.rehearse import Outlook, Rehearsal, outlook
+from tenure.operations.soak import Expiry, SoakState, look
 from tenure.operations.verify import Verify
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 from tenure.registry.links import Link, LinkState
@@ -39,6 +41,17 @@ class TenantStatus:
     active: Operation | None
     sentence: str
     next_steps: tuple[str, ...]
+    outlook: Outlook | None = None
+    """What rolling back now would be like, while that is possible and nothing else is going on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakReport:
+    """What `check_soaks` found about one link. `ended` is the operation that ended it, `busy` one that kept it away."""
+
+    state: SoakState
+    ended: Operation | None = None
+    busy: Operation | None = None
 
 
 class Service:
@@ -106,6 +119,7 @@ class Service:
         active = registry.operations.active_for(tenant.id)
         sentence = f"Reads and writes of {tenant.id} go to {placement.cell} (epoch {placement.epoch})."
         steps: list[str] = []
+        after: Outlook | None = None
         if active is not None:
             sentence += f" {active.kind} {active.id} is at {active.phase or active.state}."
             closed = self._closed(tenant.id, placement.cell)
@@ -117,9 +131,16 @@ class Service:
         elif link is not None and link.state is LinkState.ENDING:
             sentence += f" What {self._other(link, placement.cell)} still holds of it is being removed."
             steps.append(f"tenure complete {tenant.id}")
+        elif link is not None and link.state is LinkState.EXPIRED:
+            sentence += " " + self._expired_sentence(link, self._other(link, placement.cell))
+            steps.append(f"tenure complete {tenant.id} --plan")
         elif link is not None:
-            sentence += " " + self._soak_sentence(link, self._other(link, placement.cell))
+            seen = look(self._deps, link)
+            after = outlook(self._deps, seen, placement)
+            sentence += f" {self._soak_sentence(link, seen)} {after.sentence}"
             steps += [f"tenure rollback {tenant.id} --plan", f"tenure complete {tenant.id} --plan"]
+            if after.hold_ms is None:
+                steps.insert(0, f"tenure rollback {tenant.id} --rehearse")
         return TenantStatus(
             tenant=tenant,
             placement=placement,
@@ -127,6 +148,7 @@ class Service:
             active=active,
             sentence=sentence,
             next_steps=tuple(steps),
+            outlook=after,
         )
 
     def _closed(self, tenant: TenantId, cell: CellName) -> list[str]:
@@ -141,13 +163,27 @@ class Service:
         return found
 
     @staticmethod
-    def _soak_sentence(link: Link, other: CellName) -> str:
+    def _soak_sentence(link: Link, seen: SoakState) -> str:
+        other = seen.follows
+        if seen.over is not None:
+            return (
+                f"{other} is about to be let go of, because {seen.over}: complete the move or roll it back."
+            )
+        if seen.problems:
+            return f"{other} does not follow now."
         if link.soak_until is None:
             return f"{other} follows: rolling back loses nothing."
         when = f"{link.soak_until:%Y-%m-%d %H:%M} UTC"
         if link.soak_until < datetime.now(UTC):
             return f"{other} still follows, but the soak ended on {when}: complete the move."
         return f"{other} follows until {when}: rolling back loses nothing."
+
+    @staticmethod
+    def _expired_sentence(link: Link, other: CellName) -> str:
+        return (
+            f"The soak is over: {other} has not followed since {link.expired_at:%Y-%m-%d %H:%M} UTC, because "
+            f"{link.expired_because}. There is no way back; complete the move."
+        )
 
     def observed_route(self, text: str) -> RouteState:
         """What the gateway really does with the tenant's requests."""
@@ -172,7 +208,7 @@ class Service:
                 f"{tenant} still has a link between {link.cell_a} and {link.cell_b}",
                 hint=f"end it first: tenure complete {tenant}",
             )
-        self._not_ending(link)
+        self._not_over(link)
         return self._plan("migrate", tenant, placement.cell, target, linked=link is not None)
 
     def plan_rollback(self, text: str) -> Plan:
@@ -180,7 +216,7 @@ class Service:
         tenant = self._known(text)
         self._free(tenant)
         link = self._link(tenant, "roll back")
-        self._not_ending(link)
+        self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
         return self._plan("rollback", tenant, placement.cell, self._other(link, placement.cell), linked=True)
 
@@ -192,6 +228,34 @@ class Service:
         placement = self._deps.registry.placements.get(tenant)
         return self._plan("complete", tenant, placement.cell, self._other(link, placement.cell), linked=True)
 
+    # -- soaks -------------------------------------------------------------------------------------------------------
+
+    def check_soaks(
+        self, text: str | None, *, end: bool, observer: Observer = nobody
+    ) -> tuple[SoakReport, ...]:
+        """Look at the link of one tenant, or at all, and with `end` end those that are over or keep too much WAL.
+
+        Ending one takes the way back away and destroys no data. A link whose tenant is in an operation is left alone.
+        """
+        links = self._deps.registry.links
+        if text is not None:
+            found: tuple[Link, ...] = (self._link(self._known(text), "check"),)
+        else:
+            found = (*links.list(state=LinkState.ACTIVE), *links.list(state=LinkState.EXPIRED))
+        return tuple(self._check_soak(link, end, observer) for link in found)
+
+    def _check_soak(self, link: Link, end: bool, observer: Observer) -> SoakReport:
+        state = look(self._deps, link)
+        busy = self._deps.registry.operations.active_for(link.tenant)
+        if state.over is None or not end or busy is not None or link.state is LinkState.ENDING:
+            return SoakReport(state=state, busy=busy)
+        spec = Expiry(self._deps).spec()
+        request = {"from": state.serves, "to": state.follows, "because": state.over}
+        operation = self._engine.create(spec, tenant=link.tenant, request=request, requested_by=self._actor)
+        ended = self._engine.run(operation.id, spec, observer=observer)
+        again = look(self._deps, self._deps.registry.links.get(link.name))
+        return SoakReport(state=again, ended=ended)
+
     # -- operations --------------------------------------------------------------------------------------------------
 
     def migrate(self, text: str, to: str, *, apply: str | None, observer: Observer) -> Operation:
@@ -200,6 +264,10 @@ class Service:
     def rollback(self, text: str, *, apply: str | None, observer: Observer) -> Operation:
         plan = self.plan_rollback(text)
         return self._carry_out(plan, Move(self._deps).rollback(), self._soaking(plan.tenant), apply, observer)
+
+    def rehearse_rollback(self, text: str, *, observer: Observer) -> Operation:
+        """Everything of a rollback but the switch, with what the hold would take; leaves everything as it was."""
+        return self._carry_out(self.plan_rollback(text), Rehearsal(self._deps).spec(), {}, None, observer)
 
     def complete(self, text: str, *, apply: str | None, observer: Observer) -> Operation:
         plan = self.plan_complete(text)
@@ -210,7 +278,7 @@ class Service:
         tenant = self._known(text)
         self._free(tenant)
         link = self._link(tenant, "verify")
-        self._not_ending(link)
+        self._not_over(link)
         source = self._deps.registry.placements.get(tenant).cell
         request = {"from": source, "to": self._other(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
@@ -276,11 +344,17 @@ class Service:
         return link
 
     @staticmethod
-    def _not_ending(link: Link | None) -> None:
+    def _not_over(link: Link | None) -> None:
+        """A link that nothing follows over any more can only be completed."""
         if link is not None and link.state is LinkState.ENDING:
             raise NotAllowed(
                 f"the move of {link.tenant} is being completed: nothing follows any more",
                 hint=f"finish it: tenure complete {link.tenant}",
+            )
+        if link is not None and link.state is LinkState.EXPIRED:
+            raise NotAllowed(
+                f"the soak of {link.tenant} is over and nothing follows any more: {link.expired_because}",
+                hint=f"there is no way back; remove the outdated copy: tenure complete {link.tenant}",
             )
 
     @staticmethod
@@ -333,6 +407,8 @@ class Service:
             "rollback": Move(self._deps).rollback,
             "complete": Complete(self._deps).spec,
             "verify": Verify(self._deps).spec,
+            "rehearse": Rehearsal(self._deps).spec,
+            "expire": Expiry(self._deps).spec,
         }
         if operation.kind not in specs:
             raise UnknownName(f"operations of kind {operation.kind!r} are not known to this version")

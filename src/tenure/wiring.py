@@ -126,6 +126,7 @@ class Stores:
             carried=carried,
             ignore=tuple(f"{t.schema}.{t.name}" for t in where.ignore),
             dsn_from_cells=settings.replication_dsn.resolve(),
+            most_wal_bytes=self._estate.soak.most_wal_bytes,
         )
 
     def _s3(self, cell: CellName, where: S3Map, settings: S3Settings) -> S3Store:

@@ -356,6 +356,30 @@ def test_another_process_finishes_a_switch_whose_holder_died(rig: Rig) -> None:
     assert again.compare().equal
 
 
+def test_a_copy_in_a_hurry_says_how_many_workers_it_uses_and_stays_right(rig: Rig) -> None:
+    copy = linked(rig)
+    assert 1 <= copy.hurry(3) <= max(3, copy.hurry(1))
+    for value in ("one", "two", "three"):
+        for item in "abcdefg":
+            rig.write(BLUE, ACME, item, value)
+    sealed(copy)
+    assert set(rig.read(GREEN, ACME).values()) == {"three"}
+    unlink(rig, 10)
+
+
+def test_any_process_can_ask_whether_a_link_stands(rig: Rig) -> None:
+    linked(rig).arm_reverse(fence())
+    for source, target in ((BLUE, GREEN), (GREEN, BLUE)):
+        copy = rig.copy(ACME, source, target)
+        deadline = time.monotonic() + DEADLINE_S
+        while (seen := copy.standing()).problem is not None:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.05)
+        assert not seen.lost
+        assert seen.retained_bytes >= 0
+    unlink(rig, 10)
+
+
 # -- compare, repair, re-sync ------------------------------------------------------------------------------------
 
 

@@ -348,7 +348,11 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         ("    region: us-east-1\n", "", "13:5: cells.blue.region: missing"),
         ("region: us", "regoin: us", "13:5: cells.blue.regoin: unknown setting; did you mean 'region'?"),
         ("version: 1", "verison: 1", "1:1: verison: unknown setting; did you mean 'version'?"),
-        ("{rank: 1}", "{zzz: 1}", "27:14: tiers.platinum.zzz: unknown setting; known here: rank, soak_h"),
+        (
+            "{rank: 1}",
+            "{zzz: 1}",
+            "27:14: tiers.platinum.zzz: unknown setting; known here: rank, soak_h, throttle",
+        ),
         (
             "{kind: redis, url: {file: secrets/blue-redis}}",
             "{kind: redis, ulr: {file: secrets/blue-redis}}",
@@ -531,6 +535,16 @@ def test_a_wrong_cell_name_is_quoted(folder: pathlib.Path) -> None:
             "version: 1",
             "version: 1\nhold: {budget_ms: 500}",
             "2:19: hold.budget_ms: the drain (1000 ms) must be shorter than the whole budget (500 ms)",
+        ),
+        (
+            "version: 1",
+            "version: 1\nsync: {longest_window_s: 60}",
+            "2:26: sync.longest_window_s: the longest window (60 s) must not be shorter than the window (600 s)",
+        ),
+        (
+            "version: 1",
+            "version: 1\nsync: {window_s: 7200}",
+            "2:18: sync.window_s: the longest window (3600 s) must not be shorter than the window (7200 s)",
         ),
         (
             "version: 1",

@@ -45,11 +45,19 @@ def migrate(context: Context, tenant: str, target: str, only_plan: bool, digest:
 @click.argument("tenant")
 @plan_option
 @apply_option
+@click.option(
+    "--rehearse", is_flag=True, help="Do everything but the switch, and say what the hold would take."
+)
 @json_option
 @pass_context
-def rollback(context: Context, tenant: str, only_plan: bool, digest: str | None) -> None:
+def rollback(context: Context, tenant: str, only_plan: bool, digest: str | None, rehearse: bool) -> None:
     """Take a tenant back to the cell it came from. Nothing that was written since is lost."""
+    if rehearse and (only_plan or digest is not None):
+        raise click.UsageError("--rehearse goes with neither --plan nor --apply")
     with context.service() as service:
+        if rehearse:
+            _finish(context, service, service.rehearse_rollback(tenant, observer=context.observer()))
+            return
         if only_plan:
             plan = service.plan_rollback(tenant)
             _show_plan(context, plan, f"tenure rollback {tenant} --apply {plan.digest}")
@@ -140,6 +148,13 @@ def show_operation(context: Context, service: Service, operation: Operation) -> 
         click.echo(
             f"hold {result['hold_ms']:.1f} ms, {result['requests_held']} requests waited, "
             f"the longest {result['longest_wait_ms']:.1f} ms"
+        )
+    if "predicted_hold_ms" in result:
+        longest_first = sorted(result["parts_ms"].items(), key=lambda part: -part[1])
+        parts = ", ".join(f"{name} {ms:.1f}" for name, ms in longest_first)
+        click.echo(
+            f"a rollback would hold requests for about {result['predicted_hold_ms']:.1f} ms ({parts}), "
+            f"after {result['prepare_s']:.1f} s of preparation"
         )
     if result.get("stores"):
         rows = [

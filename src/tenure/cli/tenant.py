@@ -74,7 +74,22 @@ def show(context: Context, name: str) -> None:
             "sentence": status.sentence,
             "link": None
             if status.link is None
-            else {"cells": [status.link.cell_a, status.link.cell_b], "soak_until": status.link.soak_until},
+            else {
+                "cells": [status.link.cell_a, status.link.cell_b],
+                "state": str(status.link.state),
+                "soak_until": status.link.soak_until,
+                "expired_because": status.link.expired_because,
+            },
+            "rollback": None
+            if status.outlook is None
+            else {
+                "hold_ms": status.outlook.hold_ms,
+                "prepare_s": status.outlook.prepare_s,
+                "lag_bytes": status.outlook.lag_bytes,
+                "loses_nothing": status.outlook.loses_nothing,
+                "basis": status.outlook.basis,
+                "problems": list(status.outlook.problems),
+            },
             "operation": None if status.active is None else status.active.id,
             "gateway": {
                 "cell": route.cell,

@@ -11,7 +11,7 @@ from tenure.catalogue.checks import StoreSketch, check_reference, sketch_stores
 from tenure.document import Block, Document, Path
 from tenure.document.problems import did_you_mean, dotted, shown
 from tenure.document.reading import Value, block_at, text_at
-from tenure.estate.settings import Hold
+from tenure.estate.settings import Hold, Sync
 
 
 def check_estate(document: Document, catalogue: Document | None) -> None:
@@ -32,6 +32,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
     _check_hold(document, block_at(root.get("hold")))
+    _check_sync(document, block_at(root.get("sync")))
     _check_residency(document, block_at(root.get("residency")), cells)
     _check_prices(document, block_at(root.get("prices")), cells)
 
@@ -97,6 +98,18 @@ def _check_hold(document: Document, hold: dict[str, Value]) -> None:
         setting = "drain_ms" if "drain_ms" in hold else "budget_ms"
         document.report(
             ("hold", setting), f"the drain ({drain} ms) must be shorter than the whole budget ({budget} ms)"
+        )
+
+
+def _check_sync(document: Document, sync: dict[str, Value]) -> None:
+    default = Sync()
+    window = sync.get("window_s", default.window_s)
+    longest = sync.get("longest_window_s", default.longest_window_s)
+    if isinstance(window, int | float) and isinstance(longest, int | float) and 0 < longest < window:
+        setting = "longest_window_s" if "longest_window_s" in sync else "window_s"
+        document.report(
+            ("sync", setting),
+            f"the longest window ({longest:g} s) must not be shorter than the window ({window:g} s)",
         )
 
 

@@ -29,6 +29,8 @@ from tenure.estate.settings import (
     S3Settings,
     Soak,
     StoreSettings,
+    Sync,
+    Throttle,
     Tier,
     Verify,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "SecretRef",
     "Soak",
     "StoreSettings",
+    "Sync",
+    "Throttle",
     "Tier",
     "Verify",
     "load_estate",
@@ -67,6 +71,7 @@ class Estate:
     gateway: Gateway
     hold: Hold
     verify: Verify
+    sync: Sync
     soak: Soak
     cells: Mapping[CellName, Cell]
     tiers: Mapping[str, Tier]
@@ -149,6 +154,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         gateway=settings.gateway,
         hold=settings.hold,
         verify=settings.verify,
+        sync=settings.sync,
         soak=settings.soak,
         cells=settings.cells,
         tiers=settings.tiers,

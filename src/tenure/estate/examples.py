@@ -22,7 +22,8 @@ gateway:
   domain: app.example.com
 hold: {budget_ms: 2000, drain_ms: 1000}
 verify: {resync_above: 0.05, evidence_ttl_s: 300}
-soak: {ttl_h: 24}
+sync: {window_s: 600, longest_window_s: 3600, throttle: {writes_per_s: 50, longest_delay_ms: 1000}}
+soak: {ttl_h: 24, most_wal_bytes: 10737418240}
 cells:
   blue:
     region: us-east-1
@@ -52,7 +53,7 @@ cells:
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
 tiers:
-  platinum: {rank: 1, soak_h: 72}
+  platinum: {rank: 1, soak_h: 72, throttle: false}
   gold: {rank: 2}
   bronze: {rank: 3}
 residency:

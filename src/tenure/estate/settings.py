@@ -110,6 +110,50 @@ class Verify(Settings):
     )
 
 
+class Throttle(Settings):
+    """Slowing a tenant's writes down at the gateway when nothing else lets the copies keep pace. None is refused."""
+
+    title: ClassVar[str] = "sync.throttle"
+    writes_per_s: Annotated[float, Field(gt=0, le=100_000)] = setting(
+        "How many of the tenant's writing requests the gateway lets through while it is throttled.",
+        unit="per second",
+    )
+    longest_delay_ms: Annotated[int, Field(gt=0, le=5_000)] = setting(
+        "The longest one request is delayed: users who send more than that admits get through all the same.",
+        default=1000,
+        unit="ms",
+    )
+
+    @property
+    def longest_delay_s(self) -> float:
+        return self.longest_delay_ms / 1000
+
+
+class Sync(Settings):
+    """What is done when a tenant writes faster than its copies follow: more workers, then more time, then a throttle,
+    then the move is aborted and nothing has changed."""
+
+    title: ClassVar[str] = "sync"
+    window_s: Annotated[float, Field(gt=0, le=86_400)] = setting(
+        "How long the copies may be behind, with all their workers, before the window is extended.",
+        default=600,
+        unit="s",
+    )
+    longest_window_s: Annotated[float, Field(gt=0, le=604_800)] = setting(
+        "To what it is extended; at least `window_s`, and equal to it for no extension. Once throttled, the copies get "
+        "as much time again.",
+        default=3600,
+        unit="s",
+    )
+    most_workers: Annotated[int, Field(ge=1, le=64)] = setting(
+        "How many workers may follow in a store that can use more than one (Redis, S3; PostgreSQL applies in order).",
+        default=8,
+    )
+    throttle: Throttle | None = setting(
+        "Slow the tenant's writes down in the end. Without it, they are never delayed.", default=None
+    )
+
+
 class Soak(Settings):
     """The time after a switch in which the source follows the target, so that rolling back loses nothing."""
 
@@ -119,6 +163,17 @@ class Soak(Settings):
         "fill the disk.",
         default=24,
         unit="h",
+    )
+    grace_h: Annotated[float, Field(ge=0, le=720)] = setting(
+        "How long after its end `tenure soak check` leaves the link to whoever completes or rolls back the move.",
+        default=1,
+        unit="h",
+    )
+    most_wal_bytes: Annotated[int, Field(ge=1024 * 1024)] = setting(
+        "How much WAL a link may make a PostgreSQL server keep. Over it, `tenure soak check` ends the soak: the copy "
+        "follows no longer and there is no way back. Set `max_slot_wal_keep_size` to it as well.",
+        default=10 * 1024**3,
+        unit="bytes",
     )
 
 
@@ -204,6 +259,9 @@ class Tier(Settings):
     soak_h: Annotated[float, Field(gt=0, le=720)] | None = setting(
         "How long its tenants soak at most, instead of `soak.ttl_h`.", default=None, unit="h"
     )
+    throttle: bool = setting(
+        "Whether the writes of its tenants may be slowed down, where `sync.throttle` says how.", default=True
+    )
 
 
 class ResidencyRule(Settings):
@@ -241,6 +299,7 @@ class EstateSettings(Settings):
     gateway: Gateway = setting("The gateway.")
     hold: Hold = setting("How long users may wait during a switch.", default=Hold())
     verify: Verify = setting("How source and target are compared.", default=Verify())
+    sync: Sync = setting("What is done when writes outpace the copies.", default=Sync())
     soak: Soak = setting("How long the way back stays open.", default=Soak())
     cells: Annotated[Mapping[CellKey, Cell], Field(min_length=1), AfterValidator(read_only)] = setting(
         "Every cell, by name."

@@ -14,7 +14,7 @@ from tenure.operations.deps import Deps
 from tenure.operations.move import Move
 from tenure.operations.observe import cost_so_far
 from tenure.operations.teardown import erase_copy, unlink
-from tenure.registry.links import LinkState
+from tenure.registry.links import Link, LinkState
 
 SOAKING_AMONG = 1000
 """How many of the tenant's latest operations are looked through for migrations that soak."""
@@ -45,7 +45,26 @@ class Complete:
         link = self._deps.registry.links.active(TenantId(str(ctx.operation.tenant)))
         if link is None or link.state is LinkState.ENDING:
             return Done(result={"compared": "by the attempt before"})
+        if link.state is LinkState.EXPIRED:
+            return self._check_outdated(ctx, link)
         return self._move.verify(ctx)
+
+    def _check_outdated(self, ctx: StepContext, link: Link) -> StepOutcome:
+        """A copy that has not followed for some time cannot be compared. What serves must hold data wherever it does:
+        a cell that has lost everything is not made the only one."""
+        session = self._move.session(ctx)
+        kept = session.each(lambda n: session.source_store(n).inventory(session.tenant).items)
+        goes = session.each(lambda n: session.target_store(n).inventory(session.tenant).items)
+        empty = [name for name, items in goes.items() if items and not kept[name]]
+        if empty:
+            raise DataDiffers(
+                f"{session.source} holds nothing of {session.tenant} in {', '.join(empty)}, and the outdated copy in "
+                f"{session.target} does: it may be all there is",
+                hint=f"find out what happened to {session.source} before the copy is destroyed",
+            )
+        told = {"compared": f"not possible: {link.expired_because}", "kept": dict(kept), "goes": dict(goes)}
+        ctx.event("outdated_copy_looked_at", **told)
+        return Done(result=told)
 
     def route(self, ctx: StepContext) -> StepOutcome:
         session = self._move.session(ctx)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from dataclasses import dataclass
 
 from tenure.engine.context import StepContext
 from tenure.errors import DataDiffers
@@ -12,6 +14,7 @@ from tenure.model.names import StoreName
 from tenure.operations.deps import Deps
 from tenure.operations.hold import describe
 from tenure.operations.observe import record_measurement
+from tenure.operations.pace import Ladder
 from tenure.operations.session import Session
 
 RESYNC_WORKERS = 4
@@ -94,20 +97,37 @@ def freshen(deps: Deps, ctx: StepContext, session: Session) -> None:
 
     A rollback does not wait for a full comparison if the one that began the soak is unbroken.
     """
-    ttl_s = float("inf") if ctx.operation.kind == "rollback" else deps.estate.verify.evidence_ttl_s
+    goes_back = ctx.operation.kind in ("rollback", "rehearse")
+    ttl_s = float("inf") if goes_back else deps.estate.verify.evidence_ttl_s
     if session.oldest_evidence_s() >= ttl_s:
         verify(deps, ctx, session)
 
 
-def shrink(session: Session) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round of sealing and comparing took while the tenant went on writing."""
+
+    seal_s: float
+    compare_s: float
+    left: int
+    """How many items had changed since the round before."""
+
+
+def shrink(ctx: StepContext, session: Session, ladder: Ladder) -> Round:
     """Last rounds outside the hold, so that little is left inside it: seal, and compare what changed so far.
 
-    What differs here may be on its way; it stays remembered and is compared again under the fence.
+    What differs here may be on its way; it stays remembered and is compared again under the fence. Returns the last
+    round. Raises `Outpaced` if the copies cannot be brought up to date.
     """
     before = math.inf
     for _ in range(SHRINK_ROUNDS):
+        ladder.keep_up(ctx, session)
+        began = time.perf_counter()
         session.each(lambda n: session.copies[n].seal(session.copies[n].mark(), timeout_s=SEAL_WHILE_OPEN_S))
+        sealed = time.perf_counter()
         left = sum(c.processed for c in session.compare_changed().values())
+        done = Round(seal_s=sealed - began, compare_s=time.perf_counter() - sealed, left=left)
         if left <= SMALL_ENOUGH or left >= before:
-            return
+            break
         before = left
+    return done

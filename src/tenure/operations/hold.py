@@ -89,6 +89,10 @@ class Hold:
     def rehearse(self) -> None:
         """What can be found out before anybody waits: the target is closed, the placement can be changed."""
         self._check_target_closed()
+        self.rehearse_commit()
+
+    def rehearse_commit(self) -> None:
+        """Change the placement and take it back, in one transaction that nobody sees."""
         self._ctx.rehearse_commit(expected_epoch=self._epoch, to_cell=self._session.target)
 
     def run(self) -> Switched:

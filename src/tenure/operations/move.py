@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, OperationSpec, Retry, StepOutcome, StepSpec
-from tenure.errors import DataDiffers, DeadlineExceeded, EvidenceStale, NotAllowed
+from tenure.errors import DataDiffers, DeadlineExceeded, EvidenceStale, NotAllowed, Outpaced
 from tenure.model.finding import Severity
 from tenure.model.names import StoreName, TenantId, cell_name
 from tenure.model.operation import OperationState
@@ -15,6 +15,7 @@ from tenure.operations import evidence
 from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement
+from tenure.operations.pace import Ladder, show
 from tenure.operations.session import Session
 from tenure.operations.teardown import erase_copy, unlink
 from tenure.plan.move import MIGRATE_STEPS, plan_move
@@ -30,8 +31,9 @@ SWITCH_ATTEMPTS = 5
 class Move:
     """The steps of one migrate or rollback. One object serves one run in one process."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, *, ladder: Ladder | None = None) -> None:
         self._deps = deps
+        self._ladder = ladder or Ladder(deps)
 
     # -- the specifications ------------------------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class Move:
         return Done(result={})
 
     def catch_up(self, ctx: StepContext) -> StepOutcome:
-        """Wait until every copy follows, showing how far each one is."""
+        """Wait until every copy follows and keeps pace with the writes, showing how far each one is."""
         began = time.monotonic()
         session = self._started(ctx, following=False)
         deadline = began + CATCH_UP_TIMEOUT_S
@@ -119,16 +121,7 @@ class Move:
             ctx.check()
             for name, copy in session.copies.items():
                 progress = copy.progress()
-                ctx.progress(
-                    f"copy {name}",
-                    progress.items_done,
-                    progress.items_total,
-                    bytes_done=progress.bytes_done,
-                    bytes_total=progress.bytes_total,
-                    following=progress.following,
-                    lag_items=progress.lag_items,
-                    lag_bytes=progress.lag_bytes,
-                )
+                show(ctx, name, progress)
                 if progress.following and name not in following:
                     following.add(name)
                     record_measurement(
@@ -141,13 +134,12 @@ class Move:
                         time.monotonic() - began,
                     )
             if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    "the copies did not catch up", hint="writes outpace the copy: try again at a quieter time"
-                )
+                raise Outpaced("the first pass of the copies did not end", hint="try again at a quieter time")
             if len(following) < len(session.copies):
                 ctx.wait(POLL_S)
         ctx.phase("catching_up")
         ctx.reach("catch_up.following")
+        self._ladder.keep_up(ctx, session)
         moved = sum(copy.progress().bytes_done for copy in session.copies.values())
         ctx.remember(bytes_moved=moved)
         return Done(result={"seconds": round(time.monotonic() - began, 3)})
@@ -164,6 +156,7 @@ class Move:
         session = self._started(ctx)
         self.wait_following(ctx, session)
         ctx.reach("prepare.following")
+        self._ladder.keep_up(ctx, session)
         evidence.freshen(self._deps, ctx, session)
         ctx.reach("prepare.equal")
         return Done(result={})
@@ -198,10 +191,11 @@ class Move:
         deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=placement.epoch)
         session.claim(fence)
         self._look_again(ctx, session)
+        self._ladder.keep_up(ctx, session)
         evidence.freshen(self._deps, ctx, session)
         hold = Hold(deps, ctx, session, epoch=placement.epoch)
         hold.rehearse()
-        evidence.shrink(session)
+        evidence.shrink(ctx, session, self._ladder)
         ctx.reach("switch.ready")
         try:
             switched = hold.run()

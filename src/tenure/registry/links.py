@@ -21,6 +21,8 @@ from tenure.registry.leases import held
 
 class LinkState(StrEnum):
     ACTIVE = "active"
+    EXPIRED = "expired"
+    """The soak is over: nothing follows any more and there is no way back. `complete` removes the outdated copy."""
     ENDING = "ending"
     """Being taken apart by `complete`: it can only be finished."""
     REMOVED = "removed"
@@ -28,7 +30,8 @@ class LinkState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """`source` is the cell that is copied from now, one of both; `soak_until` says when the link ought to be ended."""
+    """`source` is the cell that is copied from now, one of both; `soak_until` says when the link ought to be ended, and
+    `expired_because` why it was, if nobody did so in time."""
 
     tenant: TenantId
     name: str
@@ -38,6 +41,8 @@ class Link:
     state: LinkState = LinkState.ACTIVE
     created_by: str | None = None
     soak_until: datetime | None = None
+    expired_at: datetime | None = None
+    expired_because: str | None = None
 
     @property
     def target(self) -> CellName:
@@ -65,7 +70,8 @@ class Links:
                     values (%s, %s, %s, %s, %s, %s, %s, %s)
                     on conflict (name) do update set
                         cell_a = excluded.cell_a, cell_b = excluded.cell_b, source = excluded.source,
-                        state = excluded.state, created_by = excluded.created_by, soak_until = excluded.soak_until
+                        state = excluded.state, created_by = excluded.created_by, soak_until = excluded.soak_until,
+                        expired_at = null, expired_because = null
                     where links.state = 'removed'
                     """,
                     (
@@ -129,6 +135,20 @@ class Links:
             )
             return _found(cursor.fetchone(), name)
 
+    def expire(self, name: str, because: str, *, lease: Lease | None = None) -> Link:
+        """Note that nothing follows any more, and why; the first time and reason stay. A link that is being taken apart
+        or removed stays what it is. Idempotent."""
+        with held(self._database, lease) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(
+                """
+                update registry.links set state = 'expired', expired_at = clock_timestamp(), expired_because = %s
+                where name = %s and state = 'active'
+                """,
+                (because, name),
+            )
+            cursor.execute("select * from registry.links where name = %s", (name,))
+            return _found(cursor.fetchone(), name)
+
     def end(self, name: str, *, lease: Lease | None = None) -> Link:
         """Note that the link is being taken apart: from now on it can only be finished. Idempotent."""
         with held(self._database, lease) as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -161,4 +181,6 @@ def _link(row: DictRow) -> Link:
         state=LinkState(row["state"]),
         created_by=row["created_by"],
         soak_until=row["soak_until"],
+        expired_at=row["expired_at"],
+        expired_because=row["expired_because"],
     )

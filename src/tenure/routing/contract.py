@@ -65,6 +65,16 @@ class Router(Protocol):
         A token smaller than the last one is refused with `FenceRefused`.
         """
 
+    def throttle(
+        self, tenant: TenantId, *, token: int, writes_per_s: float, longest_delay_s: float, for_s: float
+    ) -> None:
+        """Delay the gated tenant's writing requests, so that about that many pass per second. None is refused, and none
+        waits longer than `longest_delay_s`.
+
+        It ends with the next `hold`, `release` or `route`, by itself after `for_s`, and with the gate's process. Token
+        as in `hold`.
+        """
+
     def drain(self, tenant: TenantId, cell: CellName, *, timeout_s: float) -> None:
         """Return when none of the tenant's requests is under way in the cell; raise `DeadlineExceeded` otherwise."""
 

@@ -125,6 +125,22 @@ class CopyProgress:
     lag_items: int | None = None
     lag_bytes: int | None = None
     """What the target still lacks, in the unit that the engine knows; None where it does not know."""
+    applied: int | None = None
+    """What the target has been brought since ever, in the unit of the lag: its rate is how fast the copy can follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How one direction of a link stands, as its two stores tell any process, also one that copies nothing itself."""
+
+    problem: str | None = None
+    """Why the target does not follow now; None where nothing stands in the way."""
+    lost: bool = False
+    """It never will again: what it would have to be brought is gone."""
+    lag_bytes: int | None = None
+    """What the target still lacks; None where the stores do not know it."""
+    retained_bytes: int = 0
+    """What the source's server keeps on its disk for this direction, and would remove without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +178,15 @@ class LiveCopy(Protocol):
 
     def progress(self) -> CopyProgress:
         """How far it is. Raises what stopped the copy, if something has."""
+
+    def hurry(self, workers: int) -> int:
+        """Have up to that many workers follow; return how many do, also where the store has no use for more."""
+
+    def standing(self) -> Standing:
+        """Whether the target follows, or could be followed on by the next process, and what that makes the source keep.
+
+        Works without `start`. What cannot be reached is a `problem`, not an error.
+        """
 
     def arm_reverse(self, fence: Fence) -> LiveCopy:
         """Prepare the copy in the other direction, before the hold, so that it loses nothing from the moment the target

@@ -15,7 +15,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.contract import CopyProgress, Fence, LiveCopy, Mark, Store
+from tenure.stores.contract import CopyProgress, Fence, LiveCopy, Mark, Standing, Store
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
     PgVectorStore,
@@ -217,6 +217,13 @@ class Riding:
     def progress(self) -> CopyProgress:
         assert self._rider.progress().following
         return self._carrier.progress()
+
+    def hurry(self, workers: int) -> int:
+        return max(self._carrier.hurry(workers), self._rider.hurry(workers))
+
+    def standing(self) -> Standing:
+        assert self._rider.standing() == Standing()
+        return self._carrier.standing()
 
     def arm_reverse(self, fence: Fence) -> LiveCopy:
         return Riding(self._carrier.arm_reverse(fence), self._rider.arm_reverse(fence))

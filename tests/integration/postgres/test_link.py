@@ -334,3 +334,34 @@ def test_changes_without_a_comparison_are_no_evidence(cells: Cells) -> None:
     cells.blue.fence(fence(2), expires_in_s=10, drain_s=1)
     with pytest.raises(EvidenceStale):
         copy.compare_changed()
+
+
+def test_a_direction_says_what_keeps_it_from_following_and_what_it_makes_the_source_keep(
+    cells: Cells,
+) -> None:
+    copy = cells.link()
+    direction = copy.direction
+    eventually(lambda: copy.standing().problem is None, "it follows")
+    cells.run(cells.green, f"alter subscription {direction} disable")
+    kept = copy.standing().retained_bytes
+    cells.run(cells.blue, "select pg_logical_emit_message(false, 'test', repeat('x', 3000000))")
+    seen = copy.standing()
+    assert seen.problem is not None
+    assert "disabled" in seen.problem
+    assert not seen.lost
+    assert seen.retained_bytes >= kept + 3_000_000
+    assert seen.lag_bytes is not None
+    assert seen.lag_bytes >= 3_000_000
+    eventually(
+        lambda: (
+            not cells.rows(
+                cells.blue, f"select from pg_replication_slots where active and slot_name = '{direction}'"
+            )
+        ),
+        "the slot is free",
+    )
+    cells.run(cells.blue, f"select pg_drop_replication_slot('{direction}')")
+    gone = copy.standing()
+    assert gone.lost
+    assert "is gone" in str(gone.problem)
+    copy.stop(fence())

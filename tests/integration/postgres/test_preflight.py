@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tenure.model.finding import Severity
-from tenure.stores.postgres import PostgresLiveCopy, TenantTable
-from tests.integration.postgres.cells import ACME, TABLES, Cells, fence, make_store
+from tenure.model.finding import Finding, Severity
+from tenure.model.secret import Secret
+from tenure.stores.postgres import PostgresLiveCopy, PostgresStore, TenantTable
+from tests.integration.postgres.cells import ACME, TABLES, Cells, eventually, fence, make_store
 
 MORE = [
     TenantTable(schema="public", name=name, tenant_column="tenant_id")
@@ -81,6 +82,59 @@ def test_every_trouble_is_found_at_once_and_each_has_a_fix(cells: Cells) -> None
     )
     blue.close()
     green.close()
+
+
+def eventually_without(copy: PostgresLiveCopy, code: str) -> list[str]:
+    """Preflight's codes, as soon as this one is not among them."""
+    codes: list[str] = [code]
+
+    def gone() -> bool:
+        codes[:] = [f.code for f in copy.preflight()]
+        return code not in codes
+
+    eventually(gone, f"the fix for {code} helps")
+    return codes
+
+
+def test_a_server_that_would_keep_more_wal_than_allowed_is_named_with_the_command_that_bounds_it(
+    cells: Cells,
+) -> None:
+    """Tenure ends a soak at its bound only when somebody lets it look: the server must hold the bound by itself."""
+    bounded = PostgresStore(
+        name=cells.blue.name,
+        cell=cells.blue.cell,
+        dsn=Secret(cells.blue_dsn),
+        tables=TABLES,
+        most_wal_bytes=64 * 1024**2,
+    )
+    copy = cells.copy(source=bounded)
+
+    def found(setting: str) -> Finding:
+        cells.run(
+            cells.blue, f"alter system set max_slot_wal_keep_size = '{setting}'", "select pg_reload_conf()"
+        )
+        kept: list[Finding] = []
+
+        def seen() -> bool:
+            shown = cells.rows(cells.blue, "show max_slot_wal_keep_size")[0][0]
+            kept[:] = [f for f in copy.preflight() if "slot_wal" in f.code and "blue" in f.where]
+            return bool(shown == setting)
+
+        eventually(seen, "the setting is in use")
+        return kept[0]
+
+    try:
+        for setting, code in (("-1", "slot_wal_unlimited"), ("1GB", "slot_wal_over_bound")):
+            named = found(setting)
+            assert (named.severity, named.code) == (Severity.WARNING, code)
+            assert named.fix == "alter system set max_slot_wal_keep_size = '64MB'; select pg_reload_conf()"
+            cells.run(cells.blue, *named.fix.split("; "))
+            codes = eventually_without(copy, code)
+            assert "slot_wal_limit" in codes
+        assert found("64MB").severity is Severity.INFO
+    finally:
+        cells.run(cells.blue, "alter system reset max_slot_wal_keep_size", "select pg_reload_conf()")
+        bounded.close()
 
 
 def test_another_link_of_the_tenant_is_refused(cells: Cells) -> None:

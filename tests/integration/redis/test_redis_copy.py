@@ -16,6 +16,7 @@ from tenure.stores.contract import Fence
 from tenure.stores.redis import RedisCopy
 from tests.contract.rigs.protocol import Side
 from tests.contract.rigs.redis import RedisRig
+from tests.slow_link import slow_link
 
 ACME = TenantId("acme")
 BLUE, GREEN = Side.BLUE, Side.GREEN
@@ -64,6 +65,32 @@ def fill(client: Any) -> None:
     client.xgroup_create("t:acme:x", "group", "0")
     client.xreadgroup("group", "consumer", {"t:acme:x": ">"}, count=3)
     client.pfadd("t:acme:hll", *range(100))
+
+
+def test_more_workers_copy_over_more_connections_at_once(
+    fresh_redis: Callable[..., str], wait_until: Wait
+) -> None:
+    """Over a link on which every answer takes long, one worker waits for one answer at a time."""
+    green = fresh_redis("valkey-b")
+    address, _, port = green.rpartition("@")[2].partition("/")[0].partition(":")
+    with slow_link(address, int(port)) as link:
+        distant = green.replace(f"@{address}:{port}", f"@127.0.0.1:{link.port}")
+        rig = RedisRig({BLUE: fresh_redis("valkey-a"), GREEN: distant})
+        try:
+            copy = linked(rig, wait_until)
+            link.stalled = True
+            rig.admin[BLUE].mset({f"t:acme:session:{n}": n for n in range(3000)})
+            wait_until(lambda: (copy.progress().lag_items or 0) >= 3000 and link.knocked, "the copy is late")
+            assert len(link.knocked) == 1
+            assert copy.hurry(4) == 4
+            wait_until(lambda: len(link.knocked) == 4, "four at once")
+            link.stalled = False
+            sealed(copy)
+            assert copy.compare().equal
+            assert copy.progress().applied == copy.progress().items_done >= 3000
+        finally:
+            link.stalled = False
+            rig.close()
 
 
 def test_every_type_of_value_arrives_with_its_expiry(rig: RedisRig, wait_until: Wait) -> None:

@@ -82,6 +82,12 @@ def test_a_link_is_created_once_turned_and_removed(registry: Registry) -> None:
     until = datetime(2030, 1, 1, tzinfo=UTC)
     assert registry.links.set_soak("acme-1", until).soak_until == until
     assert registry.links.active(ACME) == registry.links.list()[0]
+    expired = registry.links.expire("acme-1", "too much WAL")
+    assert (expired.state, expired.expired_because) == (LinkState.EXPIRED, "too much WAL")
+    assert registry.links.expire("acme-1", "something later") == expired == registry.links.active(ACME)
+    assert registry.links.list() == ()
+    assert registry.links.end("acme-1").state is LinkState.ENDING
+    assert registry.links.expire("acme-1", "too late").state is LinkState.ENDING
     assert registry.links.remove("acme-1").state is LinkState.REMOVED
     assert registry.links.remove("acme-1").state is LinkState.REMOVED
     assert registry.links.active(ACME) is None

@@ -62,6 +62,39 @@ def test_200_held_requests_come_out_on_the_new_cell_with_their_bodies(gateway: G
     assert router.release(ACME.tenant, token=1, cell=GREEN) == report
 
 
+def test_a_throttled_tenants_writes_are_delayed_none_fails_and_a_hold_takes_over(gateway: Gateway) -> None:
+    router = gateway.router()
+    router.gate(ACME, BLUE, token=2, epoch=1)
+    with pytest.raises(FenceRefused):
+        router.throttle(ACME.tenant, token=1, writes_per_s=1, longest_delay_s=1, for_s=60)
+    with pytest.raises(StoreRefused):
+        router.throttle(GLOBEX.tenant, token=2, writes_per_s=1, longest_delay_s=1, for_s=60)
+    router.throttle(ACME.tenant, token=2, writes_per_s=20, longest_delay_s=5, for_s=60)
+    began = time.monotonic()
+    with users(gateway, 10) as writing:
+        assert {one.result(20).status for one in writing} == {200}
+    assert time.monotonic() - began >= 9 / 20
+    router.throttle(ACME.tenant, token=2, writes_per_s=0.1, longest_delay_s=10, for_s=60)
+    gateway.ask(ACME.host, "/0", method="POST", body=b"the first one has its turn at once")
+    assert gateway.ask(ACME.host, "/read").status == 200
+    with users(gateway, 5) as delayed:
+        gateway.until(lambda: asked(gateway) >= 5, what="all are delayed")
+        assert not any(one.done() for one in delayed)
+        router.hold(ACME.tenant, token=2, budget_s=5, fallback=BLUE)
+        gateway.until(lambda: router.observed(ACME).waiting == 5, what="who was delayed is held")
+        router.drain(ACME.tenant, BLUE, timeout_s=5)
+        report = router.release(ACME.tenant, token=2, cell=GREEN)
+        answers = [one.result(20) for one in delayed]
+    assert report.requests_held == 5
+    assert {(answer.status, answer.json["cell"]) for answer in answers} == {(200, GREEN)}
+
+
+def asked(gateway: Gateway) -> int:
+    """How many questions Envoy has open at the gate."""
+    found = gateway.stats(r"cluster\..*gate.*upstream_rq_active$")
+    return sum(int(value) for value in found.values())
+
+
 def test_every_hold_of_a_tenant_under_load_passes_without_a_failed_request(gateway: Gateway) -> None:
     router = gateway.router()
     router.gate(ACME, BLUE, token=0, epoch=1)

@@ -28,6 +28,7 @@ from tenure.errors import UsageError
 from tenure.model.names import cell_name, tenant_id
 from tenure.routing.envoy.gate_state import GateState, Held, NotGated, TokenTooOld, TooManyWaiting
 from tenure.routing.envoy.routes import CELL_HEADER, CHECK_PATH
+from tenure.routing.envoy.throttle import Throttles
 
 log = logging.getLogger("tenure.gate")
 
@@ -41,17 +42,20 @@ _FILES: Final = 65536
 _GIVES_UP: Final = "x-envoy-expected-rq-timeout-ms"
 _BEFORE_ENVOY_S: Final = 0.3
 _MAX_BUDGET_S: Final = 3600.0
+_MAX_DELAY_S: Final = 10.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def check_server(state: GateState) -> web.Server:
+def check_server(state: GateState, throttles: Throttles) -> web.Server:
     """The listener for Envoy. A request whose client has gone away is cancelled and no longer counts."""
 
     async def check(request: web.BaseRequest) -> web.Response:
         try:
             async with asyncio.timeout(_patience_s(request)):
-                cell = await state.admit(request.path.removeprefix(CHECK_PATH))
+                tenant = request.path.removeprefix(CHECK_PATH)
+                await throttles.turn(tenant, request.method)
+                cell = await state.admit(tenant)
         except TooManyWaiting:
             return _come_back("too_many_waiting")
         except TimeoutError:
@@ -73,7 +77,7 @@ def _come_back(code: str) -> web.Response:
     return web.Response(status=429, text=text, content_type="application/json", headers={"Retry-After": "1"})
 
 
-def control_app(state: GateState, token: str) -> web.Application:
+def control_app(state: GateState, throttles: Throttles, token: str) -> web.Application:
     """The listener for Tenure."""
     expected = f"Bearer {token}".encode()
 
@@ -115,15 +119,29 @@ def control_app(state: GateState, token: str) -> web.Application:
         state.hold(
             _tenant(request), token=_token(body), budget_s=budget_s, fallback=cell_name(body["fallback"])
         )
+        throttles.lift(_tenant(request))  # who was being delayed is held now, and counted as waiting
         return web.json_response({"ok": True})
 
     async def release(request: web.Request) -> web.Response:
         body = await request.json()
         report = state.release(_tenant(request), token=_token(body), cell=cell_name(body["cell"]))
+        throttles.lift(_tenant(request))
         return web.json_response(asdict(report))
+
+    async def throttle(request: web.Request) -> web.Response:
+        body = await request.json()
+        rate, delay_s, for_s = (float(body[k]) for k in ("writes_per_s", "longest_delay_s", "for_s"))
+        if not (rate > 0 and 0 < delay_s <= _MAX_DELAY_S and for_s > 0):
+            raise ValueError(
+                f"writes_per_s and for_s must be over 0, longest_delay_s over 0 and at most {_MAX_DELAY_S:g}"
+            )
+        state.check(_tenant(request), token=_token(body))
+        throttles.set(_tenant(request), writes_per_s=rate, longest_delay_s=delay_s, for_s=for_s)
+        return web.json_response({"ok": True})
 
     async def remove(request: web.Request) -> web.Response:
         state.remove(_tenant(request), forget=request.query.get("forget") == "1")
+        throttles.lift(_tenant(request))
         return web.json_response({"ok": True})
 
     app = web.Application(middlewares=[guard], client_max_size=4096)
@@ -132,6 +150,7 @@ def control_app(state: GateState, token: str) -> web.Application:
     app.router.add_put("/tenants/{tenant}", put)
     app.router.add_post("/tenants/{tenant}/hold", hold)
     app.router.add_post("/tenants/{tenant}/release", release)
+    app.router.add_post("/tenants/{tenant}/throttle", throttle)
     app.router.add_delete("/tenants/{tenant}", remove)
     return app
 
@@ -159,11 +178,11 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    state = GateState(state_file, max_waiting=max_waiting)
+    state, throttles = GateState(state_file, max_waiting=max_waiting), Throttles()
     runners: tuple[web.BaseRunner, ...] = (
-        web.ServerRunner(check_server(state), shutdown_timeout=_SHUTDOWN_S),
+        web.ServerRunner(check_server(state, throttles), shutdown_timeout=_SHUTDOWN_S),
         web.AppRunner(
-            control_app(state, token),
+            control_app(state, throttles, token),
             access_log=None,
             keepalive_timeout=_KEEPALIVE_S,
             shutdown_timeout=_SHUTDOWN_S,

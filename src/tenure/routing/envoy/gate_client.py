@@ -58,6 +58,18 @@ class GateClient:
         body = {"token": token, "budget_s": budget_s, "fallback": fallback}
         self._call("POST", f"/tenants/{tenant}/hold", body)
 
+    def throttle(
+        self, tenant: TenantId, *, token: int, writes_per_s: float, longest_delay_s: float, for_s: float
+    ) -> None:
+        """From now on writing requests wait for their turn."""
+        body = {
+            "token": token,
+            "writes_per_s": writes_per_s,
+            "longest_delay_s": longest_delay_s,
+            "for_s": for_s,
+        }
+        self._call("POST", f"/tenants/{tenant}/throttle", body)
+
     def release(self, tenant: TenantId, *, token: int, cell: CellName) -> HoldReport:
         """Open the gate towards the cell. Does nothing for a tenant that is not behind the gate."""
         body = {"token": token, "cell": cell}

@@ -102,6 +102,10 @@ class GateState:
             await self._wait(hold)
         return entry.cell
 
+    def check(self, tenant: str, *, token: int) -> None:
+        """Return if the tenant is gated and nobody newer has spoken for it. Raises `NotGated`, `TokenTooOld`."""
+        _check_token(self._gated(tenant), token)
+
     def put(self, tenant: str, *, cell: str, token: int) -> None:
         """Bring the tenant behind the gate, towards `cell`. A hold that is under way goes on."""
         entry = self._tenants.get(tenant)

@@ -107,6 +107,14 @@ class EnvoyRouter:
         self._check_cell(fallback)
         self._gate.hold(tenant, token=token, budget_s=budget_s, fallback=fallback)
 
+    def throttle(
+        self, tenant: TenantId, *, token: int, writes_per_s: float, longest_delay_s: float, for_s: float
+    ) -> None:
+        """Delay writing requests so that about that many pass per second; reads and neighbours pass at once."""
+        self._gate.throttle(
+            tenant, token=token, writes_per_s=writes_per_s, longest_delay_s=longest_delay_s, for_s=for_s
+        )
+
     def drain(self, tenant: TenantId, cell: CellName, *, timeout_s: float) -> None:
         """Return when the held tenant has no request under way in the cell.
 

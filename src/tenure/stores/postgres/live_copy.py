@@ -15,7 +15,7 @@ from tenure.errors import FenceRefused, StoreRefused, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Mark
+from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
 from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
@@ -119,7 +119,7 @@ class PostgresLiveCopy:
     def progress(self) -> CopyProgress:
         source, target = self.source.pool, self.target.pool
         found = replication.check(target, self.direction)
-        lag_bytes = replication.check_slot(source, self.direction)
+        slot = replication.check_slot(source, self.direction)
         tables = require(target, self.target.all_tables)
         self._estimate(tables)
         states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
@@ -138,8 +138,34 @@ class PostgresLiveCopy:
             bytes_done=size,
             bytes_total=sum(n * width for n, width in self._estimates.values()),
             following=not found.tables_left and found.running,
-            lag_bytes=lag_bytes,
+            lag_bytes=slot.lag_bytes,
+            applied=slot.confirmed,
         )
+
+    def hurry(self, workers: int) -> int:  # noqa: ARG002
+        """One worker, always: commits are applied in the order in which the source made them. Large transactions that
+        are still open are applied by more of them already (`streaming = parallel`)."""
+        return 1
+
+    def standing(self) -> Standing:
+        """What the slot and the subscription say. What the slot keeps counts also while the target is away."""
+        source, target = self.source.pool, self.target.pool
+        try:
+            slot = replication.slot(source, self.direction)
+        except TenureError as error:
+            return Standing(problem=error.message)
+        if slot is None or slot.lost:
+            how = "gone" if slot is None else "invalidated by the server (max_slot_wal_keep_size)"
+            return Standing(problem=f"{source.where}: the slot {self.direction} is {how}", lost=True)
+        try:
+            running = replication.check(target, self.direction).running
+        except TenureError as error:
+            problem: str | None = error.message
+        else:
+            problem = (
+                None if running else f"{target.where}: the subscription {self.direction} has no worker now"
+            )
+        return Standing(problem=problem, lag_bytes=slot.lag_bytes, retained_bytes=slot.retained_bytes)
 
     def _estimate(self, targets: Sequence[Table]) -> None:
         if len(self._estimates) != len(targets):

@@ -56,7 +56,7 @@ select current_setting('server_version_num')::int, current_setting('wal_level'),
     current_setting('max_wal_senders')::int - (select count(*)::int from pg_stat_replication),
     current_setting('max_logical_replication_workers')::int
         - (select count(*)::int from pg_stat_activity where backend_type like 'logical replication%%'),
-    current_setting('max_slot_wal_keep_size'),
+    pg_size_bytes(current_setting('max_slot_wal_keep_size')),
     (select rolsuper from pg_roles where rolname = current_user),
     (select rolsuper or rolreplication from pg_roles where rolname = current_user),
     pg_is_in_recovery()
@@ -105,22 +105,7 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
                 f"{free} of {setting} are free, {needed} are needed",
                 f"raise {setting} (and max_worker_processes) and restart the server, or end other links first",
             )
-    if keep != "-1":
-        yield finding(
-            Severity.INFO,
-            "slot_wal_limit",
-            where,
-            f"max_slot_wal_keep_size is {keep}: a copy that falls further behind is lost and has to start anew",
-            "raise it if the tenant's copy takes long",
-        )
-    else:
-        yield finding(
-            Severity.INFO,
-            "slot_wal_unlimited",
-            where,
-            "max_slot_wal_keep_size is -1: a copy that stands still retains WAL until the disk is full",
-            "set it to what the disk can spare",
-        )
+    yield _wal_kept(where, keep, store.most_wal_bytes)
     if not superuser or not replicates:
         yield refusal(
             "rights",
@@ -143,6 +128,35 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
             f"a transaction has been open for long ({about}): slots and triggers have to wait for it",
             "end it, or wait",
         )
+
+
+def _wal_kept(where: str, keep: int, most: int | None) -> Finding:
+    """`keep`: bytes, negative for no limit. `most`: what Tenure itself ends a link for, where it looks."""
+    limit = f"'{most // 1024**2}MB'" if most is not None else "what the disk can spare"
+    fix = f"alter system set max_slot_wal_keep_size = {limit}; select pg_reload_conf()"
+    if keep < 0:
+        return finding(
+            Severity.WARNING,
+            "slot_wal_unlimited",
+            where,
+            "max_slot_wal_keep_size is -1: a copy that stands still retains WAL until the disk is full",
+            fix,
+        )
+    if most is not None and keep > most:
+        return finding(
+            Severity.WARNING,
+            "slot_wal_over_bound",
+            where,
+            f"max_slot_wal_keep_size is {keep} bytes, more than the {most} that a link may make the server keep",
+            fix,
+        )
+    return finding(
+        Severity.INFO,
+        "slot_wal_limit",
+        where,
+        f"max_slot_wal_keep_size is {keep} bytes: a copy that falls further behind is lost and has to start anew",
+        "raise it if the tenant's copy takes long",
+    )
 
 
 def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -> Iterator[Finding]:

@@ -177,19 +177,41 @@ def check(pool: Pool, name: str, *, failures_allowed: int = ERRORS_BEFORE_GIVING
     return found
 
 
-def check_slot(pool: Pool, name: str) -> int | None:
-    """How many bytes of WAL the subscriber has not confirmed. Raises `StoreRefused` if the slot is lost."""
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What the publisher says about a slot: WAL that is not confirmed, that is kept, and the position confirmed."""
+
+    lost: bool
+    lag_bytes: int | None
+    retained_bytes: int
+    confirmed: int | None
+
+
+def slot(pool: Pool, name: str) -> Slot | None:
+    """The slot, if there is one; an invalidated one is `lost` and keeps nothing."""
     rows = pool.rows(
-        "select wal_status = 'lost', pg_wal_lsn_diff(pg_current_wal_insert_lsn(), confirmed_flush_lsn)::int8"
-        " from pg_replication_slots where slot_name = %(name)s",
+        "select coalesce(wal_status = 'lost', false),"
+        " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), confirmed_flush_lsn)::int8,"
+        " coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::int8,"
+        " pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::int8"
+        " from pg_replication_slots where slot_name = %(name)s and database = current_database()",
         {"name": name},
     )
-    if not rows or rows[0][0]:
+    if not rows:
+        return None
+    lost, lag, retained, confirmed = rows[0]
+    return Slot(lost=lost, lag_bytes=lag, retained_bytes=0 if lost else retained, confirmed=confirmed)
+
+
+def check_slot(pool: Pool, name: str) -> Slot:
+    """The slot, or `StoreRefused` if it is gone or lost."""
+    found = slot(pool, name)
+    if found is None or found.lost:
         raise StoreRefused(
-            f"{pool.where}: the replication slot {name} is {'invalidated' if rows else 'gone'}",
+            f"{pool.where}: the replication slot {name} is {'invalidated' if found else 'gone'}",
             hint="abort the move and start it anew; max_slot_wal_keep_size may be too small",
         )
-    return None if rows[0][1] is None else int(rows[0][1])
+    return found
 
 
 def unsubscribe(pool: Pool, name: str) -> int | None:

@@ -27,6 +27,7 @@ class PostgresStore:
 
     `tables` are this store's own; `carried` are those of stores that ride with it: they are fenced and published with
     these, but neither inventoried nor compared nor erased here. `dsn_from_cells` is how other servers reach it.
+    `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class PostgresStore:
         carried: Sequence[TenantTable] = (),
         ignore: Sequence[str] = (),
         dsn_from_cells: Secret | None = None,
+        most_wal_bytes: int | None = None,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
@@ -46,6 +48,7 @@ class PostgresStore:
         self.carried: Final = tuple(carried)
         self.ignore: Final = frozenset(ignore)
         self.dsn_from_cells: Final = dsn_from_cells or dsn
+        self.most_wal_bytes: Final = most_wal_bytes
         self.pool: Final = Pool(dsn, f"{name} in {cell}")
         self.capabilities: Final = Capabilities(fence_enforced=True, fence_drains=True, fence_expires=True)
 

@@ -10,7 +10,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
-from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark
+from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark, Standing
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
@@ -124,6 +124,14 @@ class PgVectorLiveCopy:
     def progress(self) -> CopyProgress:
         """Always following: the carrier's progress includes these tables."""
         return CopyProgress(items_done=0, items_total=0, bytes_done=0, bytes_total=0, following=True)
+
+    def hurry(self, workers: int) -> int:  # noqa: ARG002
+        """The carrier's one worker."""
+        return 1
+
+    def standing(self) -> Standing:
+        """The carrier's copy says it for these tables as well."""
+        return Standing()
 
     def arm_reverse(self, fence: Fence) -> PgVectorLiveCopy:  # noqa: ARG002
         return PgVectorLiveCopy(link=self.link, source=self.target, target=self.source, tenant=self.tenant)

@@ -15,7 +15,7 @@ from tenure.errors import DeadlineExceeded, EvidenceStale, StoreRefused, TenureE
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Mark
+from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
 from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.redis.comparison import Comparer, Tally
 from tenure.stores.redis.errors import translated
@@ -23,6 +23,7 @@ from tenure.stores.redis.feed import ChangeFeed
 from tenure.stores.redis.preflight import findings
 from tenure.stores.redis.store import RedisStore
 from tenure.stores.redis.transfer import Writer, dump, portions
+from tenure.stores.standing import reachable
 
 BATCH: Final = 256
 BARRIER_TIMEOUT_S: Final = 10.0
@@ -41,6 +42,7 @@ class RedisCopy:
         self._state = threading.Condition()
         self._queue: CopyQueue[bytes] = CopyQueue(f"copy-{target.cell}", self._copy, batch=BATCH)
         self._feed = ChangeFeed(source, self._keys, on_change=self._on_change, on_gap=self._on_gap)
+        self._workers = 1
         self._writer = Writer(target.client, self._keys)
         self._comparer = Comparer(source, target, self._keys)
         self._reverse: RedisCopy | None = None
@@ -89,7 +91,7 @@ class RedisCopy:
             self._detached = False
             self._following = True
         self._feed.open()
-        self._queue.run()
+        self._queue.run(self._workers)
         with self._state:
             lossless = self._armed and self._feed.gaps == self._armed_gaps
             self._armed = False
@@ -108,7 +110,18 @@ class RedisCopy:
                 bytes_total=self._bytes_done + lag * (self._bytes_done // max(self._items_done, 1)),
                 following=self._passed,
                 lag_items=lag,
+                applied=self._items_done,
             )
+
+    def hurry(self, workers: int) -> int:
+        """More threads copy at once: of use where round trips to the target are what takes long."""
+        self._workers = max(self._workers, workers)
+        self._queue.run(self._workers)
+        return self._workers
+
+    def standing(self) -> Standing:
+        """Nothing is kept for a copy: whoever starts the next one compares all keys first."""
+        return reachable(self._source, self._target)
 
     def arm_reverse(self, fence: Fence) -> RedisCopy:
         """Listens to the target from now on; every `seal` of this copy makes it forget what this copy has written."""
@@ -349,7 +362,7 @@ class RedisCopy:
         try:
             self._pass_over(guarded=False)
         finally:
-            self._queue.shrink(1)
+            self._queue.shrink(self._workers)
         with self._state:
             self._pass_error = None
             if not self._pass_wanted and self._pass is None:

@@ -16,7 +16,7 @@ from tenure.errors import DeadlineExceeded, EvidenceStale, LeaseLost, StoreRefus
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Journal, Mark
+from tenure.stores.contract import CopyProgress, Fence, Journal, Mark, Standing
 from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.s3.comparison import Comparer, Tally, key_of
 from tenure.stores.s3.errors import translated
@@ -25,6 +25,7 @@ from tenure.stores.s3.objects import Transfer
 from tenure.stores.s3.ownership import Ownership
 from tenure.stores.s3.preflight import findings
 from tenure.stores.s3.store import S3Store
+from tenure.stores.standing import reachable
 
 WORKERS: Final = 4
 BATCH: Final = 1
@@ -71,6 +72,7 @@ class S3Copy:
             if source_journal is None
             else JournalFeed(source_journal, source, tenant, self._queue, self._note_changed)
         )
+        self._workers = WORKERS
         self._ownership = Ownership(target, tenant, self._me)
         self._transfer = Transfer(
             source.objects,
@@ -120,7 +122,7 @@ class S3Copy:
         with translated(self._source.where):
             self._source.fencing(self._tenant).join(fence, self._link)
         self._feed.begin(fence)
-        self._queue.run(WORKERS)
+        self._queue.run(self._workers)
         with self._state:
             self._detached = False
             self._error = None
@@ -142,7 +144,18 @@ class S3Copy:
                 bytes_total=max(self._bytes_total, self._bytes_done),
                 following=self._passed,
                 lag_items=lag,
+                applied=self._items_done,
             )
+
+    def hurry(self, workers: int) -> int:
+        """More threads copy at once."""
+        self._workers = max(self._workers, workers)
+        self._queue.run(self._workers)
+        return self._workers
+
+    def standing(self) -> Standing:
+        """Nothing but the journal's rows is kept for a copy: whoever starts the next one lists both sides first."""
+        return reachable(self._source, self._target)
 
     def arm_reverse(self, fence: Fence) -> S3Copy:
         """Has the target's journal record from now on. What this copy brings is never in a journal."""
@@ -350,12 +363,12 @@ class S3Copy:
         return len(keys)
 
     def _mend(self, keys: Sequence[str]) -> None:
-        self._queue.run(WORKERS)
+        self._queue.run(self._workers)
         self._queue.drained(self._queue.put(keys), timeout_s=60.0 + 5.0 * len(keys))
 
     def resync(self, fence: Fence, *, workers: int) -> None:
         self.start(fence)
-        self._queue.run(max(workers, WORKERS))
+        self._queue.run(max(workers, self._workers))
         try:
             tally = self._comparer.everything(lambda _items: None)
             point = self._queue.put(tally.differing)
@@ -364,7 +377,7 @@ class S3Copy:
                     self._queue.drained(point, timeout_s=1.0)
                     break
         finally:
-            self._queue.shrink(WORKERS)
+            self._queue.shrink(self._workers)
         with self._state:
             self._passed = not self._detached
             self._error = None

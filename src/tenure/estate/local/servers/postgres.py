@@ -32,6 +32,8 @@ _SETTINGS: Final[Mapping[str, str]] = {
     # How long a failed apply worker waits before it is started again: short, because a switch waits for it.
     "wal_retrieve_retry_interval": "100ms",
     "max_prepared_transactions": "10",
+    # What a link may make a server keep (soak.most_wal_bytes), held by the server itself.
+    "max_slot_wal_keep_size": "4GB",
     "track_commit_timestamp": "on",
     "shared_buffers": "64MB",
     "timezone": "UTC",

@@ -113,10 +113,12 @@ create table if not exists registry.links (
     cell_a text not null,
     cell_b text not null,
     source text not null,
-    state text not null default 'active' check (state in ('active', 'ending', 'removed')),
+    state text not null default 'active' check (state in ('active', 'expired', 'ending', 'removed')),
     created_by text,
     created_at timestamptz not null default clock_timestamp(),
     soak_until timestamptz,
+    expired_at timestamptz,
+    expired_because text,
     constraint source_is_one_of_both check (source in (cell_a, cell_b)),
     constraint two_cells check (cell_a <> cell_b)
 );

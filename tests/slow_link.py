@@ -1,0 +1,84 @@
+"""A TCP relay that stands for the distance between two cells: its bandwidth can be changed, or nothing gets through."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+_CHUNK = 16 * 1024
+
+
+@dataclass(kw_only=True)
+class SlowLink:
+    """Listens on `port` of 127.0.0.1. The settings may be changed at any time, from any thread."""
+
+    target: tuple[str, int]
+    port: int = 0
+    bytes_per_s: float | None = None
+    """In each direction, over all connections together; None: as fast as it goes."""
+    stalled: bool = False
+    """Nothing gets through, and nothing is lost."""
+    knocked: set[int] = field(default_factory=set)
+    """The connections whose clients have sent something while the link was stalled."""
+    _free_at: dict[bool, float] = field(default_factory=lambda: {False: 0.0, True: 0.0})
+
+    async def serve(self, ready: Callable[[Callable[[], object]], None]) -> None:
+        """Relay until what `ready` was given is called, from any thread."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        ready(lambda: loop.call_soon_threadsafe(stop.set))
+        await stop.wait()
+        server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*self.target)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await asyncio.gather(
+                self._pass(reader, back, upwards=True), self._pass(there, writer, upwards=False)
+            )
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, upwards: bool) -> None:
+        try:
+            while data := await source.read(_CHUNK):
+                if self.stalled and upwards:
+                    self.knocked.add(id(sink))
+                while self.stalled:
+                    await asyncio.sleep(0.01)
+                await self._take_time(len(data), upwards)
+                sink.write(data)
+                await sink.drain()
+        finally:
+            sink.close()
+
+    async def _take_time(self, size: int, upwards: bool) -> None:
+        rate = self.bytes_per_s
+        if rate is None:
+            return
+        now = time.monotonic()
+        self._free_at[upwards] = max(now, self._free_at[upwards]) + size / rate
+        while self.bytes_per_s is not None and (left := self._free_at[upwards] - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.05))
+
+
+@contextmanager
+def slow_link(host: str, port: int) -> Iterator[SlowLink]:
+    """A link to that address, which ends with the block."""
+    link = SlowLink(target=(socket.gethostbyname(host), port))
+    ready: queue.Queue[Callable[[], object]] = queue.Queue()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(link.serve(ready.put)), name="slow-link", daemon=True
+    )
+    thread.start()
+    stop = ready.get(timeout=10)
+    try:
+        yield link
+    finally:
+        stop()
+        thread.join()
