@@ -27,7 +27,7 @@ from aiohttp import web
 from tenure.errors import UsageError
 from tenure.model.names import cell_name, tenant_id
 from tenure.routing.envoy.gate_state import GateState, Held, NotGated, TokenTooOld, TooManyWaiting
-from tenure.routing.envoy.routes import CELL_HEADER, CHECK_PATH
+from tenure.routing.envoy.routes import CELL_HEADER, CHECK_PATH, CHECK_READS, SESSION_HEADER, answer_for
 
 log = logging.getLogger("tenure.gate")
 
@@ -36,6 +36,8 @@ _KEEPALIVE_S: Final = 3600.0
 """Longer than Envoy keeps an idle connection, so that the gate never closes one that Envoy is about to
 use."""
 _SHUTDOWN_S: Final = 0.1
+_MAX_FIELD_BYTES: Final = 96 * 1024
+"""More than Envoy accepts of a client's headers (60 KiB): what it passes on is never refused here."""
 _SPARE_FILES: Final = 64
 _FILES: Final = 65536
 _GIVES_UP: Final = "x-envoy-expected-rq-timeout-ms"
@@ -49,16 +51,29 @@ def check_server(state: GateState) -> web.Server:
     """The listener for Envoy. A request whose client has gone away is cancelled and no longer counts."""
 
     async def check(request: web.BaseRequest) -> web.Response:
+        tenant, _, kind = request.path.removeprefix(CHECK_PATH).partition("/")
+        reads = kind == CHECK_READS
         try:
             async with asyncio.timeout(_patience_s(request)):
-                cell = await state.admit(request.path.removeprefix(CHECK_PATH))
+                cell = await state.admit(tenant, reads=reads, session=_session(request))
         except TooManyWaiting:
             return _come_back("too_many_waiting")
         except TimeoutError:
             return _come_back("waited_too_long")
-        return web.Response(headers={CELL_HEADER: cell} if cell else {})
+        return web.Response(headers={CELL_HEADER: answer_for(cell, reads=reads)} if cell else {})
 
-    return web.Server(check, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEPALIVE_S)
+    return web.Server(
+        check,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        max_field_size=_MAX_FIELD_BYTES,
+    )
+
+
+def _session(request: web.BaseRequest) -> str | None:
+    """What is the same in all requests of one client, as far as Envoy passes it on."""
+    return request.headers.get(SESSION_HEADER) or request.headers.get("Authorization")
 
 
 def _patience_s(request: web.BaseRequest) -> float | None:
@@ -117,6 +132,15 @@ def control_app(state: GateState, token: str) -> web.Application:
         )
         return web.json_response({"ok": True})
 
+    async def canary(request: web.Request) -> web.Response:
+        body = await request.json()
+        share, ttl_s = float(body["share"]), float(body["ttl_s"])
+        if not 0 <= share <= 1 or not 0 < ttl_s <= _MAX_BUDGET_S:
+            raise ValueError(f"share must be from 0 to 1, ttl_s over 0 and at most {_MAX_BUDGET_S:g}")
+        cell = cell_name(body["cell"])
+        state.canary(_tenant(request), token=_token(body), cell=cell, share=share, ttl_s=ttl_s)
+        return web.json_response({"ok": True})
+
     async def release(request: web.Request) -> web.Response:
         body = await request.json()
         report = state.release(_tenant(request), token=_token(body), cell=cell_name(body["cell"]))
@@ -131,6 +155,7 @@ def control_app(state: GateState, token: str) -> web.Application:
     app.router.add_get("/tenants/{tenant}", show)
     app.router.add_put("/tenants/{tenant}", put)
     app.router.add_post("/tenants/{tenant}/hold", hold)
+    app.router.add_post("/tenants/{tenant}/canary", canary)
     app.router.add_post("/tenants/{tenant}/release", release)
     app.router.add_delete("/tenants/{tenant}", remove)
     return app

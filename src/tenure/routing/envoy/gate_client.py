@@ -53,6 +53,11 @@ class GateClient:
         """Make the gate answer for the tenant."""
         self._call("PUT", f"/tenants/{tenant}", {"cell": cell, "token": token})
 
+    def canary(self, tenant: TenantId, *, token: int, cell: CellName, share: float, ttl_s: float) -> None:
+        """When this returns, that share of the tenant's new reads goes to the cell."""
+        body = {"token": token, "cell": cell, "share": share, "ttl_s": ttl_s}
+        self._call("POST", f"/tenants/{tenant}/canary", body)
+
     def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
         """When this returns, every new request waits."""
         body = {"token": token, "budget_s": budget_s, "fallback": fallback}
