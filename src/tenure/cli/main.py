@@ -42,6 +42,7 @@ for command in (
     move.rollback,
     move.complete,
     move.verify,
+    move.watch,
     op.op,
 ):
     tenure.add_command(command)

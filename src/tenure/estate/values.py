@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from itertools import pairwise
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +29,7 @@ _RESERVED_HEADERS: Final = {
     "authorization",
     "cookie",
 }
+_URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
 _MAX_TEXT: Final = 500
 
 
@@ -87,6 +89,28 @@ def _currency(text: str) -> str:
     return text
 
 
+def _url_path(text: str) -> str:
+    if not _URL_PATH.fullmatch(text):
+        raise refuse(
+            "is not a path of the app: it begins with '/', does not end with it, and has no '?' or '#'"
+        )
+    return text
+
+
+def growing(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Each value greater than the one before, and at least one."""
+    if not values or any(one >= next_ for one, next_ in pairwise(values)):
+        raise refuse("must be at least one number, each greater than the one before")
+    return values
+
+
+def unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    """No value twice."""
+    if len(set(values)) != len(values):
+        raise refuse("must not contain the same value twice")
+    return values
+
+
 def _any_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise refuse("is not a name: 1 to 63 lower-case letters, digits, '_' or '-', starting with a letter")
@@ -116,6 +140,7 @@ Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
 Region = Annotated[str, AfterValidator(_region), Described(words="region")]
 BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket name")]
 Currency = Annotated[str, AfterValidator(_currency), Described(words="three capital letters")]
+UrlPath = Annotated[str, AfterValidator(_url_path), Described(words="path of the app")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
 CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]

@@ -112,12 +112,16 @@ class Canary:
         self._give(0.0)
         session = self._session
         self._ctx.event(
-            "canary_left", share=share, after_s=round(target.seconds, 1), serves=session.source, **verdict.as_dict()
+            "canary_left",
+            share=share,
+            after_s=round(target.seconds, 1),
+            serves=session.source,
+            **verdict.as_dict(),
         )
         raise TargetUnfit(
             f"{session.target} does not serve {session.tenant} well enough with {share:g} % of its reads: "
             f"{'; '.join(verdict.reasons)}",
-            hint=f"all reads are back in {session.source}; look at {session.target}'s app and stores, then migrate again",
+            hint=f"all reads are back in {session.source}; look at {session.target}'s app, then migrate again",
         )
 
 

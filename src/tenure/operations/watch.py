@@ -17,7 +17,7 @@ from tenure.model.operation import Operation, OperationState
 from tenure.operations.canary import baseline_of
 from tenure.operations.deps import Deps
 from tenure.operations.health import Health
-from tenure.plan.bounds import Bounds, State, Verdict, bounds_of
+from tenure.plan.bounds import Bounds, State, Verdict
 from tenure.registry.links import LinkState
 
 WATCHED_AMONG = 20

@@ -9,7 +9,6 @@ three failures out of three are proof enough, one out of twenty is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -66,11 +65,11 @@ class Verdict:
 
 def lower_share(bad: int, of: int) -> float:
     """The smallest share of bad requests that `bad` out of `of` leaves plausible."""
-    if of <= 0:
-        return 0.0
+    if bad <= 0 or of <= 0:
+        return 0.0  # exactly: rounding must not make a failure of none
     share, spread = bad / of, Z * Z / of
     width = Z * math.sqrt(share * (1 - share) / of + Z * Z / (4 * of * of))
-    return max(0.0, (share + spread / 2 - width) / (1 + spread))
+    return min(share, max(0.0, (share + spread / 2 - width) / (1 + spread)))
 
 
 def latency_limit_ms(reference: Traffic | None, bounds: Bounds) -> float:
@@ -103,13 +102,6 @@ def judge(seen: Traffic, reference: Traffic | None, bounds: Bounds, *, overdue: 
         reasons.append(
             f"{slow} of {timed} requests took longer than {limit_ms:.0f} ms, at most {SLOW_SHARE:.0%} may"
         )
-    if reasons:
-        state = State.OUTSIDE
-    else:
-        state = State.INSIDE if seen.answered >= bounds.min_requests else State.TOO_FEW
+    enough = State.INSIDE if seen.answered >= bounds.min_requests else State.TOO_FEW
+    state = State.OUTSIDE if reasons else enough
     return Verdict(state=state, reasons=tuple(reasons), seen=seen, reference=reference, overdue=overdue)
-
-
-def bounds_of(values: Mapping[str, Any]) -> Bounds:
-    """The bounds as they were kept with an operation."""
-    return Bounds(**values)

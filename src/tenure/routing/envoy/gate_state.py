@@ -121,8 +121,9 @@ class GateState:
     async def admit(self, tenant: str, *, reads: bool = False, session: str | None = None) -> str | None:
         """Return the cell for one request, after waiting for the end of the hold if there is one.
 
-        Of a canary's tenant a share of those that only read goes to the canary's cell; requests of one `session` go
-        the same way. None: the tenant is not behind the gate. Raises `TooManyWaiting`. Cancelling it forgets the request.
+        In a canary a share of those that only read goes to its cell, and requests of one `session` go the same way.
+
+        None: the tenant is not behind the gate. Raises `TooManyWaiting`. Cancelling it forgets the request.
         """
         entry = self._tenants.get(tenant)
         if entry is None:
