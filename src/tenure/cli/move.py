@@ -119,18 +119,26 @@ def watch(context: Context, tenant: str, for_s: float | None) -> None:
         click.echo(status.sentence)
         for step in status.next_steps:
             click.echo(f"next: {step}")
+    problem = _watch_problem(report)
+    if problem is not None:
+        show_error(problem, as_json=False)
+        sys.exit(EXIT_CODES[problem.code])
+
+
+def _watch_problem(report: WatchReport) -> TenureError | None:
+    """What makes a watch end with another code than 0; the report itself has been shown on stdout by then."""
     reasons = "; ".join(r for verdict in report.verdicts.values() for r in verdict.reasons)
     if report.outcome is Outcome.ROLLED_BACK:
-        raise RolledBack(
-            f"{tenant} was rolled back from {report.cell}: {reasons}", hint=f"look at {report.cell}"
+        return RolledBack(
+            f"{report.tenant} was rolled back from {report.cell}: {reasons}",
+            hint=f"look at {report.cell}'s app, then migrate again",
         )
     if report.outcome is Outcome.REGRESSED:
-        raise TargetUnfit(
-            f"{report.cell} does not serve {tenant} well enough: {reasons or 'it did not while it was watched'}",
-            hint=f"tenure op show {report.rollback.id}"
-            if report.rollback
-            else f"tenure rollback {tenant} --plan",
+        next_step = f"op show {report.rollback.id}" if report.rollback else f"rollback {report.tenant} --plan"
+        return TargetUnfit(
+            f"{report.cell} does not serve {report.tenant} well enough: {reasons}", hint=f"tenure {next_step}"
         )
+    return None
 
 
 def _show_watch(report: WatchReport) -> None:
