@@ -249,7 +249,7 @@ class Bounds(Settings):
     latency_p99_ms: Annotated[float, Field(gt=0, le=600_000)] | None = setting(
         "The highest 99th percentile allowed, whatever the source's is.", default=None, unit="ms"
     )
-    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
+    min_requests: Annotated[int, Field(ge=1, le=100_000)] = setting(
         "With fewer answers than this, nothing is called healthy and nothing is compared with them. A share with too "
         "few requests is passed and says so.",
         default=50,
