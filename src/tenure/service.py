@@ -20,6 +20,7 @@ from tenure.errors import NotAllowed, PlanStale, StoreUnavailable, TenantLocked,
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
+from tenure.operations.canary import CANARY
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.move import Move
@@ -115,6 +116,8 @@ class Service:
         steps: list[str] = []
         if active is not None:
             sentence += f" {active.kind} {active.id} is at {active.phase or active.state}."
+            if active.phase.startswith(CANARY):
+                sentence += f" As long as it is run, that share of the reads goes to {active.request['to']}."
             closed = self._closed(tenant.id, placement.cell)
             if closed:
                 sentence += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
@@ -251,6 +254,8 @@ class Service:
         while True:
             threading.Event().wait(look_s)
             verdicts = watch.look()
+            if verdicts is None:
+                continue
             for kind, verdict in verdicts.items():
                 observer(
                     Progressed(

@@ -187,6 +187,11 @@ def test_a_killed_canary_falls_back_by_the_gates_own_deadline_and_goes_on_where_
         while time.time() < died + TTL_S + 2:
             load.stats()
             time.sleep(0.1)
+        shown = cells_estate.command("tenant", "show", tenant, "--json").json
+        assert (shown["gateway"]["cell"], shown["gateway"]["canary"]) == ("blue", None)
+        assert (
+            "at canary 50 %. As long as it is run, that share of the reads goes to green" in shown["sentence"]
+        )
         resumed = cells_estate.command("op", "resume", operation, "--json", config=config)
         assert resumed.exit_code == 0, resumed.stderr
         assert load.stats().failed == 0

@@ -18,6 +18,7 @@ from tenure.estate.values import (
     HeaderName,
     Region,
     RelativePath,
+    SessionHeader,
     StoreKey,
     Text,
     Url,
@@ -66,9 +67,10 @@ class Gateway(Settings):
         "by GET, HEAD and OPTIONS always count as reads.",
         default=(),
     )
-    session_header: HeaderName | None = setting(
-        "In a canary, requests with the same value of this header go to the same cell. Without it, or without the "
-        "header, `Authorization` decides, and requests without that are shared out one by one.",
+    session_header: SessionHeader | None = setting(
+        "In a canary, requests with the same value of this header (such as `authorization`) go to the same cell. A "
+        "share is then one of sessions: one that makes half of the requests takes half of them along. Requests "
+        "without it are shared out one by one, exactly.",
         default=None,
     )
     domain: Domain = setting(

@@ -24,12 +24,14 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RESERVED_HEADERS: Final = {
     "host",
     "x-tenure-cell",
+    "x-tenure-session",
     "content-length",
     "transfer-encoding",
     "authorization",
     "cookie",
 }
 _URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+_INTERNAL_HEADERS: Final = {"x-tenure-cell", "x-tenure-session", "x-envoy-original-url"}
 _MAX_TEXT: Final = 500
 
 
@@ -60,6 +62,14 @@ def _split(text: str) -> SplitResult:
 def _header(text: str) -> str:
     if text in _RESERVED_HEADERS:
         raise refuse("must not be a header that has a meaning of its own")
+    if not _HEADER.fullmatch(text):
+        raise refuse("is not a header's name: lower-case letters, digits and '-'")
+    return text
+
+
+def _session_header(text: str) -> str:
+    if text in _INTERNAL_HEADERS:
+        raise refuse("must not be a header of the gateway's own")
     if not _HEADER.fullmatch(text):
         raise refuse("is not a header's name: lower-case letters, digits and '-'")
     return text
@@ -136,6 +146,7 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 Url = Annotated[str, AfterValidator(_url), Described(words="`http(s)://host:port`")]
 HeaderName = Annotated[str, AfterValidator(_header), Described(words="header name")]
+SessionHeader = Annotated[str, AfterValidator(_session_header), Described(words="header name")]
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
 Region = Annotated[str, AfterValidator(_region), Described(words="region")]
 BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket name")]

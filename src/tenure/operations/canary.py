@@ -20,6 +20,8 @@ from tenure.operations.session import Session
 from tenure.plan.bounds import State, Verdict
 from tenure.plan.canary import CanaryPlan
 
+CANARY = "canary "
+"""How the phase begins in which people see the share."""
 LOOK_S = 1.0
 TTL_S = 5.0
 NOTHING = Kinds(reads=Traffic(), others=Traffic())
@@ -59,7 +61,7 @@ class Canary:
         """One share, watched for as long as was agreed."""
         ctx, session, plan = self._ctx, self._session, self._plan
         router, tenant = self._deps.router, session.tenant
-        ctx.phase(f"canary {share:g} %" if share else "measuring")
+        ctx.phase(f"{CANARY}{share:g} %" if share else "measuring")
         source, target = (Health(router, tenant, cell) for cell in (session.source, session.target))
         self._give(share)
         ctx.event("canary_share_begun", share=share, soak_s=plan.soak_s)

@@ -6,12 +6,13 @@ Whoever runs it (a person, later a scheduler) calls `look` every few seconds.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from tenure.errors import NotAllowed
+from tenure.errors import NotAllowed, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.operation import Operation, OperationState
 from tenure.operations.canary import baseline_of
@@ -21,6 +22,8 @@ from tenure.plan.bounds import Bounds, State, Verdict
 from tenure.registry.links import LinkState
 
 WATCHED_AMONG = 20
+PATIENCE_S = 60.0
+"""For so long a gateway may be away (an Envoy that is started again) before a watch gives up."""
 
 
 class Outcome(StrEnum):
@@ -75,6 +78,7 @@ class SoakWatch:
         self.bounds: Bounds = deps.bounds(tenant)
         self._reference = baseline_of(self.of.data)
         self._health = Health(deps.router, tenant, self._placed.cell)
+        self._seen_at = time.monotonic()
 
     @property
     def rolls_back(self) -> bool:
@@ -93,9 +97,18 @@ class SoakWatch:
         ended = link.soak_until is not None and link.soak_until < datetime.now(UTC)
         return ended or self._deps.registry.placements.get(self.tenant) != self._placed
 
-    def look(self) -> dict[str, Verdict]:
-        """Take a reading and judge the reads and the other requests, beside the source's before the switch."""
-        self._health.look()
+    def look(self) -> dict[str, Verdict] | None:
+        """Take a reading and judge the reads and the other requests, beside the source's before the switch.
+
+        None while a part of the gateway does not answer; after `PATIENCE_S` of that it raises `StoreUnavailable`.
+        """
+        try:
+            self._health.look()
+        except StoreUnavailable:
+            if time.monotonic() - self._seen_at > PATIENCE_S:
+                raise
+            return None
+        self._seen_at = time.monotonic()
         return self._health.verdicts(self._reference, self.bounds, others=True)
 
     def report(

@@ -25,6 +25,9 @@ class RouteState:
     gated: bool
     held: bool
     waiting: int = 0
+    canary: CellName | None = None
+    """Where the reads of a canary go, `canary_share` of them."""
+    canary_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,8 @@ def check_server(state: GateState) -> web.Server:
         reads = kind == CHECK_READS
         try:
             async with asyncio.timeout(_patience_s(request)):
-                cell = await state.admit(tenant, reads=reads, session=_session(request))
+                session = request.headers.get(SESSION_HEADER)
+                cell = await state.admit(tenant, reads=reads, session=session)
         except TooManyWaiting:
             return _come_back("too_many_waiting")
         except TimeoutError:
@@ -69,11 +70,6 @@ def check_server(state: GateState) -> web.Server:
         keepalive_timeout=_KEEPALIVE_S,
         max_field_size=_MAX_FIELD_BYTES,
     )
-
-
-def _session(request: web.BaseRequest) -> str | None:
-    """What is the same in all requests of one client, as far as Envoy passes it on."""
-    return request.headers.get(SESSION_HEADER) or request.headers.get("Authorization")
 
 
 def _patience_s(request: web.BaseRequest) -> float | None:

@@ -22,6 +22,8 @@ class GateStatus:
     held: bool
     waiting: int
     timed_out: bool
+    canary: CellName | None = None
+    canary_share: float = 0.0
 
 
 class GateClient:
@@ -41,7 +43,10 @@ class GateClient:
         found = self._call("GET", f"/tenants/{tenant}", missing_ok=True)
         if found is None:
             return None
+        canary = found["canary"] or {}
         return GateStatus(
+            canary=canary.get("cell"),
+            canary_share=canary.get("share", 0.0),
             cell=CellName(found["cell"]),
             token=found["token"],
             held=found["held"],

@@ -81,9 +81,14 @@ class _Canary:
     owed: float = 0.0
     """The part of a read that the other cell is behind its share."""
 
+    @property
+    def over(self) -> bool:
+        """Nobody has renewed it in time."""
+        return time.monotonic() >= self.ends_at
+
     def takes(self, session: str | None) -> bool:
         """Whether this read is one of the share. What a session got it keeps while the share grows."""
-        if time.monotonic() >= self.ends_at:
+        if self.over:
             return False
         if session is not None:
             return zlib.crc32(session.encode("utf-8", "surrogateescape")) < self.share * 2**32
@@ -252,6 +257,9 @@ class GateState:
             "held": hold is not None,
             "waiting": len(hold.waiters) if hold else 0,
             "timed_out": bool(entry.report and entry.report.timed_out),
+            "canary": {"cell": canary.cell, "share": canary.share}
+            if (canary := entry.canary) is not None and not canary.over
+            else None,
         }
 
     def close(self) -> None:

@@ -190,7 +190,14 @@ class EnvoyRouter:
             # Envoy lets the requests of a gated tenant pass to the last route when the gate does not know
             # better.
             return RouteState(cell=CellName(cell[0]), gated=True, held=False)
-        return RouteState(cell=status.cell, gated=True, held=status.held, waiting=status.waiting)
+        return RouteState(
+            cell=status.cell,
+            gated=True,
+            held=status.held,
+            waiting=status.waiting,
+            canary=status.canary,
+            canary_share=status.canary_share,
+        )
 
     def forget(self, tenant: TenantId) -> None:
         """Remove the tenant's routes; its requests then find no tenant. Ends a hold. Idempotent."""
