@@ -22,12 +22,13 @@ import boto3
 import psycopg
 import redis
 
+from rag_app.faults import Fault, write_faults
 from rag_app.load import DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
 from rag_app.local import RagApp, settings_of
 from rag_app.reader import CellReader
 from rag_app.seed import Sizes, seed
-from rag_app.settings import TenantAccess
+from rag_app.settings import TenantAccess, faults_file
 from rag_app.verify import LostWrites, verify
 from tenure.estate.config import load_estate
 from tenure.estate.local.cells import CELLS, LocalCells
@@ -125,10 +126,12 @@ class TestEstate:
         )
         return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
-    def killed_at(self, point: str, *args: str, timeout_s: float = 120.0) -> CommandResult:
+    def killed_at(
+        self, point: str, *args: str, timeout_s: float = 120.0, config: Path | None = None
+    ) -> CommandResult:
         """Run a command in a process that kills itself with SIGKILL when it reaches `point`."""
         done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.killed", str(self.config), point, *args],
+            [sys.executable, "-m", "tests.faults.killed", str(config or self.config), point, *args],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -154,6 +157,10 @@ class TestEstate:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+    def go_wrong(self, cell: str, faults: Mapping[str, Fault]) -> None:
+        """Let the app of a cell do wrong by these tenants from now on; by nobody with an empty mapping."""
+        write_faults(faults_file(self.local.running.folder / "etc" / "app", cell), faults)
 
     def wait_for_lease(self, operation: str, *, deadline_s: float = 40.0) -> None:
         """Wait until the lease of the operation's running step has run out."""

@@ -8,6 +8,7 @@ body and all, through its gate again, and it comes out in the cell that serves t
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import sys
@@ -22,6 +23,7 @@ from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
+from rag_app.faults import Faults
 from rag_app.settings import CLIENT_IDS_FROM, TENANT_HEADER, AppConfig
 from rag_app.storage import Document, Storage
 from tenure.client import Fenced
@@ -29,6 +31,7 @@ from tenure.client import Fenced
 logger = logging.getLogger("rag_app")
 
 CONFIG: Final = web.AppKey("config", AppConfig)
+FAULTS: Final = web.AppKey("faults", Faults)
 STORAGE: Final = web.AppKey("storage", Storage)
 SERVED_BY: Final = "x-served-by"
 MAX_BODY_BYTES: Final = 1_000_000
@@ -74,6 +77,17 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = web.json_response({"error": "a store is not available"}, status=503)
     response.headers[SERVED_BY] = request.app[CONFIG].cell
     return response
+
+
+@web.middleware
+async def go_wrong(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Fail or dawdle as the cell's faults say; nothing happens without any."""
+    faults = request.app[FAULTS].now()
+    if faults and (fault := faults.get(tenant_of(request))) and fault.hits(request.method):
+        await asyncio.sleep(fault.delay_s)
+        if fault.fails:
+            return web.json_response({"error": "told to fail"}, status=500)
+    return await handler(request)
 
 
 async def fields_of(request: web.Request) -> dict[str, Any]:
@@ -197,8 +211,9 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 def make_app(config: AppConfig) -> web.Application:
-    app = web.Application(middlewares=[answer], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[answer, go_wrong], client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
+    app[FAULTS] = Faults(config.faults_file)
     app.add_routes(routes)
 
     async def stores(app: web.Application) -> Any:

@@ -81,6 +81,7 @@ class AppConfig:
     redis_host: str
     redis_port: int
     tenants_file: Path
+    faults_file: Path
     objects: ObjectSettings
 
     @staticmethod
@@ -102,6 +103,7 @@ class AppConfig:
             redis_host=raw["redis"]["host"],
             redis_port=raw["redis"]["port"],
             tenants_file=folder / raw["tenants"]["file"],
+            faults_file=faults_file(folder, raw["cell"]),
             objects=ObjectSettings(
                 endpoint=objects["endpoint"],
                 bucket=objects["bucket"],
@@ -110,6 +112,11 @@ class AppConfig:
                 secret_key=secret(objects["secret_key"]),
             ),
         )
+
+
+def faults_file(folder: Path, cell: str) -> Path:
+    """Where the app of a cell looks for what it is to do wrong (see `rag_app.faults`)."""
+    return folder / f"{cell}.faults.json"
 
 
 def load_tenants(path: Path) -> dict[str, TenantAccess]:

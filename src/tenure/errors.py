@@ -69,6 +69,12 @@ class OperationFailed(TenureError):
     code = "operation_failed"
 
 
+class TargetUnfit(TenureError):
+    """A cell does not serve a tenant within the bounds of its tier: too many errors, or too slow."""
+
+    code = "target_unfit"
+
+
 class PlanStale(TenureError):
     """The digest given to `--apply` is not the digest of what would be done now."""
 

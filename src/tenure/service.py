@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from tenure.engine.engine import Engine
-from tenure.engine.observer import Observer, nobody
+from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
 from tenure.errors import NotAllowed, PlanStale, StoreUnavailable, TenantLocked, UnknownName, UsageError
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
+from tenure.operations.canary import CANARY
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.move import Move
@@ -26,9 +28,15 @@ from tenure.operations.observe import link_name, observe
 from tenure.operations.rehearse import Outlook, Rehearsal, outlook
 from tenure.operations.soak import Expiry, SoakState, look
 from tenure.operations.verify import Verify
+from tenure.operations.watch import Outcome as WatchOutcome
+from tenure.operations.watch import SoakWatch, WatchReport, outside
+from tenure.plan.bounds import Verdict
+from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
+
+WATCH_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +130,8 @@ class Service:
         after: Outlook | None = None
         if active is not None:
             sentence += f" {active.kind} {active.id} is at {active.phase or active.state}."
+            if active.phase.startswith(CANARY):
+                sentence += f" As long as it is run, that share of the reads goes to {active.request['to']}."
             closed = self._closed(tenant.id, placement.cell)
             if closed:
                 sentence += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
@@ -191,8 +201,11 @@ class Service:
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
-    def plan_migrate(self, text: str, to: str) -> Plan:
-        """Plan a move to the cell `to`. Reads only. Raises for names that cannot be right."""
+    def plan_migrate(self, text: str, to: str, *, canary: bool | None = None) -> Plan:
+        """Plan a move to the cell `to`. Reads only. Raises for names that cannot be right.
+
+        `canary` says whether reads try the target first; None leaves it to the tenant's tier.
+        """
         tenant, target = self._known(text), cell_name(to)
         self._deps.estate.cell(target)
         self._free(tenant)
@@ -209,7 +222,8 @@ class Service:
                 hint=f"end it first: tenure complete {tenant}",
             )
         self._not_over(link)
-        return self._plan("migrate", tenant, placement.cell, target, linked=link is not None)
+        wanted = self._deps.canary(tenant, canary)
+        return self._plan("migrate", tenant, placement.cell, target, linked=link is not None, canary=wanted)
 
     def plan_rollback(self, text: str) -> Plan:
         """Plan to go back to the cell that the tenant came from and that still follows."""
@@ -258,12 +272,22 @@ class Service:
 
     # -- operations --------------------------------------------------------------------------------------------------
 
-    def migrate(self, text: str, to: str, *, apply: str | None, observer: Observer) -> Operation:
-        return self._carry_out(self.plan_migrate(text, to), Move(self._deps).migrate(), {}, apply, observer)
+    def migrate(
+        self, text: str, to: str, *, apply: str | None, observer: Observer, canary: bool | None = None
+    ) -> Operation:
+        plan = self.plan_migrate(text, to, canary=canary)
+        wanted = self._deps.canary(plan.tenant, canary)
+        extra = {"canary": wanted.as_dict()} if wanted is not None else {}
+        spec = Move(self._deps).migrate(canary=wanted is not None)
+        return self._carry_out(plan, spec, extra, apply, observer)
 
-    def rollback(self, text: str, *, apply: str | None, observer: Observer) -> Operation:
+    def rollback(
+        self, text: str, *, apply: str | None, observer: Observer, because: Sequence[str] = ()
+    ) -> Operation:
+        """`because` is kept with the operation: why somebody, or a watch, wanted it."""
         plan = self.plan_rollback(text)
-        return self._carry_out(plan, Move(self._deps).rollback(), self._soaking(plan.tenant), apply, observer)
+        extra = {**self._soaking(plan.tenant), **({"because": list(because)} if because else {})}
+        return self._carry_out(plan, Move(self._deps).rollback(), extra, apply, observer)
 
     def rehearse_rollback(self, text: str, *, observer: Observer) -> Operation:
         """Everything of a rollback but the switch, with what the hold would take; leaves everything as it was."""
@@ -284,6 +308,44 @@ class Service:
         spec = Verify(self._deps).spec()
         operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
         return self._engine.run(operation.id, spec, observer=observer)
+
+    def watch(
+        self, text: str, *, for_s: float | None = None, observer: Observer, look_s: float = WATCH_LOOK_S
+    ) -> WatchReport:
+        """Watch a soaking tenant's cell for that long, or until the soak ends; return as soon as it leaves its bounds.
+
+        Where the tenant's tier asks for it, the tenant has been rolled back then. A watch only reads and locks
+        nobody out: it may be run again, or beside other commands. Raises `NotAllowed` without a soak.
+        """
+        tenant = self._known(text)
+        watch = SoakWatch(self._deps, tenant)
+        while True:
+            threading.Event().wait(look_s)
+            verdicts = watch.look()
+            if verdicts is None:
+                continue
+            for kind, verdict in verdicts.items():
+                observer(
+                    Progressed(
+                        operation=watch.of.id,
+                        step="watch",
+                        what=f"watch {kind}",
+                        done=verdict.seen.answered,
+                        total=None,
+                        unit="requests",
+                        detail=verdict.as_dict(),
+                    )
+                )
+            if watch.over():
+                return watch.report(WatchOutcome.OVER, verdicts)
+            if outside(verdicts):
+                try:
+                    return self._answer_regression(watch, verdicts, observer)
+                except TenantLocked:
+                    pass  # by another operation: when that is over, this comes again or has gone
+            if for_s is not None and watch.seconds >= for_s:
+                ended = WatchOutcome.REGRESSED if outside(verdicts) else WatchOutcome.HEALTHY
+                return watch.report(ended, verdicts)
 
     def operation(self, operation_id: str) -> tuple[Operation, tuple[Step, ...]]:
         return self._deps.registry.operations.get(operation_id), self._deps.registry.steps.list(operation_id)
@@ -361,10 +423,41 @@ class Service:
     def _other(link: Link, cell: CellName) -> CellName:
         return link.cell_b if cell == link.cell_a else link.cell_a
 
-    def _plan(self, kind: str, tenant: TenantId, source: CellName, target: CellName, *, linked: bool) -> Plan:
+    def _answer_regression(
+        self, watch: SoakWatch, verdicts: dict[str, Verdict], observer: Observer
+    ) -> WatchReport:
+        """Journal what was seen, and roll back where the tier asks for it. Raises `TenantLocked` if nobody may now."""
+        self._free(watch.tenant)
+        self._deps.registry.events.append(
+            "regression_seen",
+            actor=self._actor,
+            operation=watch.of.id,
+            tenant=watch.tenant,
+            data={
+                "rolls_back": watch.rolls_back,
+                **{kind: verdict.as_dict() for kind, verdict in verdicts.items()},
+            },
+        )
+        if not watch.rolls_back:
+            return watch.report(WatchOutcome.REGRESSED, verdicts)
+        because = [reason for verdict in verdicts.values() for reason in verdict.reasons]
+        back = self.rollback(watch.tenant, apply=None, observer=observer, because=because)
+        done = back.state is OperationState.SUCCEEDED
+        return watch.report(WatchOutcome.ROLLED_BACK if done else WatchOutcome.REGRESSED, verdicts, back)
+
+    def _plan(
+        self,
+        kind: str,
+        tenant: TenantId,
+        source: CellName,
+        target: CellName,
+        *,
+        linked: bool,
+        canary: CanaryPlan | None = None,
+    ) -> Plan:
         steps = {"migrate": MIGRATE_STEPS, "rollback": ROLLBACK_STEPS, "complete": COMPLETE_STEPS}[kind]
         session = self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
-        seen = observe(self._deps, session, linked=linked)
+        seen = replace(observe(self._deps, session, linked=linked), canary=canary)
         if kind == "complete":  # nothing moves: what would refuse a move does not matter
             seen = replace(seen, findings=(), residency=None)
         return plan_move(kind, steps, seen)
@@ -403,7 +496,7 @@ class Service:
 
     def _spec(self, operation: Operation) -> OperationSpec:
         specs: dict[str, Callable[[], OperationSpec]] = {
-            "migrate": Move(self._deps).migrate,
+            "migrate": lambda: Move(self._deps).migrate(canary="canary" in operation.request),
             "rollback": Move(self._deps).rollback,
             "complete": Complete(self._deps).spec,
             "verify": Verify(self._deps).spec,

@@ -180,6 +180,8 @@ def open_router(estate: Estate) -> EnvoyRouter:
         cells={name: cell.app for name, cell in estate.cells.items()},
         options=EnvoyOptions(
             tenant_header=gateway.tenant_header,
+            read_paths=gateway.read_paths,
+            session_header=gateway.session_header,
             hold_max_s=max(EnvoyOptions().hold_max_s, estate.hold.budget_s),
         ),
     )

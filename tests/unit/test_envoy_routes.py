@@ -75,7 +75,7 @@ def test_only_gated_tenants_ask_the_gate_and_their_last_route_is_the_fallback(
     for tenant, route in routes.items():
         last = hosts[tenant]["routes"][-1]
         assert last["match"] == {"prefix": "/"}
-        assert len(hosts[tenant]["routes"]) == (len(CELLS) if route.gated else 1)
+        assert len(hosts[tenant]["routes"]) == (2 * len(CELLS) if route.gated else 1)
         for each in hosts[tenant]["routes"]:
             assert (AUTHZ in each.get("typed_per_filter_config", {})) == route.gated
             assert ("internal_redirect_policy" in each["route"]) == route.gated

@@ -351,7 +351,24 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "{rank: 1}",
             "{zzz: 1}",
-            "27:14: tiers.platinum.zzz: unknown setting; known here: rank, soak_h, throttle",
+            "27:14: tiers.platinum.zzz: unknown setting; known here: bounds, canary, rank, "
+            "rollback_on_regression, soak_h, throttle",
+        ),
+        (
+            "{rank: 1}",
+            "{rank: 1, canary: {shares: [10, 50, 50]}}",
+            "27:40: tiers.platinum.canary.shares: must be at least one number, each greater than the one before",
+        ),
+        (
+            "{rank: 1}",
+            "{rank: 1, canary: {shares: [10, 101]}}",
+            "27:45: tiers.platinum.canary.shares[1]: must be at most 100, not 101",
+        ),
+        (
+            "  kind: envoy\n",
+            "  kind: envoy\n  read_paths: [search/]\n",
+            "6:16: gateway.read_paths[0]: is not a path of the app: it begins with '/', does not end with it, "
+            "and has no '?' or '#'",
         ),
         (
             "{kind: redis, url: {file: secrets/blue-redis}}",

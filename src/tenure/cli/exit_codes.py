@@ -27,6 +27,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "operation_failed": OPERATION_FAILED,
     "data_differs": OPERATION_FAILED,
     "outpaced": OPERATION_FAILED,
+    "target_unfit": OPERATION_FAILED,
     "plan_stale": PLAN_STALE,
     "rolled_back": ROLLED_BACK,
     "still_running": STILL_RUNNING,

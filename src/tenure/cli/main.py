@@ -43,6 +43,7 @@ for command in (
     move.complete,
     move.verify,
     soak.soak,
+    move.watch,
     op.op,
 ):
     tenure.add_command(command)

@@ -10,8 +10,9 @@ import click
 from tenure.cli.context import Context, confirm_by_name, json_option, pass_context
 from tenure.cli.exit_codes import EXIT_CODES
 from tenure.cli.output import emit_json, show_error, show_plan, table
-from tenure.errors import OperationFailed, StillRunning, TenureError
+from tenure.errors import OperationFailed, RolledBack, StillRunning, TargetUnfit, TenureError
 from tenure.model.operation import Operation, OperationState
+from tenure.operations.watch import Outcome, WatchReport
 from tenure.plan.move import Plan
 from tenure.service import Service
 
@@ -26,18 +27,26 @@ apply_option = click.option(
 @click.command()
 @click.argument("tenant")
 @click.option("--to", "target", required=True, metavar="CELL", help="The cell to move to.")
+@click.option(
+    "--canary/--no-canary",
+    default=None,
+    help="Whether a growing share of the reads tries the target before the switch. Default: as the tenant's tier says.",
+)
 @plan_option
 @apply_option
 @json_option
 @pass_context
-def migrate(context: Context, tenant: str, target: str, only_plan: bool, digest: str | None) -> None:
+def migrate(
+    context: Context, tenant: str, target: str, canary: bool | None, only_plan: bool, digest: str | None
+) -> None:
     """Move a live tenant to another cell. Its former cell follows afterwards, so that it can be rolled back."""
     with context.service() as service:
         if only_plan:
-            plan = service.plan_migrate(tenant, target)
-            _show_plan(context, plan, f"tenure migrate {tenant} --to {target} --apply {plan.digest}")
+            plan = service.plan_migrate(tenant, target, canary=canary)
+            chosen = "" if canary is None else " --canary" if canary else " --no-canary"
+            _show_plan(context, plan, f"tenure migrate {tenant} --to {target}{chosen} --apply {plan.digest}")
             return
-        operation = service.migrate(tenant, target, apply=digest, observer=context.observer())
+        operation = service.migrate(tenant, target, apply=digest, observer=context.observer(), canary=canary)
         _finish(context, service, operation)
 
 
@@ -97,6 +106,56 @@ def verify(context: Context, tenant: str, repair: bool) -> None:
     with context.service() as service:
         operation = service.verify(tenant, repair=repair, observer=context.observer())
         _finish(context, service, operation)
+
+
+@click.command()
+@click.argument("tenant")
+@click.option(
+    "--for", "for_s", type=click.FloatRange(min=1), metavar="SECONDS", help="Default: until the soak ends."
+)
+@json_option
+@pass_context
+def watch(context: Context, tenant: str, for_s: float | None) -> None:
+    """Watch what a moved tenant's users get; roll it back on a regression where its tier asks for that."""
+    with context.service() as service:
+        report = service.watch(tenant, for_s=for_s, observer=context.observer())
+        status = service.status(tenant)
+    if context.as_json:
+        emit_json("watch", {**report.as_dict(), "sentence": status.sentence}, status.next_steps)
+    else:
+        _show_watch(report)
+        click.echo(status.sentence)
+        for step in status.next_steps:
+            click.echo(f"next: {step}")
+    problem = _watch_problem(report)
+    if problem is not None:
+        show_error(problem, as_json=False)
+        sys.exit(EXIT_CODES[problem.code])
+
+
+def _watch_problem(report: WatchReport) -> TenureError | None:
+    """What makes a watch end with another code than 0; the report itself has been shown on stdout by then."""
+    reasons = "; ".join(r for verdict in report.verdicts.values() for r in verdict.reasons)
+    if report.outcome is Outcome.ROLLED_BACK:
+        return RolledBack(
+            f"{report.tenant} was rolled back from {report.cell}: {reasons}",
+            hint=f"look at {report.cell}'s app, then migrate again",
+        )
+    if report.outcome is Outcome.REGRESSED:
+        next_step = f"op show {report.rollback.id}" if report.rollback else f"rollback {report.tenant} --plan"
+        return TargetUnfit(
+            f"{report.cell} does not serve {report.tenant} well enough: {reasons}", hint=f"tenure {next_step}"
+        )
+    return None
+
+
+def _show_watch(report: WatchReport) -> None:
+    click.echo(f"{report.tenant} in {report.cell}: {report.outcome} after {report.seconds:.0f} s")
+    rows = [
+        (kind, str(v.state), v.seen.answered, v.seen.failed, f"{v.seen.quantile_ms(0.99):.0f}")
+        for kind, v in report.verdicts.items()
+    ]
+    click.echo(table(("requests", "verdict", "answered", "failed", "p99, ms"), rows))
 
 
 def _show_plan(context: Context, plan: Plan, command: str) -> None:

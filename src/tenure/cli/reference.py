@@ -35,7 +35,7 @@ def render() -> str:
         )
         parts.append(f"## `{path}{' ' + arguments if arguments else ''}`\n\n{cleandoc(command.help or '')}\n")
         rows = [
-            f"| `{', '.join(p.opts)}` | {p.help or ''}{' (required)' if p.required else ''} |"
+            f"| `{', '.join((*p.opts, *p.secondary_opts))}` | {p.help or ''}{' (required)' if p.required else ''} |"
             for p in command.params
             if isinstance(p, click.Option) and p.name != "json_"
         ]

@@ -96,11 +96,15 @@ def show(context: Context, name: str) -> None:
                 "gated": route.gated,
                 "held": route.held,
                 "waiting": route.waiting,
+                "canary": route.canary,
+                "canary_share": route.canary_share,
             },
         }
         emit_json("tenant", value, status.next_steps)
         return
     click.echo(status.sentence)
+    if route.canary is not None:
+        click.echo(f"A canary: {route.canary_share:.0%} of its reads go to {route.canary}.")
     if route.cell != status.placement.cell:
         click.echo(f"The gateway sends it to {route.cell}: that is not where it is placed.")
     for step in status.next_steps:

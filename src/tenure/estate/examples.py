@@ -19,6 +19,8 @@ gateway:
     control: http://10.0.0.10:9003
     token: {file: secrets/gate-token}
   tenant_header: x-tenant-id
+  read_paths: [/search]
+  session_header: x-session-id
   domain: app.example.com
 hold: {budget_ms: 2000, drain_ms: 1000}
 verify: {resync_above: 0.05, evidence_ttl_s: 300}
@@ -53,7 +55,13 @@ cells:
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
 tiers:
-  platinum: {rank: 1, soak_h: 72, throttle: false}
+  platinum:
+    rank: 1
+    soak_h: 72
+    throttle: false
+    canary: {shares: [10, 25, 50, 75, 100], soak_s: 120}
+    bounds: {error_rate: 0.01, latency_ratio: 2, latency_margin_ms: 50, latency_p99_ms: 800, min_requests: 50}
+    rollback_on_regression: true
   gold: {rank: 2}
   bronze: {rank: 3}
 residency:

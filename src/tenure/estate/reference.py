@@ -155,6 +155,8 @@ def _default(field: FieldInfo) -> str:
         return "its own defaults"
     if field.default is None:
         return "not set"
+    if field.default is False:
+        return "`false`"
     return f"`{field.default}`" if field.default else "none"
 
 

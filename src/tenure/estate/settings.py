@@ -18,9 +18,13 @@ from tenure.estate.values import (
     HeaderName,
     Region,
     RelativePath,
+    SessionHeader,
     StoreKey,
     Text,
     Url,
+    UrlPath,
+    growing,
+    unique,
 )
 from tenure.model.names import TenantId
 
@@ -57,6 +61,17 @@ class Gateway(Settings):
     gate: Gate = setting("The gate beside the gateway.")
     tenant_header: HeaderName = setting(
         "The request header that names the tenant on the shared host.", default="x-tenant-id"
+    )
+    read_paths: Annotated[tuple[UrlPath, ...], AfterValidator(unique)] = setting(
+        "Paths at and below which requests only read, whatever their method, such as a search by POST. Requests "
+        "by GET, HEAD and OPTIONS always count as reads.",
+        default=(),
+    )
+    session_header: SessionHeader | None = setting(
+        "In a canary, requests with the same value of this header (such as `authorization`) go to the same cell. A "
+        "share is then one of sessions: one that makes half of the requests takes half of them along. Requests "
+        "without it are shared out one by one, exactly.",
+        default=None,
     )
     domain: Domain = setting(
         "The parent of the tenants' hosts: a tenant without a host of its own gets its id below it, in "
@@ -251,6 +266,54 @@ class Cell(Settings):
     )
 
 
+class Canary(Settings):
+    """Before a switch, a growing share of the reads goes to the target. Its reads trail the writes by the replication
+    lag: a user may not see at once what he has just written."""
+
+    title: ClassVar[str] = "tiers.NAME.canary"
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], AfterValidator(growing)] = setting(
+        "The shares of the reads, one after the other; each more than the one before.",
+        default=(10, 25, 50, 75, 100),
+        unit="percent",
+    )
+    soak_s: Annotated[float, Field(gt=0, le=86_400)] = setting(
+        "How long each share lasts. The source alone is measured for as long before the first one.",
+        default=120,
+        unit="s",
+    )
+
+
+class Bounds(Settings):
+    """What the users of a tenant must get from its target, in a canary and in the soak after the switch.
+
+    A bound counts as left when chance does not explain what was seen.
+    """
+
+    title: ClassVar[str] = "tiers.NAME.bounds"
+    error_rate: Annotated[float, Field(ge=0, le=1)] = setting(
+        "How much higher than the source's the share of failed requests may be (5xx, no answer, too late).",
+        default=0.01,
+        unit="share",
+    )
+    latency_ratio: Annotated[float, Field(ge=1, le=1000)] = setting(
+        "How many times the source's the 99th percentile of the latency may be.", default=2, unit="times"
+    )
+    latency_margin_ms: Annotated[float, Field(ge=0, le=600_000)] = setting(
+        "It may always be this much higher than the source's, whatever `latency_ratio` says.",
+        default=50,
+        unit="ms",
+    )
+    latency_p99_ms: Annotated[float, Field(gt=0, le=600_000)] | None = setting(
+        "The highest 99th percentile allowed, whatever the source's is.", default=None, unit="ms"
+    )
+    min_requests: Annotated[int, Field(ge=1, le=100_000)] = setting(
+        "With fewer answers than this, nothing is called healthy and nothing is compared with them. A share with too "
+        "few requests is passed and says so.",
+        default=50,
+        unit="requests",
+    )
+
+
 class Tier(Settings):
     """A service level."""
 
@@ -261,6 +324,16 @@ class Tier(Settings):
     )
     throttle: bool = setting(
         "Whether the writes of its tenants may be slowed down, where `sync.throttle` says how.", default=True
+    )
+    canary: Canary | None = setting(
+        "Send reads to the target before the switch. Without it only where `tenure migrate --canary` asks for it.",
+        default=None,
+    )
+    bounds: Bounds = setting("What its tenants' users must get.", default=Bounds())
+    rollback_on_regression: bool = setting(
+        "Whether `tenure watch` rolls a tenant back by itself when its cell leaves the bounds in the soak. The source "
+        "is measured before the switch for that, canary or not.",
+        default=False,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from itertools import pairwise
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,11 +24,14 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RESERVED_HEADERS: Final = {
     "host",
     "x-tenure-cell",
+    "x-tenure-session",
     "content-length",
     "transfer-encoding",
     "authorization",
     "cookie",
 }
+_URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+_INTERNAL_HEADERS: Final = {"x-tenure-cell", "x-tenure-session", "x-envoy-original-url"}
 _MAX_TEXT: Final = 500
 
 
@@ -63,6 +67,14 @@ def _header(text: str) -> str:
     return text
 
 
+def _session_header(text: str) -> str:
+    if text in _INTERNAL_HEADERS:
+        raise refuse("must not be a header of the gateway's own")
+    if not _HEADER.fullmatch(text):
+        raise refuse("is not a header's name: lower-case letters, digits and '-'")
+    return text
+
+
 def _domain(text: str) -> str:
     if not _DOMAIN.fullmatch(text) or len(text) > 180:
         raise refuse("is not a domain, such as app.example.com")
@@ -85,6 +97,28 @@ def _currency(text: str) -> str:
     if not _CURRENCY.fullmatch(text):
         raise refuse("must be three capital letters, such as EUR or INR")
     return text
+
+
+def _url_path(text: str) -> str:
+    if not _URL_PATH.fullmatch(text):
+        raise refuse(
+            "is not a path of the app: it begins with '/', does not end with it, and has no '?' or '#'"
+        )
+    return text
+
+
+def growing(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Each value greater than the one before, and at least one."""
+    if not values or any(one >= next_ for one, next_ in pairwise(values)):
+        raise refuse("must be at least one number, each greater than the one before")
+    return values
+
+
+def unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    """No value twice."""
+    if len(set(values)) != len(values):
+        raise refuse("must not contain the same value twice")
+    return values
 
 
 def _any_name(text: str) -> str:
@@ -112,10 +146,12 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 Url = Annotated[str, AfterValidator(_url), Described(words="`http(s)://host:port`")]
 HeaderName = Annotated[str, AfterValidator(_header), Described(words="header name")]
+SessionHeader = Annotated[str, AfterValidator(_session_header), Described(words="header name")]
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
 Region = Annotated[str, AfterValidator(_region), Described(words="region")]
 BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket name")]
 Currency = Annotated[str, AfterValidator(_currency), Described(words="three capital letters")]
+UrlPath = Annotated[str, AfterValidator(_url_path), Described(words="URL path")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
 CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tenure.errors import UnknownName
 from tenure.estate.config import Estate
+from tenure.estate.settings import Canary, Tier
 from tenure.model.names import TenantId
 from tenure.operations.session import Sessions, StoreFactory
+from tenure.plan.bounds import Bounds
+from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
 from tenure.routing.contract import Router, TenantAddress
 from tenure.stores.contract import Fence
@@ -22,6 +26,40 @@ class Deps:
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)
+
+    def tier(self, tenant: TenantId) -> Tier:
+        """The tier of a tenant. Raises `UnknownName` if the estate no longer has it."""
+        name = self.registry.tenants.get(tenant).tier
+        found = self.estate.tiers.get(name)
+        if found is None:
+            raise UnknownName(
+                f"{tenant} is of tier {name!r}, which the estate does not have",
+                hint=f"tenure tenant tier {tenant} TIER, or add the tier to tenure.yaml",
+            )
+        return found
+
+    def bounds(self, tenant: TenantId) -> Bounds:
+        """What the tenant's tier calls healthy."""
+        chosen = self.tier(tenant).bounds
+        return Bounds(
+            error_rate=chosen.error_rate,
+            latency_ratio=chosen.latency_ratio,
+            latency_margin_ms=chosen.latency_margin_ms,
+            latency_ms=chosen.latency_p99_ms,
+            min_requests=chosen.min_requests,
+        )
+
+    def canary(self, tenant: TenantId, wanted: bool | None) -> CanaryPlan | None:
+        """The canary that a move of the tenant gets: the tier's, unless the caller wants one or none.
+
+        One without shares where only a later watch needs to know what the source was like.
+        """
+        tier = self.tier(tenant)
+        chosen = tier.canary or Canary()
+        shares = chosen.shares if wanted or (wanted is None and tier.canary is not None) else ()
+        if not shares and not tier.rollback_on_regression:
+            return None
+        return CanaryPlan(shares=shares, soak_s=chosen.soak_s, bounds=self.bounds(tenant))
 
     def fence(self, tenant: TenantId, token: int) -> Fence:
         """The fence that the holder of that token sets for the tenant as it is placed now."""

@@ -12,12 +12,14 @@ from tenure.model.finding import Severity
 from tenure.model.names import StoreName, TenantId, cell_name
 from tenure.model.operation import OperationState
 from tenure.operations import evidence
+from tenure.operations.canary import Canary
 from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement
 from tenure.operations.pace import Ladder, show
 from tenure.operations.session import Session
 from tenure.operations.teardown import erase_copy, unlink
+from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import MIGRATE_STEPS, plan_move
 from tenure.registry.links import Link
 from tenure.routing.contract import HoldReport
@@ -37,7 +39,9 @@ class Move:
 
     # -- the specifications ------------------------------------------------------------------------------------------
 
-    def migrate(self) -> OperationSpec:
+    def migrate(self, *, canary: bool = False) -> OperationSpec:
+        """With `canary` as the operation's request asks for one."""
+        measured = (StepSpec(name="canary", run=self.canary, phase="measuring"),) if canary else ()
         return OperationSpec(
             kind="migrate",
             steps=(
@@ -45,6 +49,7 @@ class Move:
                 StepSpec(name="provision", run=self.provision, phase="provisioning"),
                 StepSpec(name="catch_up", run=self.catch_up, phase="copying"),
                 StepSpec(name="verify", run=self.verify, phase="verifying"),
+                *measured,
                 StepSpec(name="arm", run=self.arm, phase="ready"),
                 StepSpec(name="switch", run=self.switch, phase="armed", max_attempts=SWITCH_ATTEMPTS),
                 StepSpec(name="settle", run=self.settle, phase="committed"),
@@ -150,6 +155,12 @@ class Move:
         compared = {str(n): c.as_dict() for n, c in evidence.verify(self._deps, ctx, session).items()}
         ctx.reach("verify.equal")
         return Done(result=compared)
+
+    def canary(self, ctx: StepContext) -> StepOutcome:
+        """Let a growing share of the reads try the target, and go back at once when it does badly."""
+        return Canary(
+            self._deps, ctx, self._started(ctx), CanaryPlan.of(ctx.operation.request["canary"])
+        ).run()
 
     def prepare(self, ctx: StepContext) -> StepOutcome:
         """Of a rollback: what follows is brought up to date and compared, as far as the soak has not done it."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, TenantId
+from tenure.plan.canary import CanaryPlan
 from tenure.plan.observation import CellObservation, MoveObservation, Prices, StoreObservation
 
 COPY_PER_INVENTORY = 4.0
@@ -104,6 +105,7 @@ class Prediction:
 
     copy_s: float
     verify_s: float
+    canary_s: float
     hold_ms: float
     rollback_ms: float
     total_s: float
@@ -163,6 +165,7 @@ class Plan:
             "predicted": {
                 "copy_s": round(self.prediction.copy_s, 2),
                 "verify_s": round(self.prediction.verify_s, 2),
+                "canary_s": round(self.prediction.canary_s, 2),
                 "hold_ms": round(self.prediction.hold_ms, 1),
                 "rollback_ms": round(self.prediction.rollback_ms, 1),
                 "total_s": round(self.prediction.total_s, 2),
@@ -210,7 +213,8 @@ def _predict(seen: MoveObservation) -> Prediction:
     hold_ms = (
         quantiles(past, n=20, method="inclusive")[-1] if len(past) >= 2 else past[0] if past else estimate
     )
-    total_s = STEPS_S + copy_s + 2 * verify_s + hold_ms / 1000
+    canary_s = seen.canary.seconds if seen.canary is not None else 0.0
+    total_s = STEPS_S + copy_s + 2 * verify_s + canary_s + hold_ms / 1000
     moved = 0 if seen.linked else sum(s.size_bytes for s in seen.stores)
     measured = [s.store for s in seen.stores if s.copied is not None]
     basis = (
@@ -221,6 +225,7 @@ def _predict(seen: MoveObservation) -> Prediction:
     return Prediction(
         copy_s=copy_s,
         verify_s=verify_s,
+        canary_s=canary_s,
         hold_ms=hold_ms,
         rollback_ms=hold_ms,
         total_s=total_s,
@@ -278,8 +283,15 @@ def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, .
     return tuple(found)
 
 
+def _with_canary(steps: tuple[PlannedStep, ...], canary: CanaryPlan) -> tuple[PlannedStep, ...]:
+    at = [s.name for s in steps].index("verify") + 1
+    return (*steps[:at], PlannedStep(name="canary", does=canary.does), *steps[at:])
+
+
 def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) -> Plan:
     """Plan to change the tenant's placement from `seen.source` to `seen.target`."""
+    if seen.canary is not None:
+        steps = _with_canary(steps, seen.canary)
     prediction = _predict(seen)
     findings = tuple(sorted({*seen.findings, *_rules(kind, seen, prediction.hold_ms)}))
     decisive = {
@@ -293,6 +305,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         "schemas": {s.store: [s.fingerprint_source, s.fingerprint_target] for s in seen.stores},
         "steps": [s.name for s in steps],
         "findings": sorted({(str(f.severity), f.code, f.where) for f in findings}),
+        **({"canary": seen.canary.as_dict()} if seen.canary is not None else {}),
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     return Plan(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.plan.canary import CanaryPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +90,5 @@ class MoveObservation:
     past_holds_ms: tuple[float, ...]
     """Holds measured on this route, newest first."""
     prices: Prices
+    canary: CanaryPlan | None = None
+    """What the switch is to be preceded by."""

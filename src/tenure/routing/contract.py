@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tenure.model.names import CellName, TenantId
+from tenure.model.traffic import CellTraffic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class RouteState:
     gated: bool
     held: bool
     waiting: int = 0
+    canary: CellName | None = None
+    """Where the reads of a canary go, `canary_share` of them."""
+    canary_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,17 @@ class Router(Protocol):
         last one, or an epoch smaller than the one kept with the route, is refused with `FenceRefused` and changes
         nothing.
         """
+
+    def canary(self, tenant: TenantId, *, token: int, cell: CellName, share: float, ttl_s: float) -> None:
+        """Send that share (0 to 1) of a gated tenant's reads to `cell`, for `ttl_s` seconds unless called again.
+
+        With a share of 0 all reads go back at once. So do `gate`, `hold` and `release`, and the gateway by itself
+        when the time is over: nobody has to be alive for it. A token smaller than the last one is refused with
+        `FenceRefused`.
+        """
+
+    def traffic(self, tenant: TenantId, cell: CellName) -> CellTraffic:
+        """What a gated tenant's requests have met in the cell so far: a reading to subtract from a later one."""
 
     def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
         """From now on the tenant's requests wait, at most `budget_s`: then the gate opens towards `fallback` by itself.

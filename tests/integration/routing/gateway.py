@@ -328,6 +328,9 @@ class Gateway:
     def until(self, condition: Callable[[], bool], *, what: str) -> None:
         wait_until(condition, what=what)
 
+    def stop_cells(self) -> None:
+        self.call(self._stop_cells())
+
     def finish_slow(self, cell: CellName) -> None:
         self._loop.call_soon_threadsafe(self.cells[cell].answer_now.set)
 
@@ -354,7 +357,7 @@ class Gateway:
         _end(self.envoy)
         _end(self.gate)
         if self._thread.is_alive():
-            self.call(self._stop_cells())
+            self.stop_cells()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
         self._loop.close()

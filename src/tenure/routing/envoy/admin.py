@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from tenure.errors import StoreUnavailable
+from tenure.model.traffic import Traffic
 from tenure.routing.envoy.bootstrap import STAT_PREFIX
 from tenure.routing.envoy.connection import Connection
 from tenure.routing.envoy.routes import ROUTE_CONFIG
@@ -79,6 +80,28 @@ class EnvoyAdmin:
             counts[name] = _number(stats, f"{prefix}_active") + _number(stats, f"{prefix}_pending_active")
         return counts
 
+    def traffic(self, names: Sequence[str]) -> list[Traffic]:
+        """What was counted under each of these names of routes, on the tenant's own host and on the shared one.
+
+        A name that nothing was counted under gives zeros.
+        """
+        either = "|".join(re.escape(name) for name in names)
+        which = f"\\.route\\.({either})\\.upstream_rq_(total|completed|5xx|time)$"
+        path = f"/stats?format=json&histogram_buckets=detailed&usedonly&filter={quote(which, safe='')}"
+        answer = self._connection.request("GET", path)
+        try:
+            counters: dict[str, int] = {}
+            found: list[dict[str, Any]] = []
+            for each in json.loads(answer.body)["stats"]:
+                if "histograms" in each:
+                    found += each["histograms"].get("details", [])
+                else:
+                    counters[each["name"]] = int(each["value"])
+            histograms = {each["name"]: _latencies(each["totals"]) for each in found}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._strange() from error
+        return [_counted(name, counters, histograms) for name in names]
+
     def route_config(self) -> dict[str, Any]:
         """The route configuration that this Envoy really uses."""
         answer = self._connection.request("GET", "/config_dump?resource=dynamic_route_configs")
@@ -108,6 +131,25 @@ class EnvoyAdmin:
             f"{self.address} does not answer like Envoy's admin port",
             hint="is its port taken by something else?",
         )
+
+
+def _latencies(bins: Iterable[dict[str, float]]) -> dict[float, int]:
+    """Envoy's bins, two significant digits wide, by their upper edges in milliseconds."""
+    return {round(one["lower_bound"] + one["width"], 6): int(one["count"]) for one in bins}
+
+
+def _counted(name: str, counters: dict[str, int], histograms: dict[str, dict[float, int]]) -> Traffic:
+    prefixes = {key[: key.index(mark)] + mark for key in counters if (mark := f".route.{name}.") in key}
+
+    def of(prefix: str) -> Traffic:
+        return Traffic(
+            begun=counters.get(f"{prefix}upstream_rq_total", 0),
+            answered=counters.get(f"{prefix}upstream_rq_completed", 0),
+            failed=counters.get(f"{prefix}upstream_rq_5xx", 0),
+            latencies=histograms.get(f"{prefix}upstream_rq_time", {}),
+        )
+
+    return Traffic.total(of(prefix) for prefix in prefixes)
 
 
 def _number(stats: dict[str, str], name: str) -> int:

@@ -32,6 +32,7 @@ ROUTES_FILE: Final = "rds.json"
 CLUSTERS_FILE: Final = "cds.json"
 STAT_PREFIX: Final = "gateway"
 _UNASKED_GATE: Final = "~gate"
+_STATS_FLUSH_S: Final = 1.0
 
 
 def bootstrap(*, config_dir: Path, listen: str, admin: str, options: EnvoyOptions) -> Document:
@@ -49,6 +50,8 @@ def bootstrap(*, config_dir: Path, listen: str, admin: str, options: EnvoyOption
                 }
             ]
         },
+        # Latencies become visible with each flush: whoever watches a cell wants them soon.
+        "stats_flush_interval": duration(_STATS_FLUSH_S),
         "dynamic_resources": {"cds_config": _watched(config_dir / CLUSTERS_FILE)},
     }
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import CellName, TenantId
+from tenure.model.traffic import CellTraffic
 from tenure.routing.envoy.admin import EnvoyAdmin, Loaded
 from tenure.routing.envoy.options import EnvoyOptions
-from tenure.routing.envoy.routes import cell_cluster, gate_cluster
+from tenure.routing.envoy.routes import cell_cluster, counted_as, gate_cluster
 
 _POLL_FROM_S: Final = 0.001
 _POLL_TO_S: Final = 0.05
@@ -55,6 +56,17 @@ class Fleet:
             asking += counts[at_gate]
             running += counts[in_cell]
         return asking, running
+
+    def traffic(self, tenant: TenantId, cell: CellName) -> CellTraffic:
+        """What each Envoy has counted of the tenant's requests in the cell."""
+        cluster = cell_cluster(cell, tenant)
+        kinds = [counted_as(cell, tenant, reads=reads) for reads in (True, False)]
+        counted = {}
+        for envoy in self._envoys:
+            reads, others = envoy.traffic(kinds)
+            counted[envoy.address] = (reads, others)
+        running = sum(envoy.under_way((cluster,), missing_ok=True)[cluster] for envoy in self._envoys)
+        return CellTraffic(cell=cell, by_proxy=counted, under_way=running)
 
     def route_configs(self) -> list[dict[str, Any]]:
         """What each Envoy really routes by."""

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hmac
 import json
 import logging
 import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
-from tenure.errors import UsageError
-from tenure.model.names import cell_name, tenant_id
-from tenure.routing.envoy.gate_state import GateState, Held, NotGated, TokenTooOld, TooManyWaiting
-from tenure.routing.envoy.routes import CELL_HEADER, CHECK_PATH
+from tenure.routing.envoy.gate_control import control_app
+from tenure.routing.envoy.gate_state import GateState, TooManyWaiting
+from tenure.routing.envoy.routes import CELL_HEADER, CHECK_PATH, CHECK_READS, SESSION_HEADER, answer_for
 from tenure.routing.envoy.throttle import Throttles
 
 log = logging.getLogger("tenure.gate")
@@ -37,32 +33,38 @@ _KEEPALIVE_S: Final = 3600.0
 """Longer than Envoy keeps an idle connection, so that the gate never closes one that Envoy is about to
 use."""
 _SHUTDOWN_S: Final = 0.1
+_MAX_FIELD_BYTES: Final = 96 * 1024
+"""More than Envoy accepts of a client's headers (60 KiB): what it passes on is never refused here."""
 _SPARE_FILES: Final = 64
 _FILES: Final = 65536
 _GIVES_UP: Final = "x-envoy-expected-rq-timeout-ms"
 _BEFORE_ENVOY_S: Final = 0.3
-_MAX_BUDGET_S: Final = 3600.0
-_MAX_DELAY_S: Final = 10.0
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def check_server(state: GateState, throttles: Throttles) -> web.Server:
     """The listener for Envoy. A request whose client has gone away is cancelled and no longer counts."""
 
     async def check(request: web.BaseRequest) -> web.Response:
+        tenant, _, kind = request.path.removeprefix(CHECK_PATH).partition("/")
+        reads = kind == CHECK_READS
         try:
             async with asyncio.timeout(_patience_s(request)):
-                tenant = request.path.removeprefix(CHECK_PATH)
                 await throttles.turn(tenant, request.method)
-                cell = await state.admit(tenant)
+                session = request.headers.get(SESSION_HEADER)
+                cell = await state.admit(tenant, reads=reads, session=session)
         except TooManyWaiting:
             return _come_back("too_many_waiting")
         except TimeoutError:
             return _come_back("waited_too_long")
-        return web.Response(headers={CELL_HEADER: cell} if cell else {})
+        return web.Response(headers={CELL_HEADER: answer_for(cell, reads=reads)} if cell else {})
 
-    return web.Server(check, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEPALIVE_S)
+    return web.Server(
+        check,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        max_field_size=_MAX_FIELD_BYTES,
+    )
 
 
 def _patience_s(request: web.BaseRequest) -> float | None:
@@ -75,99 +77,6 @@ def _patience_s(request: web.BaseRequest) -> float | None:
 def _come_back(code: str) -> web.Response:
     text = json.dumps({"error": {"code": code, "message": "try again in a moment"}})
     return web.Response(status=429, text=text, content_type="application/json", headers={"Retry-After": "1"})
-
-
-def control_app(state: GateState, throttles: Throttles, token: str) -> web.Application:
-    """The listener for Tenure."""
-    expected = f"Bearer {token}".encode()
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, expected):
-            return _refusal(401, "unauthorized", "the bearer token is missing or wrong")
-        try:
-            return await handler(request)
-        except TokenTooOld as error:
-            return _refusal(409, "token_too_old", f"a holder with token {error.newest} has taken over")
-        except Held:
-            return _refusal(423, "held", "the tenant is being held: release it first")
-        except NotGated:
-            return _refusal(404, "not_gated", "the tenant is not behind the gate")
-        except (KeyError, TypeError, ValueError, UsageError) as error:
-            return _refusal(400, "bad_request", str(error))
-        except OSError as error:
-            log.error("state_not_saved", extra={"error": str(error)})
-            return _refusal(507, "state_not_saved", f"the gate cannot write its state: {error.strerror}")
-
-    async def ping(_: web.Request) -> web.Response:
-        return web.json_response({"ok": True})
-
-    async def show(request: web.Request) -> web.Response:
-        return web.json_response(state.status(_tenant(request)))
-
-    async def put(request: web.Request) -> web.Response:
-        body = await request.json()
-        state.put(_tenant(request), cell=cell_name(body["cell"]), token=_token(body))
-        return web.json_response({"ok": True})
-
-    async def hold(request: web.Request) -> web.Response:
-        body = await request.json()
-        budget_s = float(body["budget_s"])
-        if not 0 < budget_s <= _MAX_BUDGET_S:
-            raise ValueError(f"budget_s must be over 0 and at most {_MAX_BUDGET_S:g}")
-        state.hold(
-            _tenant(request), token=_token(body), budget_s=budget_s, fallback=cell_name(body["fallback"])
-        )
-        throttles.lift(_tenant(request))  # who was being delayed is held now, and counted as waiting
-        return web.json_response({"ok": True})
-
-    async def release(request: web.Request) -> web.Response:
-        body = await request.json()
-        report = state.release(_tenant(request), token=_token(body), cell=cell_name(body["cell"]))
-        throttles.lift(_tenant(request))
-        return web.json_response(asdict(report))
-
-    async def throttle(request: web.Request) -> web.Response:
-        body = await request.json()
-        rate, delay_s, for_s = (float(body[k]) for k in ("writes_per_s", "longest_delay_s", "for_s"))
-        if not (rate > 0 and 0 < delay_s <= _MAX_DELAY_S and for_s > 0):
-            raise ValueError(
-                f"writes_per_s and for_s must be over 0, longest_delay_s over 0 and at most {_MAX_DELAY_S:g}"
-            )
-        state.check(_tenant(request), token=_token(body))
-        throttles.set(_tenant(request), writes_per_s=rate, longest_delay_s=delay_s, for_s=for_s)
-        return web.json_response({"ok": True})
-
-    async def remove(request: web.Request) -> web.Response:
-        state.remove(_tenant(request), forget=request.query.get("forget") == "1")
-        throttles.lift(_tenant(request))
-        return web.json_response({"ok": True})
-
-    app = web.Application(middlewares=[guard], client_max_size=4096)
-    app.router.add_get("/ping", ping)
-    app.router.add_get("/tenants/{tenant}", show)
-    app.router.add_put("/tenants/{tenant}", put)
-    app.router.add_post("/tenants/{tenant}/hold", hold)
-    app.router.add_post("/tenants/{tenant}/release", release)
-    app.router.add_post("/tenants/{tenant}/throttle", throttle)
-    app.router.add_delete("/tenants/{tenant}", remove)
-    return app
-
-
-def _tenant(request: web.Request) -> str:
-    return tenant_id(request.match_info["tenant"])
-
-
-def _token(body: dict[str, Any]) -> int:
-    token = body["token"]
-    if not isinstance(token, int) or isinstance(token, bool):
-        raise TypeError("token must be an integer")
-    return token
-
-
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"code": code, "message": message}, status=status)
 
 
 async def serve(

@@ -22,6 +22,8 @@ class GateStatus:
     held: bool
     waiting: int
     timed_out: bool
+    canary: CellName | None = None
+    canary_share: float = 0.0
 
 
 class GateClient:
@@ -41,7 +43,10 @@ class GateClient:
         found = self._call("GET", f"/tenants/{tenant}", missing_ok=True)
         if found is None:
             return None
+        canary = found["canary"] or {}
         return GateStatus(
+            canary=canary.get("cell"),
+            canary_share=canary.get("share", 0.0),
             cell=CellName(found["cell"]),
             token=found["token"],
             held=found["held"],
@@ -52,6 +57,11 @@ class GateClient:
     def put(self, tenant: TenantId, *, cell: CellName, token: int) -> None:
         """Make the gate answer for the tenant."""
         self._call("PUT", f"/tenants/{tenant}", {"cell": cell, "token": token})
+
+    def canary(self, tenant: TenantId, *, token: int, cell: CellName, share: float, ttl_s: float) -> None:
+        """When this returns, that share of the tenant's new reads goes to the cell."""
+        body = {"token": token, "cell": cell, "share": share, "ttl_s": ttl_s}
+        self._call("POST", f"/tenants/{tenant}/canary", body)
 
     def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
         """When this returns, every new request waits."""

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import time
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tenure.routing.envoy.files import replace_file, sync_file
 log = logging.getLogger("tenure.gate")
 
 STATE_VERSION = 1
+_ROUNDING = 1e-9
 
 
 class TokenTooOld(Exception):
@@ -68,11 +70,42 @@ class _Hold:
 
 
 @dataclass(kw_only=True)
+class _Canary:
+    """A share of the reads goes to another cell until the deadline, unless that is renewed."""
+
+    cell: str
+    share: float
+    until: float
+    """Wall clock, as in a hold."""
+    ends_at: float
+    owed: float = 0.0
+    """The part of a read that the other cell is behind its share."""
+
+    @property
+    def over(self) -> bool:
+        """Nobody has renewed it in time."""
+        return time.monotonic() >= self.ends_at
+
+    def takes(self, session: str | None) -> bool:
+        """Whether this read is one of the share. What a session got it keeps while the share grows."""
+        if self.over:
+            return False
+        if session is not None:
+            return zlib.crc32(session.encode("utf-8", "surrogateescape")) < self.share * 2**32
+        self.owed += self.share
+        if self.owed < 1 - _ROUNDING:
+            return False
+        self.owed -= 1
+        return True
+
+
+@dataclass(kw_only=True)
 class _Tenant:
     token: int
     cell: str | None
     """None once the tenant has left the gate: only its token is remembered."""
     hold: _Hold | None = None
+    canary: _Canary | None = None
     report: Report | None = None
 
 
@@ -90,8 +123,10 @@ class GateState:
         self._tenants: dict[str, _Tenant] = {}
         self._load()
 
-    async def admit(self, tenant: str) -> str | None:
+    async def admit(self, tenant: str, *, reads: bool = False, session: str | None = None) -> str | None:
         """Return the cell for one request, after waiting for the end of the hold if there is one.
+
+        In a canary a share of those that only read goes to its cell, and requests of one `session` go the same way.
 
         None: the tenant is not behind the gate. Raises `TooManyWaiting`. Cancelling it forgets the request.
         """
@@ -100,6 +135,8 @@ class GateState:
             return None
         while (hold := entry.hold) is not None:
             await self._wait(hold)
+        if reads and entry.canary is not None and entry.canary.takes(session):
+            return entry.canary.cell
         return entry.cell
 
     def check(self, tenant: str, *, token: int) -> None:
@@ -107,21 +144,46 @@ class GateState:
         _check_token(self._gated(tenant), token)
 
     def put(self, tenant: str, *, cell: str, token: int) -> None:
-        """Bring the tenant behind the gate, towards `cell`. A hold that is under way goes on."""
+        """Bring the tenant behind the gate, towards `cell`. A hold that is under way goes on, a canary ends."""
         entry = self._tenants.get(tenant)
-        before = (entry.cell, entry.token) if entry else None
+        before = (entry.cell, entry.token, entry.canary) if entry else None
         if entry is None:
             entry = self._tenants[tenant] = _Tenant(token=token, cell=cell)
         else:
             _check_token(entry, token)
-            entry.cell, entry.token = cell, token
+            entry.cell, entry.token, entry.canary = cell, token, None
         try:
             self._save()
         except OSError:
             if before is None:
                 del self._tenants[tenant]
             else:
-                entry.cell, entry.token = before
+                entry.cell, entry.token, entry.canary = before
+            raise
+
+    def canary(self, tenant: str, *, token: int, cell: str, share: float, ttl_s: float) -> None:
+        """From now on and for `ttl_s` that share of the tenant's reads goes to `cell`; none with a share of 0.
+
+        Nobody has to end it: when it is not renewed, all reads go where everything else goes.
+        """
+        entry = self._gated(tenant)
+        _check_token(entry, token)
+        before = (entry.token, entry.canary)
+        kept = entry.canary
+        entry.token, entry.canary = token, None
+        if share > 0:
+            entry.canary = _Canary(
+                cell=cell,
+                share=share,
+                until=time.time() + ttl_s,
+                ends_at=time.monotonic() + ttl_s,
+                owed=kept.owed if kept is not None else 0.0,
+            )
+        try:
+            self._save()
+        except OSError:
+            if share > 0:
+                entry.token, entry.canary = before  # back to the source even if that cannot be written down
             raise
 
     def hold(self, tenant: str, *, token: int, budget_s: float, fallback: str) -> None:
@@ -130,17 +192,17 @@ class GateState:
         entry = self._gated(tenant)
         _check_token(entry, token)
         now, wall = time.monotonic(), time.time()
-        before, hold = (entry.token, entry.report), entry.hold
+        before, hold = (entry.token, entry.report, entry.canary), entry.hold
         terms = (hold.fallback, hold.until) if hold else None
         if hold is None:
             hold = entry.hold = _Hold(fallback=fallback, since=wall, until=wall + budget_s, closed_at=now)
         else:
             hold.fallback, hold.until = fallback, wall + budget_s
-        entry.token, entry.report = token, None
+        entry.token, entry.report, entry.canary = token, None, None
         try:
             self._save()
         except OSError:
-            entry.token, entry.report = before
+            entry.token, entry.report, entry.canary = before
             if terms is None:
                 entry.hold = None
                 _wake(hold)
@@ -153,14 +215,14 @@ class GateState:
         """Send the waiting and all later requests to `cell`; repeating it gives the same report again."""
         entry = self._gated(tenant)
         _check_token(entry, token)
-        before, hold = (entry.cell, entry.token, entry.report), entry.hold
-        entry.cell, entry.token = cell, token
+        before, hold = (entry.cell, entry.token, entry.report, entry.canary), entry.hold
+        entry.cell, entry.token, entry.canary = cell, token, None
         if hold is not None:
             entry.report, entry.hold = _report(hold, to=cell, timed_out=False), None
         try:
             self._save()
         except OSError:
-            (entry.cell, entry.token, entry.report), entry.hold = before, hold
+            (entry.cell, entry.token, entry.report, entry.canary), entry.hold = before, hold
             raise
         if hold is not None:
             _wake(hold)
@@ -182,7 +244,7 @@ class GateState:
             raise Held
         if forget:
             del self._tenants[tenant]
-        entry.hold, entry.cell, entry.report = None, None, None
+        entry.hold, entry.cell, entry.report, entry.canary = None, None, None, None
         try:
             self._save()
         finally:
@@ -199,6 +261,9 @@ class GateState:
             "held": hold is not None,
             "waiting": len(hold.waiters) if hold else 0,
             "timed_out": bool(entry.report and entry.report.timed_out),
+            "canary": {"cell": canary.cell, "share": canary.share}
+            if (canary := entry.canary) is not None and not canary.over
+            else None,
         }
 
     def close(self) -> None:
@@ -257,6 +322,9 @@ class GateState:
                 "hold": {"fallback": hold.fallback, "since": hold.since, "until": hold.until}
                 if (hold := entry.hold)
                 else None,
+                "canary": {"cell": canary.cell, "share": canary.share, "until": canary.until}
+                if (canary := entry.canary)
+                else None,
                 "report": asdict(entry.report) if entry.report else None,
             }
             for name, entry in self._tenants.items()
@@ -300,6 +368,10 @@ class GateState:
         entry = _Tenant(token=int(saved["token"]), cell=saved["cell"])
         if saved["report"] is not None:
             entry.report = Report(**saved["report"])
+        # Files written before there were canaries have none.
+        if (canary := saved.get("canary")) is not None:
+            left_s = float(canary["until"]) - time.time()
+            entry.canary = _Canary(**canary, ends_at=time.monotonic() + left_s)
         if saved["hold"] is not None:
             since = float(saved["hold"]["since"])
             entry.hold = _Hold(

@@ -15,6 +15,10 @@ class EnvoyOptions:
 
     tenant_header: str = "x-tenant-id"
     """On the shared host this request header names the tenant."""
+    read_paths: tuple[str, ...] = ()
+    """Paths below which every request only reads, whatever its method; GET, HEAD and OPTIONS always do."""
+    session_header: str | None = None
+    """In a canary, requests with the same value of this header go to the same cell."""
     request_timeout_s: float = 60.0
     """How long a cell may take to answer. The time a request waits at the gate does not count."""
     hold_max_s: float = 10.0

@@ -23,6 +23,7 @@ from tenure.errors import (
     UsageError,
 )
 from tenure.model.names import CellName, TenantId
+from tenure.model.traffic import CellTraffic
 from tenure.routing.contract import HoldReport, RouteState, TenantAddress
 from tenure.routing.envoy.fleet import Fleet
 from tenure.routing.envoy.gate_client import GateClient, GateStatus
@@ -96,6 +97,16 @@ class EnvoyRouter:
             self._gate.put(address.tenant, cell=cell, token=token)
             self._change(before, after)
         self._fleet.asking(address.tenant)
+
+    def canary(self, tenant: TenantId, *, token: int, cell: CellName, share: float, ttl_s: float) -> None:
+        """Let the gate send that share of the tenant's reads to the cell; it ends by itself after `ttl_s`."""
+        self._check_cell(cell)
+        self._gate.canary(tenant, token=token, cell=cell, share=share, ttl_s=ttl_s)
+
+    def traffic(self, tenant: TenantId, cell: CellName) -> CellTraffic:
+        """Read the counters of every Envoy. Answers are in them at once, latencies after Envoy's flush (a second
+        with our bootstrap)."""
+        return self._fleet.traffic(tenant, cell)
 
     def hold(self, tenant: TenantId, *, token: int, budget_s: float, fallback: CellName) -> None:
         """Make every new request wait. The gate itself ends the hold when the budget is used up."""
@@ -187,7 +198,14 @@ class EnvoyRouter:
             # Envoy lets the requests of a gated tenant pass to the last route when the gate does not know
             # better.
             return RouteState(cell=CellName(cell[0]), gated=True, held=False)
-        return RouteState(cell=status.cell, gated=True, held=status.held, waiting=status.waiting)
+        return RouteState(
+            cell=status.cell,
+            gated=True,
+            held=status.held,
+            waiting=status.waiting,
+            canary=status.canary,
+            canary_share=status.canary_share,
+        )
 
     def forget(self, tenant: TenantId) -> None:
         """Remove the tenant's routes; its requests then find no tenant. Ends a hold. Idempotent."""

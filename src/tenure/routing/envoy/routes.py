@@ -3,8 +3,9 @@ bytes.
 
 A direct tenant has one route to its cell's cluster. A gated tenant's routes ask the gate first; the gate's
 answer carries `x-tenure-cell`, which selects the cluster `<cell>~<tenant>`. Those clusters exist per tenant
-so that their gauges count that tenant's requests and nobody else's. The last route is the one Envoy takes
-when the gate is dead.
+so that their gauges count that tenant's requests and nobody else's; each of their routes counts answers and
+latencies under a name of its own, reads apart from everything else. The last routes are those that Envoy
+takes when the gate is dead.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ Document = dict[str, Any]
 ROUTE_CONFIG: Final = "tenants"
 CELL_HEADER: Final = "x-tenure-cell"
 CHECK_PATH: Final = "/check/"
+CHECK_READS: Final = "reads"
+SESSION_HEADER: Final = "x-tenure-session"
+"""On a question to the gate: what the estate's `session_header` says."""
+ORIGINAL_URL: Final = "x-envoy-original-url"
+"""Set by Envoy on a request that comes back through the gate: a read that a fenced cell refused has to write."""
+READ_METHODS: Final = "GET|HEAD|OPTIONS"
 SHARED_HOST: Final = "~shared"
 AUTHZ: Final = "envoy.filters.http.ext_authz"
 TYPE: Final = "type.googleapis.com/"
 _CHECK_MARGIN_S: Final = 1.0
+_FIRST_TIME: Final[Document] = {"name": ORIGINAL_URL, "present_match": True, "invert_match": True}
 _UNLIMITED: Final = 1_000_000
 _UNKNOWN_TENANT: Final = '{"error":{"code":"unknown_tenant","message":"no such tenant at this gateway"}}'
 
@@ -51,6 +59,16 @@ def cell_cluster(cell: CellName, tenant: TenantId) -> str:
 def gate_cluster(tenant: TenantId) -> str:
     """The cluster that carries only this tenant's questions to the gate."""
     return f"~gate~{tenant}"
+
+
+def answer_for(cell: str, *, reads: bool) -> str:
+    """What the gate puts into `x-tenure-cell`: the cell, and whether the request is counted as a read."""
+    return f"{cell}~{CHECK_READS}" if reads else cell
+
+
+def counted_as(cell: CellName, tenant: TenantId, *, reads: bool) -> str:
+    """The name under which Envoy counts what a gated tenant's requests met in the cell."""
+    return f"{cell}~{tenant}~{CHECK_READS if reads else 'others'}"
 
 
 def duration(seconds: float) -> str:
@@ -193,17 +211,21 @@ def _routes(
 ) -> list[Document]:
     if not route.gated:
         return [_route(tenant, route.cell, options)]
-    chosen = [
-        _gated(
-            tenant,
-            {"prefix": "/", "headers": [{"name": CELL_HEADER, "string_match": {"exact": cell}}]},
-            cell,
-            options,
-        )
+    named = [
+        _gated(tenant, {"prefix": "/", "headers": [_named(cell, reads=reads)]}, cell, options, reads=reads)
         for cell in cells
         if cell != route.cell
+        for reads in (True, False)
     ]
-    return [*chosen, _gated(tenant, {"prefix": "/"}, route.cell, options)]
+    by_method = {"name": ":method", "string_match": {"safe_regex": {"regex": READ_METHODS}}}
+    matches: list[Document] = [{"prefix": "/", "headers": [by_method, _FIRST_TIME]}]
+    matches += [{"path_separated_prefix": path, "headers": [_FIRST_TIME]} for path in options.read_paths]
+    unnamed = [_gated(tenant, match, route.cell, options, reads=True) for match in matches]
+    return [*named, *unnamed, _gated(tenant, {"prefix": "/"}, route.cell, options, reads=False)]
+
+
+def _named(cell: CellName, *, reads: bool) -> Document:
+    return {"name": CELL_HEADER, "string_match": {"exact": answer_for(cell, reads=reads)}}
 
 
 def _route(tenant: TenantId, cluster: str, options: EnvoyOptions) -> Document:
@@ -219,7 +241,9 @@ def _route(tenant: TenantId, cluster: str, options: EnvoyOptions) -> Document:
     }
 
 
-def _gated(tenant: TenantId, match: Document, cell: CellName, options: EnvoyOptions) -> Document:
+def _gated(
+    tenant: TenantId, match: Document, cell: CellName, options: EnvoyOptions, *, reads: bool
+) -> Document:
     route = _route(tenant, cell_cluster(cell, tenant), options)
     # Only back to the same tenant: an app's redirect to another tenant's host must go through the client.
     same_tenant = {
@@ -229,9 +253,14 @@ def _gated(tenant: TenantId, match: Document, cell: CellName, options: EnvoyOpti
             "allowed_route_names": [tenant],
         },
     }
-    check = default_check("http://gate", gate_cluster(tenant), f"{CHECK_PATH}{tenant}", options)
+    path = f"{CHECK_PATH}{tenant}/{CHECK_READS}" if reads else f"{CHECK_PATH}{tenant}"
+    check = default_check("http://gate", gate_cluster(tenant), path, options)
+    if reads and options.session_header is not None:
+        value = f"%REQ({options.session_header})%"
+        check["authorization_request"] = {"headers_to_add": [{"key": SESSION_HEADER, "value": value}]}
     return {
         **route,
+        "stat_prefix": counted_as(cell, tenant, reads=reads),
         "match": match,
         "route": {
             **route["route"],
