@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,8 +21,10 @@ from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
+from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
+from tenure.operations.steering import not_reached
 from tenure.operations.verify import Verify
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 from tenure.registry.links import Link, LinkState
@@ -112,7 +114,10 @@ class Service:
             if closed:
                 sentence += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
             steps.append(f"tenure op show {active.id}")
-            if not self._engine.is_running(active):
+            if active.state is OperationState.AWAITING:
+                sentence += f" It waits for somebody: {active.data['question']}."
+                steps += [f"tenure drift {tenant.id} --repair", f"tenure op confirm {active.id}"]
+            elif not self._engine.is_running(active):
                 steps += [f"tenure op resume {active.id}", f"tenure op cancel {active.id}"]
         elif link is not None and link.state is LinkState.ENDING:
             sentence += f" What {self._other(link, placement.cell)} still holds of it is being removed."
@@ -148,6 +153,24 @@ class Service:
         if link.soak_until < datetime.now(UTC):
             return f"{other} still follows, but the soak ended on {when}: complete the move."
         return f"{other} follows until {when}: rolling back loses nothing."
+
+    # -- what is routed against what should be ------------------------------------------------------------------------
+
+    def drift(self, text: str | None) -> Survey:
+        """Look at one tenant, or at every one that nobody is moving."""
+        if text is None:
+            return Drift(self._deps).survey()
+        return Survey(looks=(Drift(self._deps).look(self._known(text)),), moving={})
+
+    def repair(self, tenants: Sequence[TenantId]) -> None:
+        """Route these tenants as they are placed. Raises `RouteDrifted` with what could not be mended."""
+        Drift(self._deps).repair(tenants, actor=self._actor)
+
+    def look(self, operation: Operation) -> Look | None:
+        """What a person is to look at before confirming; None for an operation that waits for nobody."""
+        if operation.state is not OperationState.AWAITING or operation.tenant is None:
+            return None
+        return Drift(self._deps).look(operation.tenant)
 
     def observed_route(self, text: str) -> RouteState:
         """What the gateway really does with the tenant's requests."""
@@ -242,6 +265,22 @@ class Service:
         operation = self._deps.registry.operations.get(operation_id)
         return self._engine.resume(operation_id, self._spec(operation), observer=observer)
 
+    def confirm(self, operation_id: str, observer: Observer) -> Operation:
+        """Note that a person has looked, look again, and carry the operation on.
+
+        Raises `NotAllowed` with everything seen if users do not get where they should: then it goes on waiting.
+        """
+        operation = self._deps.registry.operations.get(operation_id)
+        look = self.look(operation)
+        if look is not None and not look.reached:
+            raise NotAllowed(
+                f"requests of {look.tenant} do not reach {look.cell} yet: {operation_id} goes on waiting",
+                findings=(*look.saw, *not_reached(look)),
+                hint=f"mend what differs, then tenure op confirm {operation_id}",
+            )
+        self._deps.registry.steps.confirm(operation_id, actor=self._actor)
+        return self._engine.run(operation_id, self._spec(operation), observer=observer)
+
     def cancel(self, operation_id: str, observer: Observer) -> Operation:
         """End an operation before its point of no return; everything is as before."""
         operation = self._deps.registry.operations.get(operation_id)
@@ -292,7 +331,7 @@ class Service:
         session = self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
         seen = observe(self._deps, session, linked=linked)
         if kind == "complete":  # nothing moves: what would refuse a move does not matter
-            seen = replace(seen, findings=(), residency=None)
+            seen = replace(seen, findings=(), residency=None, strays=None)
         return plan_move(kind, steps, seen)
 
     def _soaking(self, tenant: TenantId) -> dict[str, Any]:

@@ -26,6 +26,8 @@ EXIT_CODES: Final[dict[str, int]] = {
     "not_allowed": NOT_ALLOWED,
     "operation_failed": OPERATION_FAILED,
     "data_differs": OPERATION_FAILED,
+    "route_drifted": OPERATION_FAILED,
+    "confirmation_needed": APPROVAL_NEEDED,
     "plan_stale": PLAN_STALE,
     "rolled_back": ROLLED_BACK,
     "still_running": STILL_RUNNING,

@@ -89,3 +89,7 @@ class MoveObservation:
     past_holds_ms: tuple[float, ...]
     """Holds measured on this route, newest first."""
     prices: Prices
+    strays: str | None = None
+    """Why the tenant's requests cannot be held now, if so: the gateway or its name in DNS is out of step."""
+    has_names: bool = False
+    """The tenant's name in DNS can be led past the gateway."""
