@@ -9,6 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,11 +134,22 @@ class DriftingEstate:
         replace_file(self.config_dir / "rds.json", json.dumps(document))
         self._wait_version(version)
 
-    def replace_folder(self) -> None:
-        """A deployment replaces the folder that Envoy watches: from now on Envoy sees no change."""
-        old = self.folder / "replaced"
-        self.config_dir.rename(old)
-        shutil.copytree(old, self.config_dir)
+    @contextmanager
+    def out_of_step(self, *tenants: str, to: str) -> Iterator[None]:
+        """Somebody routes the tenants as they like, and a deployment replaces the folder that Envoy watches.
+
+        Until the end of the block Envoy sees no change; then it is started again.
+        """
+        self.edit_routes(**dict.fromkeys(tenants, to))
+        watched = self.folder / "replaced"
+        self.config_dir.rename(watched)
+        shutil.copytree(watched, self.config_dir)
+        try:
+            yield
+        finally:
+            self.stop_envoy()
+            shutil.rmtree(watched)
+            self.start_envoy()
 
     def _wait_version(self, version: str) -> None:
         deadline = time.monotonic() + 30
