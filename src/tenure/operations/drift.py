@@ -277,15 +277,18 @@ class Drift:
         chosen = list(tenants)
         waiting = {tenant: self._free(tenant) is not None for tenant in chosen}
         problems: list[str] = []
+        broken: TenureError | None = None
         try:
             self._deps.router.renew()
         except BROKEN as error:
+            broken = error
             problems.append(_said(error))
         for tenant in chosen:
             try:
-                self._repair(tenant, waited_for=waiting[tenant], renewed=not problems)
+                self._repair(tenant, waited_for=waiting[tenant], broken=broken)
             except BROKEN as error:
-                problems.append(f"{tenant}: {_said(error)}")
+                if error is not broken:
+                    problems.append(f"{tenant}: {_said(error)}")
             else:
                 self._deps.registry.events.append("route_repaired", actor=actor, tenant=tenant)
         if problems:
@@ -294,10 +297,13 @@ class Drift:
                 hint="tenure drift shows what is left",
             )
 
-    def _repair(self, tenant: TenantId, *, waited_for: bool, renewed: bool) -> None:
+    def _repair(self, tenant: TenantId, *, waited_for: bool, broken: TenureError | None) -> None:
+        """A gateway that is broken for all is not waited for again for each."""
         deps = self._deps
         placement = deps.registry.placements.get(tenant)
         try:
+            if broken is not None:
+                raise broken
             self._rewrite(tenant, placement)
         except BROKEN:
             if waited_for:
@@ -305,7 +311,7 @@ class Drift:
             raise
         names, settings = deps.names, deps.estate.gateway.dns
         host = deps.registry.tenants.get(tenant).host
-        if renewed and names is not None and settings is not None and names.manages(host):
+        if names is not None and settings is not None and names.manages(host):
             names.point(host, settings.gateway)
 
     def _rewrite(self, tenant: TenantId, placement: Placement) -> None:

@@ -6,7 +6,7 @@ Beside it those of the tenants' names in DNS, and of a request that finds out wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tenure.model.names import CellName, TenantId
@@ -30,7 +30,7 @@ class RouteState:
     waiting: int = 0
     gate_answers: bool = True
     """False for a gated tenant of which the gate knows nothing, or while the gate cannot be asked."""
-    parts: tuple[tuple[str, str], ...] = ()
+    parts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Each instance of the gateway, by address, and what it does in words."""
 
 
