@@ -157,10 +157,8 @@ class Service:
     # -- what is routed against what should be ------------------------------------------------------------------------
 
     def drift(self, text: str | None) -> Survey:
-        """Look at one tenant, or at every one that nobody is moving."""
-        if text is None:
-            return Drift(self._deps).survey()
-        return Survey(looks=(Drift(self._deps).look(self._known(text)),), moving={})
+        """Look at one tenant, or at all, unless somebody is moving them."""
+        return Drift(self._deps).survey(self._known(text) if text is not None else None)
 
     def repair(self, tenants: Sequence[TenantId]) -> None:
         """Route these tenants as they are placed. Raises `RouteDrifted` with what could not be mended."""

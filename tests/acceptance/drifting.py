@@ -53,12 +53,19 @@ class DriftingEstate:
         self._views: list[Path] = []
         self.estate = self.view()
 
-    def view(self, *, names: bool = True, port: int | None = None, secret: str | None = None) -> TestEstate:
+    def view(
+        self,
+        *,
+        names: bool = True,
+        port: int | None = None,
+        secret: str | None = None,
+        listen: str | None = None,
+    ) -> TestEstate:
         """The estate as another `tenure.yaml` beside the first one describes it."""
         document: dict[str, Any] = yaml.safe_load(self._base.config.read_text(encoding="utf-8"))
         gateway = document["gateway"]
         gateway |= {
-            "listen": f"http://127.0.0.1:{self.listen}",
+            "listen": listen or f"http://127.0.0.1:{self.listen}",
             "admin": [f"http://127.0.0.1:{self.admin}"],
             "config_dir": str(self.config_dir),
             "apply_timeout_s": APPLY_TIMEOUT_S,

@@ -147,7 +147,7 @@ def test_a_name_that_cannot_be_changed_is_said_and_keeps_the_rollback_waiting(
 
 
 def test_without_names_the_gateway_is_mended_before_the_rollback_is_confirmed_and_a_migrate_refuses(
-    drifting: DriftingEstate,
+    drifting: DriftingEstate, cells_estate: TestEstate
 ) -> None:
     tenant, half, estate = "no-names", "half-moved", drifting.view(names=False)
     for name in (tenant, half):
@@ -173,3 +173,12 @@ def test_without_names_the_gateway_is_mended_before_the_rollback_is_confirmed_an
     assert estate.command("op", "confirm", operation).exit_code == 4
     assert estate.command("complete", tenant, "--yes", tenant).exit_code == 0
     assert estate.left_behind(tenant) == []
+
+    # Users come through an Envoy that is on nobody's list: it sends them to the right cell, but past the gate.
+    assert cells_estate.command("drift", half, "--repair").exit_code == 0
+    elsewhere = drifting.view(names=False, listen=cells_estate.local.gateway)
+    assert elsewhere.command("drift", half).exit_code == 0
+    refused = elsewhere.command("migrate", half, "--to", "green")
+    assert refused.exit_code == 5, refused.stderr
+    assert "does not come to the gate" in refused.stderr
+    assert elsewhere.left_behind(half) == []

@@ -6,6 +6,7 @@ that is the origin of the tenant's name, and makes a request as users do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from tenure.routing.contract import RouteState, TenantAddress
 BROKEN: Final = (StoreUnavailable, StoreRefused, DeadlineExceeded)
 """What a gateway or a name server raises that does not do what it is told."""
 _AT_ONCE: Final = 8
+_BEHIND_S: Final = 0.1
 _CHANGING: Final = (
     OperationState.PLANNED,
     OperationState.RUNNING,
@@ -119,15 +121,15 @@ class Drift:
         (look,) = self._looks([(known, registry.placements.get(tenant))])
         return look
 
-    def survey(self) -> Survey:
-        """Look at every tenant that nobody is moving."""
+    def survey(self, only: TenantId | None = None) -> Survey:
+        """Look at one tenant, or at all, unless somebody is moving them."""
         registry = self._deps.registry
         placements = {p.tenant: p for p in registry.placements.list()}
-        tenants = registry.tenants.list()
+        tenants = registry.tenants.list() if only is None else (registry.tenants.get(only),)
         moving = {
             o.tenant: f"{o.kind} {o.id}"
-            for o in registry.operations.list(states=_CHANGING, limit=len(tenants) + 1)
-            if o.tenant is not None
+            for o in registry.operations.list(tenant=only, states=_CHANGING, limit=len(placements) + 1)
+            if o.tenant is not None and not o.needs_resume
         }
         looks = self._looks([(t, placements[t.id]) for t in tenants if t.id not in moving])
         return Survey(looks=looks, moving=moving)
@@ -244,6 +246,9 @@ class Drift:
             return True
         try:
             answered = self._deps.probe.cell_at(url, host, addresses)
+            if answered != cell:  # the gateway's workers may be a moment behind with new routes
+                time.sleep(_BEHIND_S)
+                answered = self._deps.probe.cell_at(url, host, addresses)
         except StoreUnavailable as error:
             notes.saw.append(f"a request through {what} is not answered")
             notes.differs("no_answer", url, error.message, error.hint)

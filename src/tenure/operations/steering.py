@@ -7,6 +7,9 @@ past the gateway, and is not called done before a person has looked and confirme
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Ask, Done, StepOutcome
 from tenure.errors import RouteDrifted, StoreUnavailable
@@ -15,8 +18,10 @@ from tenure.operations.deps import Deps
 from tenure.operations.drift import BROKEN, Drift, Look
 from tenure.operations.session import Session
 
-_PATIENCE = 3
+_PATIENCE: Final = 3
 """Attempts after which a rollback no longer waits for a gateway or a name server that does not answer."""
+_GATE_SEEN_WITHIN_S: Final = 2.0
+_AGAIN_S: Final = 0.05
 
 
 def ungated(ctx: StepContext) -> str | None:
@@ -35,7 +40,7 @@ def steer(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None
     goes_on = ctx.operation.kind == "rollback"
     try:
         deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=epoch)
-        problem = Drift(deps).look(session.tenant).strays
+        problem = Drift(deps).look(session.tenant).strays or _past_the_gate(deps, ctx, session.tenant)
     except BROKEN as error:
         if isinstance(error, StoreUnavailable) and (not goes_on or ctx.attempt < _PATIENCE):
             raise
@@ -58,6 +63,25 @@ def steer(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None
     ctx.reach("steer.ungated")
     if ctx.committed:
         divert(deps, ctx, session.tenant)
+
+
+def _past_the_gate(deps: Deps, ctx: StepContext, tenant: TenantId) -> str | None:
+    """What is wrong if a request such as users make does not come to the gate, in an instance that nobody named.
+
+    The gateway's workers may be a moment behind with new routes, so it is made again until that is no excuse.
+    """
+    if deps.probe is None:
+        return None
+    listen, host = deps.estate.gateway.listen, deps.registry.tenants.get(tenant).host
+    before = deps.router.asked(tenant)
+    deadline = time.monotonic() + _GATE_SEEN_WITHIN_S
+    while True:
+        deps.probe.cell_at(listen, host)
+        if deps.router.asked(tenant) != before:
+            return None
+        if time.monotonic() > deadline:
+            return f"a request through {listen} does not come to the gate"
+        ctx.wait(_AGAIN_S)
 
 
 def let_go(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None:

@@ -88,6 +88,9 @@ class Router(Protocol):
     def survey(self, addresses: Sequence[TenantAddress]) -> Mapping[TenantId, RouteState]:
         """`observed` for many tenants, for little more than the price of one."""
 
+    def asked(self, tenant: TenantId) -> int:
+        """How many of the gated tenant's requests have come to the gate: grows with each, may start anew."""
+
     def renew(self) -> None:
         """Have every instance load all routes anew, those as well that it should have already."""
 

@@ -74,6 +74,8 @@ class _Tenant:
     """None once the tenant has left the gate: only its token is remembered."""
     hold: _Hold | None = None
     report: Report | None = None
+    asked: int = 0
+    """Requests since this process began; not kept."""
 
 
 class GateState:
@@ -98,6 +100,7 @@ class GateState:
         entry = self._tenants.get(tenant)
         if entry is None:
             return None
+        entry.asked += 1
         while (hold := entry.hold) is not None:
             await self._wait(hold)
         return entry.cell
@@ -193,6 +196,7 @@ class GateState:
             "cell": entry.cell,
             "token": entry.token,
             "held": hold is not None,
+            "asked": entry.asked,
             "waiting": len(hold.waiters) if hold else 0,
             "timed_out": bool(entry.report and entry.report.timed_out),
         }

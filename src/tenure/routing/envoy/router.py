@@ -177,6 +177,11 @@ class EnvoyRouter:
             for address in addresses
         }
 
+    def asked(self, tenant: TenantId) -> int:
+        """How many of the tenant's requests have come to the gate since its process began."""
+        status = self._gate.status(tenant)
+        return 0 if status is None else status.asked
+
     def renew(self) -> None:
         """Publish the table's documents under new versions and wait until every Envoy has them."""
         with self._files.exclusive():
