@@ -75,6 +75,18 @@ class TargetUnfit(TenureError):
     code = "target_unfit"
 
 
+class RouteDrifted(TenureError):
+    """The gateway, or the tenant's name, does not do what it should, and could not be brought to it."""
+
+    code = "route_drifted"
+
+
+class ConfirmationNeeded(TenureError):
+    """The operation waits until a person has looked and confirmed."""
+
+    code = "confirmation_needed"
+
+
 class PlanStale(TenureError):
     """The digest given to `--apply` is not the digest of what would be done now."""
 

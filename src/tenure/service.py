@@ -23,10 +23,13 @@ from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations.canary import CANARY
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
+from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
 from tenure.operations.rehearse import Outlook, Rehearsal, outlook
-from tenure.operations.soak import Expiry, SoakState, look
+from tenure.operations.soak import Expiry, SoakState
+from tenure.operations.soak import look as look_at_soak
+from tenure.operations.steering import not_reached
 from tenure.operations.verify import Verify
 from tenure.operations.watch import Outcome as WatchOutcome
 from tenure.operations.watch import SoakWatch, WatchReport, outside
@@ -136,7 +139,10 @@ class Service:
             if closed:
                 sentence += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
             steps.append(f"tenure op show {active.id}")
-            if not self._engine.is_running(active):
+            if active.state is OperationState.AWAITING:
+                sentence += f" It waits for somebody: {active.data['question']}."
+                steps += [f"tenure drift {tenant.id} --repair", f"tenure op confirm {active.id}"]
+            elif not self._engine.is_running(active):
                 steps += [f"tenure op resume {active.id}", f"tenure op cancel {active.id}"]
         elif link is not None and link.state is LinkState.ENDING:
             sentence += f" What {self._other(link, placement.cell)} still holds of it is being removed."
@@ -145,7 +151,7 @@ class Service:
             sentence += " " + self._expired_sentence(link, self._other(link, placement.cell))
             steps.append(f"tenure complete {tenant.id} --plan")
         elif link is not None:
-            seen = look(self._deps, link)
+            seen = look_at_soak(self._deps, link)
             after = outlook(self._deps, seen, placement)
             sentence += f" {self._soak_sentence(link, seen)} {after.sentence}"
             steps += [f"tenure rollback {tenant.id} --plan", f"tenure complete {tenant.id} --plan"]
@@ -194,6 +200,22 @@ class Service:
             f"The soak is over: {other} has not followed since {link.expired_at:%Y-%m-%d %H:%M} UTC, because "
             f"{link.expired_because}. There is no way back; complete the move."
         )
+
+    # -- what is routed against what should be ------------------------------------------------------------------------
+
+    def drift(self, text: str | None) -> Survey:
+        """Look at one tenant, or at all, unless somebody is moving them."""
+        return Drift(self._deps).survey(self._known(text) if text is not None else None)
+
+    def repair(self, tenants: Sequence[TenantId]) -> None:
+        """Route these tenants as they are placed. Raises `RouteDrifted` with what could not be mended."""
+        Drift(self._deps).repair(tenants, actor=self._actor)
+
+    def look(self, operation: Operation) -> Look | None:
+        """What a person is to look at before confirming; None for an operation that waits for nobody."""
+        if operation.state is not OperationState.AWAITING or operation.tenant is None:
+            return None
+        return Drift(self._deps).look(operation.tenant)
 
     def observed_route(self, text: str) -> RouteState:
         """What the gateway really does with the tenant's requests."""
@@ -259,7 +281,7 @@ class Service:
         return tuple(self._check_soak(link, end, observer) for link in found)
 
     def _check_soak(self, link: Link, end: bool, observer: Observer) -> SoakReport:
-        state = look(self._deps, link)
+        state = look_at_soak(self._deps, link)
         busy = self._deps.registry.operations.active_for(link.tenant)
         if state.over is None or not end or busy is not None or link.state is LinkState.ENDING:
             return SoakReport(state=state, busy=busy)
@@ -267,7 +289,7 @@ class Service:
         request = {"from": state.serves, "to": state.follows, "because": state.over}
         operation = self._engine.create(spec, tenant=link.tenant, request=request, requested_by=self._actor)
         ended = self._engine.run(operation.id, spec, observer=observer)
-        again = look(self._deps, self._deps.registry.links.get(link.name))
+        again = look_at_soak(self._deps, self._deps.registry.links.get(link.name))
         return SoakReport(state=again, ended=ended)
 
     # -- operations --------------------------------------------------------------------------------------------------
@@ -372,6 +394,22 @@ class Service:
         operation = self._deps.registry.operations.get(operation_id)
         return self._engine.resume(operation_id, self._spec(operation), observer=observer)
 
+    def confirm(self, operation_id: str, observer: Observer) -> Operation:
+        """Note that a person has looked, look again, and carry the operation on.
+
+        Raises `NotAllowed` with everything seen if users do not get where they should: then it goes on waiting.
+        """
+        operation = self._deps.registry.operations.get(operation_id)
+        look = self.look(operation)
+        if look is not None and not look.reached:
+            raise NotAllowed(
+                f"requests of {look.tenant} do not reach {look.cell} yet: {operation_id} goes on waiting",
+                findings=(*look.saw, *not_reached(look)),
+                hint=f"mend what differs, then tenure op confirm {operation_id}",
+            )
+        self._deps.registry.steps.confirm(operation_id, actor=self._actor)
+        return self._engine.run(operation_id, self._spec(operation), observer=observer)
+
     def cancel(self, operation_id: str, observer: Observer) -> Operation:
         """End an operation before its point of no return; everything is as before."""
         operation = self._deps.registry.operations.get(operation_id)
@@ -459,7 +497,7 @@ class Service:
         session = self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
         seen = replace(observe(self._deps, session, linked=linked), canary=canary)
         if kind == "complete":  # nothing moves: what would refuse a move does not matter
-            seen = replace(seen, findings=(), residency=None)
+            seen = replace(seen, findings=(), residency=None, strays=None)
         return plan_move(kind, steps, seen)
 
     def _soaking(self, tenant: TenantId) -> dict[str, Any]:

@@ -21,13 +21,16 @@ from tenure.estate.config import (
     S3Settings,
     load_estate,
 )
+from tenure.estate.values import server_address
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.operations.deps import Deps
 from tenure.operations.session import Sessions
 from tenure.registry.database import Database
 from tenure.registry.registry import Registry
+from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
+from tenure.routing.probe import HttpProbe
 from tenure.service import Service
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.postgres import (
@@ -44,6 +47,11 @@ from tenure.stores.s3 import S3Copy, S3Store
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
 store each; with CPython's 5 ms they wait for one another longer than for the stores (`make bench` shows it)."""
+
+
+LOOK_TIMEOUT_S: Final = 5.0
+"""How long the name server, or an app that is probed, may take to answer."""
+DNS_PORT: Final = 53
 
 
 class Stores:
@@ -182,9 +190,33 @@ def open_router(estate: Estate) -> EnvoyRouter:
             tenant_header=gateway.tenant_header,
             read_paths=gateway.read_paths,
             session_header=gateway.session_header,
+            apply_timeout_s=gateway.apply_timeout_s,
             hold_max_s=max(EnvoyOptions().hold_max_s, estate.hold.budget_s),
         ),
     )
+
+
+def open_names(estate: Estate) -> NameServer | None:
+    settings = estate.gateway.dns
+    if settings is None:
+        return None
+    return NameServer(
+        server=server_address(settings.server, default_port=DNS_PORT),
+        zone=settings.zone,
+        key=settings.key,
+        secret=settings.secret.resolve(),
+        algorithm=settings.algorithm,
+        record=settings.record,
+        ttl_s=settings.ttl_s,
+        timeout_s=LOOK_TIMEOUT_S,
+    )
+
+
+def open_probe(estate: Estate) -> HttpProbe | None:
+    settings = estate.gateway.probe
+    if settings is None:
+        return None
+    return HttpProbe(path=settings.path, header=settings.header, timeout_s=LOOK_TIMEOUT_S)
 
 
 def open_service(path: Path) -> Service:
@@ -205,5 +237,7 @@ def service_of(estate: Estate, registry: Registry) -> Service:
         router=open_router(estate),
         factory=stores,
         sessions=Sessions(stores),
+        names=open_names(estate),
+        probe=open_probe(estate),
     )
     return Service(deps, Engine(registry, actor=f"{getpass.getuser()}@{socket.gethostname()}"))

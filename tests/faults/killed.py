@@ -55,6 +55,10 @@ def main() -> int:
                 operation = service.rollback(tenant, apply=None, observer=killer)
             case "complete", [tenant]:
                 operation = service.complete(tenant, apply=None, observer=killer)
+            case "resume", [operation_id]:
+                operation = service.resume(operation_id, killer)
+            case "confirm", [operation_id]:
+                operation = service.confirm(operation_id, killer)
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:

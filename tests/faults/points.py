@@ -44,8 +44,16 @@ ROLLBACK: Final = (
     "prepare.following",
     "prepare.equal",
     "prepare:end",
-    *MIGRATE[MIGRATE.index("arm:start") :],
+    *MIGRATE[MIGRATE.index("arm:start") : MIGRATE.index("settle:start")],
+    "divert:start",
+    "divert:end",
+    *MIGRATE[MIGRATE.index("settle:start") :],
+    "confirm:start",
+    "confirm.looked",
+    "confirm:end",
 )
+SECOND_PATH: Final = ("steer.ungated", "divert.named", "confirm.looked")
+"""Of a rollback whose gateway is out of step, in their order: `tests/acceptance/test_drift.py` kills at each."""
 ABORT: Final = ("abort:start", "abort.open", "abort.unlinked", "abort.erased", "abort:end")
 COMPLETE: Final = (
     "check:start",
@@ -71,4 +79,6 @@ SELECTION: Final = frozenset({"provision.started", "switch.closed", "switch.comm
 
 def committed(point: str) -> bool:
     """Whether the placement has changed when a migrate or a rollback gets to this point."""
-    return MIGRATE.index(point) >= MIGRATE.index(COMMIT) if point in MIGRATE else False
+    return any(
+        point in points and points.index(point) >= points.index(COMMIT) for points in (MIGRATE, ROLLBACK)
+    )

@@ -851,3 +851,57 @@ def test_any_damage_to_the_text_is_explained(folder: pathlib.Path) -> None:
 
 def test_cells_come_in_the_order_of_the_file(folder: pathlib.Path) -> None:
     assert list(load().cells) == [CellName("blue"), CellName("green")]
+
+
+NAMES = """\
+  probe: {path: /healthz, header: x-served-by}
+  dns:
+    server: 127.0.0.1:5353
+    zone: rag.localhost
+    key: tenure-update
+    secret: {file: secrets/dns-key}
+    gateway: 10.0.0.1
+    cells: {blue: "http://10.0.0.2:8080", green: "https://10.0.0.3"}
+  domain: rag.localhost
+"""
+
+
+def with_names(old: str = "", new: str = "") -> str:
+    assert old in NAMES
+    return changed("  domain: rag.localhost\n", NAMES.replace(old, new, 1))
+
+
+def test_the_names_of_the_tenants_hosts_are_read(folder: pathlib.Path) -> None:
+    dns = load(with_names()).gateway.dns
+    assert dns is not None
+    assert (dns.target(CellName("blue")), dns.target(CellName("green"))) == ("10.0.0.2", "10.0.0.3")
+    assert (dns.record, dns.ttl_s, dns.algorithm) == ("A", 30, "hmac-sha256")
+    with pytest.raises(ConfigurationError) as missing:
+        load(with_names()).check_secrets()
+    assert any("gateway.dns.secret" in problem for problem in missing.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("  probe: {path: /healthz, header: x-served-by}\n", "", "gateway.probe: missing: dns is given"),
+        ("/healthz", "healthz", "gateway.probe.path: must be a path on the app"),
+        ("127.0.0.1:5353", "ns.example.com", "gateway.dns.server: must be an IP address"),
+        ("127.0.0.1:5353", "127.0.0.1:99999", "gateway.dns.server: must be an IP address"),
+        ("zone: rag.localhost", "zone: example.com", "gateway.dns.zone: does not hold the gateway's domain"),
+        ("blue: ", "bleu: ", "gateway.dns.cells.bleu: there is no such cell; did you mean 'blue'"),
+        ("blue: ", "bleu: ", "gateway.dns.cells.blue: missing: every cell has an endpoint"),
+        (
+            "10.0.0.3",
+            "10.0.0.2",
+            "gateway.dns.cells.green: leads to the same place as gateway.dns.cells.blue",
+        ),
+        ("10.0.0.2", "10.0.0.1", "gateway.dns.cells.blue: leads to the same place as gateway.dns.gateway"),
+        ("10.0.0.1", "lb.rag.localhost", "gateway.dns.gateway: 'lb.rag.localhost' cannot be held by"),
+        ("secret: {file: secrets/dns-key}", "secret: c2VjcmV0", "gateway.dns.secret: a secret must not be"),
+    ],
+)
+def test_names_that_could_not_lead_anybody_are_refused(
+    folder: pathlib.Path, old: str, new: str, problem: str
+) -> None:
+    assert any(problem in found for found in problems(with_names(old, new))), problems(with_names(old, new))

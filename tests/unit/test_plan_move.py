@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId
-from tenure.plan.move import COPY_PER_INVENTORY, COPY_STARTUP_S, MIGRATE_STEPS, Plan, plan_move
+from tenure.plan.move import (
+    COPY_PER_INVENTORY,
+    COPY_STARTUP_S,
+    MIGRATE_STEPS,
+    ROLLBACK_STEPS,
+    Plan,
+    plan_move,
+)
 from tenure.plan.observation import (
     CellObservation,
     MoveObservation,
@@ -75,6 +82,18 @@ def test_the_digest_changes_with_everything_that_was_agreed_to() -> None:
     digests = {plan(v).digest for v in variants}
     assert len(digests) == len(variants)
     assert plan().digest not in digests
+
+
+def test_a_tenant_whose_requests_cannot_be_held_is_not_moved_but_can_be_taken_back() -> None:
+    astray = replace(SEEN, strays="the gateway sends it to green; it is placed in blue")
+    assert codes(plan(astray)) == {"route_drifted"}
+    back = plan_move("rollback", ROLLBACK_STEPS, astray)
+    assert not back.refusals
+    for has_names, then in ((True, "its name is then led past"), (False, "the gateway has to be mended")):
+        (warning,) = plan_move("rollback", ROLLBACK_STEPS, replace(astray, has_names=has_names)).findings
+        assert warning.code == "route_drifted"
+        assert then in warning.message
+        assert "waits for a confirmed look" in warning.message
 
 
 def test_residency_refuses_a_region_that_the_rule_does_not_name() -> None:

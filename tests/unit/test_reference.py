@@ -52,7 +52,13 @@ def test_the_module_writes_the_page_out() -> None:
 
 def test_both_files_and_all_their_parts_are_found() -> None:
     titles = {model.title for model in MODELS}
-    assert {"tenure.yaml", "catalogue.yaml", "gateway.gate", "cells.NAME.stores.NAME (kind: s3)"} <= titles
+    assert {
+        "tenure.yaml",
+        "catalogue.yaml",
+        "gateway.gate",
+        "gateway.dns",
+        "cells.NAME.stores.NAME (kind: s3)",
+    } <= titles
     assert len(titles) == len(MODELS) == len(set(MODELS))
 
 

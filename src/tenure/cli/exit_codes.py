@@ -28,6 +28,8 @@ EXIT_CODES: Final[dict[str, int]] = {
     "data_differs": OPERATION_FAILED,
     "outpaced": OPERATION_FAILED,
     "target_unfit": OPERATION_FAILED,
+    "route_drifted": OPERATION_FAILED,
+    "confirmation_needed": APPROVAL_NEEDED,
     "plan_stale": PLAN_STALE,
     "rolled_back": ROLLED_BACK,
     "still_running": STILL_RUNNING,

@@ -10,7 +10,14 @@ import click
 from tenure.cli.context import Context, confirm_by_name, json_option, pass_context
 from tenure.cli.exit_codes import EXIT_CODES
 from tenure.cli.output import emit_json, show_error, show_plan, table
-from tenure.errors import OperationFailed, RolledBack, StillRunning, TargetUnfit, TenureError
+from tenure.errors import (
+    ConfirmationNeeded,
+    OperationFailed,
+    RolledBack,
+    StillRunning,
+    TargetUnfit,
+    TenureError,
+)
 from tenure.model.operation import Operation, OperationState
 from tenure.operations.watch import Outcome, WatchReport
 from tenure.plan.move import Plan
@@ -248,6 +255,11 @@ def raise_unless_successful(operation: Operation) -> None:
     problem: TenureError
     if operation.state in (OperationState.ABORTED, OperationState.FAILED):
         problem = OperationFailed(f"{operation.kind} {operation.id} {operation.state}: {message}", hint=hint)
+    elif operation.state is OperationState.AWAITING:
+        problem = ConfirmationNeeded(
+            f"{operation.kind} {operation.id} waits for somebody: {operation.data['question']}",
+            hint=f"tenure op show {operation.id}",
+        )
     elif operation.state.active:
         problem = StillRunning(
             f"{operation.kind} {operation.id} stopped at {operation.phase}: {message}",

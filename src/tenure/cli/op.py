@@ -12,6 +12,7 @@ import click
 from tenure.cli.context import Context, json_option, pass_context
 from tenure.cli.move import operation_dict, raise_unless_successful, show_operation
 from tenure.cli.output import emit_json, emit_line, table
+from tenure.model.operation import OperationState
 
 
 @click.group()
@@ -63,11 +64,23 @@ def show(context: Context, operation_id: str) -> None:
                 for s in steps
             ]
             value["events"] = list(events)
-            emit_json(
-                "operation", value, (f"tenure op resume {operation.id}",) if operation.needs_resume else ()
+            look = service.look(operation)
+            value["look"] = look.as_dict() if look is not None else None
+            steps_next: tuple[str, ...] = (
+                (f"tenure op resume {operation.id}",) if operation.needs_resume else ()
             )
+            if look is not None:
+                steps_next = (f"tenure op confirm {operation.id}",)
+            emit_json("operation", value, steps_next)
             return
         show_operation(context, service, operation)
+        look = service.look(operation)
+        if look is not None:
+            click.echo("Look at this before you confirm:")
+            for line in look.saw:
+                click.echo(f"  {line}")
+            for difference in look.differences:
+                click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
         click.echo(table(("step", "state", "attempt"), [(s.name, str(s.state), s.attempt) for s in steps]))
         for event in sorted(events, key=lambda e: str(e["at"])):
             click.echo(_line(event))
@@ -90,7 +103,7 @@ def watch(context: Context, operation_id: str, poll_s: float) -> None:
                     emit_line(event)
                 else:
                     click.echo(_line(event))
-            if not operation.state.active:
+            if not operation.state.active or operation.state is OperationState.AWAITING:
                 raise_unless_successful(operation)
                 return
             time.sleep(poll_s)  # the watcher's own pace; Ctrl-C ends it
@@ -104,6 +117,18 @@ def resume(context: Context, operation_id: str) -> None:
     """Carry an interrupted operation on, here and now."""
     with context.service() as service:
         operation = service.resume(operation_id, context.observer())
+        show_operation(context, service, operation)
+    raise_unless_successful(operation)
+
+
+@op.command("confirm")
+@click.argument("operation_id")
+@json_option
+@pass_context
+def confirm(context: Context, operation_id: str) -> None:
+    """Say that you have looked (`op show`): Tenure looks again and carries the operation on."""
+    with context.service() as service:
+        operation = service.confirm(operation_id, context.observer())
         show_operation(context, service, operation)
     raise_unless_successful(operation)
 

@@ -1,4 +1,4 @@
-"""Turns whatever one attempt of a step does, raising included, into one of the four outcomes."""
+"""Turns whatever one attempt of a step does, raising included, into one of the five outcomes."""
 
 from __future__ import annotations
 

@@ -66,6 +66,11 @@ class StepContext:
         return self.lease.attempt
 
     @property
+    def confirmed(self) -> bool:
+        """A person has confirmed what this step asked for last."""
+        return "confirmed" in self.operation.data
+
+    @property
     def committed(self) -> bool:
         """The operation is past its point of no return."""
         return self.operation.committed

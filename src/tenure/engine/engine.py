@@ -20,7 +20,7 @@ from tenure.engine.heartbeat import Heartbeat
 from tenure.engine.holder import is_gone, this_process
 from tenure.engine.observer import Observer, nobody
 from tenure.engine.settings import EngineSettings
-from tenure.engine.spec import Done, Failed, OperationSpec, Park, Retry, StepOutcome, StepSpec
+from tenure.engine.spec import Ask, Done, Failed, OperationSpec, Park, Retry, StepOutcome, StepSpec
 from tenure.errors import (
     Cancelled,
     ConfigurationError,
@@ -72,7 +72,7 @@ class Engine:
     def run(
         self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait: bool = True
     ) -> Operation:
-        """Move the operation on until it has ended, soaks, or is stuck (`needs_resume`), and return it.
+        """Move the operation on until it has ended, soaks, awaits a person, or is stuck (`needs_resume`); return it.
 
         Without `wait` it also returns when nothing is due. A step of a process of this host that has died is
         taken over at once, one of another host when its lease has run out. Raises `StillRunning` if someone
@@ -149,6 +149,8 @@ class Engine:
         step = self._open_step(operation)
         if operation.cancel_requested and not _past_cancelling(operation):
             self._start_abort(operation, run.spec, step)
+        elif operation.state is OperationState.AWAITING:
+            return operation
         elif step is None:
             self._conclude(operation, run.spec)
         elif step.state is StepState.PENDING and step.due_in_s > 0:
@@ -269,6 +271,9 @@ class Engine:
             case Park(until=until, reason=reason):
                 steps.park(lease, until=until, reason=reason, actor=actor)
                 return "parked", {"until": until.isoformat(), "reason": reason}
+            case Ask(question=question):
+                steps.ask(lease, question=question, actor=actor)
+                return "asked", {"question": question}
             case Failed(error=failure):
                 document = error_document(failure, step.name)
                 steps.fail(

@@ -31,7 +31,7 @@ class StepStarted(_Notice):
 
 @dataclass(frozen=True, kw_only=True)
 class StepEnded(_Notice):
-    """An attempt of a step has ended and is recorded. `outcome` is done, retried, parked, failed or released."""
+    """An attempt of a step has ended and is recorded. `outcome` is done, retried, parked, asked, failed or released."""
 
     outcome: str
     detail: JsonObject

@@ -1,6 +1,6 @@
 """What an operation is made of: its steps in order, how each is retried, and how it is aborted.
 
-Running a step gives one of four frozen outcomes. A step may also raise: see `StepSpec.run`.
+Running a step gives one of five frozen outcomes. A step may also raise: see `StepSpec.run`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,18 @@ class Failed:
     error: TenureError
 
 
-StepOutcome = Done | Retry | Park | Failed
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """The step goes on only when a person has confirmed `question`: what to look at, in one sentence.
+
+    The operation is `awaiting` until then, whatever happens to the process. The step runs again after the confirmation
+    and finds it in `StepContext.confirmed`; it may ask again, and its attempts count anew.
+    """
+
+    question: str
+
+
+StepOutcome = Done | Retry | Park | Ask | Failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ settings."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from tenure.catalogue.catalogue import StoreKind
 from tenure.catalogue.checks import StoreSketch, check_reference, sketch_stores
@@ -31,6 +33,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
+    _check_names(document, block_at(root.get("gateway")), cells)
     _check_hold(document, block_at(root.get("hold")))
     _check_sync(document, block_at(root.get("sync")))
     _check_residency(document, block_at(root.get("residency")), cells)
@@ -89,6 +92,61 @@ def _check_keys(document: Document, store: StoreSketch) -> None:
     for given, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
         if store.entry.get(given) is not None and store.entry.get(other) is None:
             document.report((*store.path, other), f"missing: {given} is given")
+
+
+def _check_names(document: Document, gateway: dict[str, Value], cells: dict[str, Value]) -> None:
+    """A host's record must tell by itself where users go, and Tenure must be able to see who answers there."""
+    if not isinstance(gateway.get("dns"), Block):
+        return
+    names, path = block_at(gateway["dns"]), ("gateway", "dns")
+    if gateway.get("probe") is None:
+        document.report(
+            ("gateway", "probe"), "missing: dns is given, and where a host leads is seen by a probe"
+        )
+    domain, zone = text_at(gateway.get("domain")), text_at(names.get("zone"))
+    if domain and zone and not f".{domain.lower()}".endswith(f".{zone.lower()}"):
+        document.report((*path, "zone"), f"does not hold the gateway's domain {shown(domain)}")
+    if not isinstance(names.get("cells"), Block):
+        return
+    endpoints = block_at(names["cells"])
+    for cell in cells.keys() - endpoints.keys():
+        document.report((*path, "cells", cell), "missing: every cell has an endpoint")
+    for cell in endpoints.keys() - cells.keys():
+        document.report((*path, "cells", cell), f"there is no such cell{did_you_mean(cell, cells)}", key=True)
+    _check_targets(document, names, endpoints)
+
+
+def _check_targets(document: Document, names: dict[str, Value], endpoints: dict[str, Value]) -> None:
+    record = text_at(names.get("record")) or "A"
+    targets: dict[str, Path] = {}
+    for place, text in (
+        (("gateway",), text_at(names.get("gateway"))),
+        *((("cells", cell), _hostname(text_at(url))) for cell, url in endpoints.items()),
+    ):
+        if text is None:
+            continue
+        path = ("gateway", "dns", *place)
+        first = targets.setdefault(text.lower(), path)
+        if first != path:
+            document.report(
+                path, f"leads to the same place as {dotted(first)}: a record could not tell them apart"
+            )
+        if _record_for(text) != record:
+            document.report(path, f"{shown(text)} cannot be held by a record of type {record}")
+
+
+def _hostname(url: str | None) -> str | None:
+    try:
+        return urlsplit(url).hostname if url else None
+    except ValueError:
+        return None
+
+
+def _record_for(target: str) -> str:
+    try:
+        return "A" if ipaddress.ip_address(target).version == 4 else "AAAA"
+    except ValueError:
+        return "CNAME"
 
 
 def _check_hold(document: Document, hold: dict[str, Value]) -> None:

@@ -17,6 +17,7 @@ from tenure.estate.secret_ref import SecretRef
 from tenure.estate.settings import (
     Cell,
     Control,
+    DnsSettings,
     EstateSettings,
     Gate,
     Gateway,
@@ -39,6 +40,7 @@ from tenure.model.names import CellName
 __all__ = [
     "Cell",
     "Control",
+    "DnsSettings",
     "Estate",
     "Gate",
     "Gateway",
@@ -118,6 +120,8 @@ class Estate:
         """Every reference; with the kind of store where the secret is a store's own address."""
         yield None, self.control.dsn
         yield None, self.gateway.gate.token
+        if self.gateway.dns is not None:
+            yield None, self.gateway.dns.secret
         for cell in self.cells.values():
             for store in cell.stores.values():
                 match store:

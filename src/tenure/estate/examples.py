@@ -21,6 +21,18 @@ gateway:
   tenant_header: x-tenant-id
   read_paths: [/search]
   session_header: x-session-id
+  apply_timeout_s: 15
+  probe: {path: /healthz, header: x-served-by}
+  dns:
+    server: 10.0.0.53
+    zone: example.com
+    key: tenure-update
+    secret: {file: secrets/dns-key}
+    algorithm: hmac-sha256
+    record: A
+    ttl_s: 30
+    gateway: 10.0.0.11
+    cells: {blue: "https://10.0.1.20", frankfurt: "https://10.0.2.20"}
   domain: app.example.com
 hold: {budget_ms: 2000, drain_ms: 1000}
 verify: {resync_above: 0.05, evidence_ttl_s: 300}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field
 
@@ -16,17 +17,20 @@ from tenure.estate.values import (
     Currency,
     Domain,
     HeaderName,
+    ProbePath,
     Region,
     RelativePath,
+    Server,
     SessionHeader,
     StoreKey,
+    Target,
     Text,
     Url,
     UrlPath,
     growing,
     unique,
 )
-from tenure.model.names import TenantId
+from tenure.model.names import CellName, TenantId
 
 
 class Control(Settings):
@@ -43,6 +47,42 @@ class Gate(Settings):
     check: Url = setting("Where Envoy asks the gate about a request.")
     control: Url = setting("Where Tenure tells the gate to hold and to release.")
     token: SecretSetting = setting("What Tenure shows the gate to be let in.")
+
+
+class ProbeSettings(Settings):
+    """A request by which Tenure finds out which cell really answers a tenant's users."""
+
+    title: ClassVar[str] = "gateway.probe"
+    path: ProbePath = setting("What it gets from the app; it must be cheap, and the same in every cell.")
+    header: HeaderName = setting("The response header in which the app names its cell.")
+
+
+class DnsSettings(Settings):
+    """The zone of the tenants' hosts: the way around a gateway that cannot be mended in time."""
+
+    title: ClassVar[str] = "gateway.dns"
+    server: Server = setting("The zone's primary name server, port 53 by default. It is spoken to by TCP.")
+    zone: Domain = setting("The zone that the tenants' hosts are in.")
+    key: Domain = setting("The name of the TSIG key that may update the zone.")
+    secret: SecretSetting = setting("The key's secret, in base64.")
+    algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = setting(
+        "The key's algorithm.", default="hmac-sha256"
+    )
+    record: Literal["A", "AAAA", "CNAME"] = setting("The type of the hosts' records.", default="A")
+    ttl_s: Annotated[int, Field(ge=1, le=86_400)] = setting(
+        "How long resolvers may keep a record that Tenure writes.", default=30, unit="s"
+    )
+    gateway: Target = setting(
+        "What a host points to in ordinary times: the gateway's address, or with `CNAME` its name."
+    )
+    cells: Annotated[Mapping[CellKey, Url], AfterValidator(read_only)] = setting(
+        "For every cell the endpoint at which users reach its app without the gateway. A host that is led past the "
+        "gateway points to this address or name; users keep the port."
+    )
+
+    def target(self, cell: CellName) -> str:
+        """What a host points to that is led straight to the cell."""
+        return str(urlsplit(self.cells[cell]).hostname)
 
 
 class Gateway(Settings):
@@ -71,6 +111,17 @@ class Gateway(Settings):
         "In a canary, requests with the same value of this header (such as `authorization`) go to the same cell. A "
         "share is then one of sessions: one that makes half of the requests takes half of them along. Requests "
         "without it are shared out one by one, exactly.",
+        default=None,
+    )
+    apply_timeout_s: Annotated[float, Field(gt=0, le=300)] = setting(
+        "How long every Envoy may take to load new routes.", default=15, unit="s"
+    )
+    probe: ProbeSettings | None = setting(
+        "How to find out which cell really answers. Without it only the gateway itself is asked.",
+        default=None,
+    )
+    dns: DnsSettings | None = setting(
+        "How to lead a tenant past a gateway that is out of step. Without it a rollback waits for the gateway.",
         default=None,
     )
     domain: Domain = setting(

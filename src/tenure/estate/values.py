@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import pathlib
 import re
 from itertools import pairwise
@@ -57,6 +58,36 @@ def _split(text: str) -> SplitResult:
     if port == 0 or parts.netloc.endswith(":"):
         raise refuse("must have the form http://host:port, the port from 1 to 65535")
     return parts
+
+
+def _server(text: str) -> str:
+    try:
+        host, port = server_address(text, default_port=53)
+        ipaddress.ip_address(host)
+    except ValueError:
+        port = 0
+    if port == 0 or text.endswith(":") or "@" in text or "/" in text:
+        raise refuse("must be an IP address, or address:port with a port from 1 to 65535")
+    return text
+
+
+def server_address(text: str, *, default_port: int) -> tuple[str, int]:
+    """Address and port of `address` or `address:port`; an IPv6 address with a port stands in brackets."""
+    parts = urlsplit(f"//{text}" if text.count(":") < 2 or "[" in text else f"//[{text}]")
+    return str(parts.hostname), default_port if parts.port is None else parts.port
+
+
+def _target(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return _domain(text)
+
+
+def _probe_path(text: str) -> str:
+    if not text.startswith("/") or re.search(r"[^\x21-\x7e]", text):
+        raise refuse("must be a path on the app, such as /healthz")
+    return text
 
 
 def _header(text: str) -> str:
@@ -145,6 +176,9 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 
 Url = Annotated[str, AfterValidator(_url), Described(words="`http(s)://host:port`")]
+Server = Annotated[str, AfterValidator(_server), Described(words="`address` or `address:port`")]
+Target = Annotated[str, AfterValidator(_target), Described(words="address or name")]
+ProbePath = Annotated[str, AfterValidator(_probe_path), Described(words="URL path")]
 HeaderName = Annotated[str, AfterValidator(_header), Described(words="header name")]
 SessionHeader = Annotated[str, AfterValidator(_session_header), Described(words="header name")]
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]

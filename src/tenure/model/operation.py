@@ -25,12 +25,14 @@ class OperationState(StrEnum):
     """Where an operation is.
 
     A tenant has at most one operation in an *active* state. A *final* state never changes again. `soaking` is
-    neither: the work is done, and a later operation (`rollback`, `complete`) says how it ended.
+    neither: the work is done, and a later operation (`rollback`, `complete`) says how it ended. `awaiting` goes on only
+    when a person has confirmed what the operation asks for.
     """
 
     PLANNED = "planned"
     RUNNING = "running"
     PARKED = "parked"
+    AWAITING = "awaiting"
     ABORTING = "aborting"
     SOAKING = "soaking"
     COMPLETED = "completed"
@@ -53,9 +55,18 @@ _STATE = OperationState
 TRANSITIONS: Final[Mapping[OperationState, frozenset[OperationState]]] = {
     _STATE.PLANNED: frozenset({_STATE.RUNNING, _STATE.ABORTED}),
     _STATE.RUNNING: frozenset(
-        {_STATE.PARKED, _STATE.SOAKING, _STATE.SUCCEEDED, _STATE.ABORTING, _STATE.ABORTED, _STATE.FAILED}
+        {
+            _STATE.PARKED,
+            _STATE.AWAITING,
+            _STATE.SOAKING,
+            _STATE.SUCCEEDED,
+            _STATE.ABORTING,
+            _STATE.ABORTED,
+            _STATE.FAILED,
+        }
     ),
     _STATE.PARKED: frozenset({_STATE.RUNNING, _STATE.ABORTING, _STATE.ABORTED}),
+    _STATE.AWAITING: frozenset({_STATE.RUNNING, _STATE.ABORTING, _STATE.ABORTED}),
     _STATE.ABORTING: frozenset({_STATE.ABORTED}),
     _STATE.SOAKING: frozenset({_STATE.COMPLETED, _STATE.ROLLED_BACK}),
     _STATE.COMPLETED: frozenset(),
@@ -65,8 +76,10 @@ TRANSITIONS: Final[Mapping[OperationState, frozenset[OperationState]]] = {
     _STATE.FAILED: frozenset(),
 }
 
-ACTIVE: Final = frozenset({_STATE.PLANNED, _STATE.RUNNING, _STATE.PARKED, _STATE.ABORTING})
-AFTER_COMMIT: Final = frozenset({_STATE.RUNNING, _STATE.PARKED, _STATE.SOAKING, _STATE.SUCCEEDED})
+ACTIVE: Final = frozenset({_STATE.PLANNED, _STATE.RUNNING, _STATE.PARKED, _STATE.AWAITING, _STATE.ABORTING})
+AFTER_COMMIT: Final = frozenset(
+    {_STATE.RUNNING, _STATE.PARKED, _STATE.AWAITING, _STATE.SOAKING, _STATE.SUCCEEDED}
+)
 """What an operation whose placement change is committed may still become before it ends: never anything aborted."""
 
 

@@ -12,7 +12,7 @@ from tenure.operations.session import Sessions, StoreFactory
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
-from tenure.routing.contract import Router, TenantAddress
+from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
 
 
@@ -23,6 +23,8 @@ class Deps:
     router: Router
     factory: StoreFactory
     sessions: Sessions
+    names: Names | None = None
+    probe: Probe | None = None
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)

@@ -25,6 +25,7 @@ from tenure.model.comparison import Comparison, total
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.operations.deps import Deps
 from tenure.operations.session import Session
+from tenure.operations.steering import ungated
 from tenure.routing.contract import HoldReport
 from tenure.stores.contract import Fence
 
@@ -76,7 +77,10 @@ class _Clock:
 
 
 class Hold:
-    """One attempt to switch a tenant from `session.source` to `session.target`."""
+    """One attempt to switch a tenant from `session.source` to `session.target`.
+
+    Where the gateway is out of step (`ungated`) nobody is held: the fences alone keep one writer.
+    """
 
     def __init__(self, deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None:
         self._deps = deps
@@ -110,7 +114,8 @@ class Hold:
             self._clock.lap("commit")
             report = go_forward(self._deps, ctx, session, self._epoch + 1)
             self._clock.lap("open")
-        if report.timed_out:  # the gate had opened by itself: users waited for the target until now
+        # The gate had opened by itself, or there was none: users waited for the target until now.
+        if report.timed_out or ungated(ctx):
             report = replace(report, hold_ms=self._clock.total_ms())
         return Switched(hold=report, timing=self._clock.timing(), changed=changed)
 
@@ -135,13 +140,16 @@ class Hold:
         deps, ctx, session, fence = self._deps, self._ctx, self._session, self._fence
         ctx.phase("holding", later=True)
         clock = self._clock = _Clock(deps.estate.hold.budget_s - FENCE_MARGIN_S)
-        deps.router.hold(
-            session.tenant, token=ctx.token, budget_s=deps.estate.hold.budget_s, fallback=session.source
-        )
+        gated = ungated(ctx) is None
+        if gated:
+            deps.router.hold(
+                session.tenant, token=ctx.token, budget_s=deps.estate.hold.budget_s, fallback=session.source
+            )
         ctx.reach("switch.held")
         clock.lap("hold")
         drain_s = min(deps.estate.hold.drain_s, clock.left_s())
-        deps.router.drain(session.tenant, session.source, timeout_s=drain_s)
+        if gated:
+            deps.router.drain(session.tenant, session.source, timeout_s=drain_s)
         ctx.reach("switch.drained")
         clock.lap("drain")
         draining = session.draining()
@@ -246,9 +254,21 @@ def go_forward(deps: Deps, ctx: StepContext, session: Session, epoch: int) -> Ho
     fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
     session.each(lambda n: session.target_store(n).open(fence), session.fenced())
     ctx.reach("switch.opened")
-    report = deps.router.release(session.tenant, token=ctx.token, cell=session.target)
+    report = _release(deps, ctx, session)
     ctx.reach("switch.released")
     return report
+
+
+def _release(deps: Deps, ctx: StepContext, session: Session) -> HoldReport:
+    """Without the gate it is told nevertheless: an instance of the gateway may still ask it."""
+    try:
+        return deps.router.release(session.tenant, token=ctx.token, cell=session.target)
+    except StoreUnavailable:
+        if not ungated(ctx):
+            raise
+        return HoldReport(
+            hold_ms=0.0, requests_held=0, longest_wait_ms=0.0, released_to=session.target, timed_out=False
+        )
 
 
 def finish_interrupted(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> HoldReport:

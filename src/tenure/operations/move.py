@@ -11,7 +11,7 @@ from tenure.errors import DataDiffers, DeadlineExceeded, EvidenceStale, NotAllow
 from tenure.model.finding import Severity
 from tenure.model.names import StoreName, TenantId, cell_name
 from tenure.model.operation import OperationState
-from tenure.operations import evidence
+from tenure.operations import evidence, steering
 from tenure.operations.canary import Canary
 from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
@@ -65,7 +65,9 @@ class Move:
                 StepSpec(name="prepare", run=self.prepare, phase="catching_up"),
                 StepSpec(name="arm", run=self.arm, phase="ready"),
                 StepSpec(name="switch", run=self.switch, phase="armed", max_attempts=SWITCH_ATTEMPTS),
+                StepSpec(name="divert", run=self.divert, phase="committed"),
                 StepSpec(name="settle", run=self.settle, phase="committed"),
+                StepSpec(name="confirm", run=self.confirm, phase="confirming"),
             ),
             abort=self.abort,
             ends_in=OperationState.SUCCEEDED,
@@ -178,9 +180,7 @@ class Move:
         fence = self._deps.fence(session.tenant, ctx.token)
         session.arm(fence)
         ctx.reach("arm.reverse")
-        self._deps.router.gate(
-            self._deps.address(session.tenant), session.source, token=ctx.token, epoch=fence.epoch
-        )
+        steering.steer(self._deps, ctx, session, epoch=fence.epoch)
         ctx.reach("arm.gated")
         ctx.event("reverse_armed")
         return Done(result={})
@@ -199,7 +199,7 @@ class Move:
             back_out(deps, ctx, session, fence)
         session = self._started(ctx)
         session.arm(fence)
-        deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=placement.epoch)
+        steering.steer(deps, ctx, session, epoch=placement.epoch)
         session.claim(fence)
         self._look_again(ctx, session)
         self._ladder.keep_up(ctx, session)
@@ -231,7 +231,7 @@ class Move:
         session.start(fence)
         ctx.reach("settle.following")
         deps.registry.links.set_source(session.link, session.source, lease=ctx.lease)
-        deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=epoch)
+        steering.steer(deps, ctx, session, epoch=epoch)
         ctx.reach("settle.routed")
         self.wait_following(ctx, session)
         compared = evidence.verify(deps, ctx, session, keep_extra=True)
@@ -254,9 +254,18 @@ class Move:
             until=until.isoformat(),
             cost=cost.as_dict(),
         )
-        if ctx.operation.kind == "rollback":
-            self._close_rolled_back(ctx)
         return Done(result={"serves": session.source})
+
+    def divert(self, ctx: StepContext) -> StepOutcome:
+        """Of a rollback: users come first. A gateway that is out of step is gone around before anything is compared."""
+        return steering.divert(self._deps, ctx, TenantId(str(ctx.operation.tenant)))
+
+    def confirm(self, ctx: StepContext) -> StepOutcome:
+        """Of a rollback: it is done when users reach the cell, seen by a look and where need be by a person."""
+        outcome = steering.confirm(self._deps, ctx, TenantId(str(ctx.operation.tenant)))
+        if isinstance(outcome, Done):
+            self._close_rolled_back(ctx)
+        return outcome
 
     # -- abort -------------------------------------------------------------------------------------------------------
 
@@ -278,7 +287,7 @@ class Move:
         session.each(lambda n: session.target_store(n).open(fence), session.fenced())
         ctx.reach("abort.erased")
         ctx.require_lease()
-        deps.router.route(deps.address(session.tenant), session.source, epoch=fence.epoch)
+        steering.let_go(deps, ctx, session, epoch=fence.epoch)
         deps.registry.links.remove(session.link, lease=ctx.lease)
         deps.sessions.drop(session.link)
         ctx.event("cleaned_up", serves=session.source)
@@ -329,7 +338,8 @@ class Move:
     def _record_hold(
         self, ctx: StepContext, session: Session, report: HoldReport, switched: Switched | None
     ) -> None:
-        if switched is not None:  # one that a killed process left behind says nothing about the next
+        # A hold that a killed process left behind, or that there was none of, says nothing about the next.
+        if switched is not None and steering.ungated(ctx) is None:
             record_measurement(self._deps, ctx, "hold", None, report.requests_held, 0, report.hold_ms / 1000)
         timing = switched.timing.as_dict() if switched is not None else {}
         changed = {n: c.as_dict() for n, c in switched.changed.items()} if switched is not None else {}
@@ -338,6 +348,7 @@ class Move:
             requests_held=report.requests_held,
             longest_wait_ms=round(report.longest_wait_ms, 2),
             gate_timed_out=report.timed_out,
+            gated=steering.ungated(ctx) is None,
             timing_ms=timing,
             changed=changed,
         )

@@ -14,6 +14,7 @@ from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
 from tenure.model.operation import Operation
 from tenure.operations.deps import Deps
+from tenure.operations.drift import Drift
 from tenure.operations.session import Session
 from tenure.plan.move import Cost, cost_of
 from tenure.plan.observation import (
@@ -183,5 +184,7 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
         hold_budget_ms=deps.estate.hold.budget_ms,
         commit_ms=commit_ms,
         past_holds_ms=tuple(m.seconds * 1000 for m in holds),
+        strays=Drift(deps).look(session.tenant).strays,
+        has_names=deps.names is not None and deps.names.manages(tenant.host),
         prices=prices_of(deps),
     )

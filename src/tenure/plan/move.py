@@ -61,7 +61,17 @@ ROLLBACK_STEPS = (
         does="hold requests, drain, fence, seal, compare, change the placement, open the former source",
     ),
     PlannedStep(
+        name="divert",
+        does="lead the tenant's name past the gateway, if that is out of step",
+        after_commit=True,
+    ),
+    PlannedStep(
         name="settle", does="compare both sides again, keep the former target following", after_commit=True
+    ),
+    PlannedStep(
+        name="confirm",
+        does="see that requests reach the cell; past a gateway out of step, ask a person as well",
+        after_commit=True,
     ),
 )
 COMPLETE_STEPS = (
@@ -269,6 +279,8 @@ def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, .
                 fix="raise hold.budget_ms in tenure.yaml, or find out why the stores answer so slowly",
             )
         )
+    if seen.strays is not None:
+        found.append(_drifted(kind, seen, seen.strays))
     cooperative = [s.store for s in seen.stores if not s.fence_enforced]
     found.extend(
         Finding(
@@ -286,6 +298,27 @@ def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, .
 def _with_canary(steps: tuple[PlannedStep, ...], canary: CanaryPlan) -> tuple[PlannedStep, ...]:
     at = [s.name for s in steps].index("verify") + 1
     return (*steps[:at], PlannedStep(name="canary", does=canary.does), *steps[at:])
+
+
+def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
+    """A tenant that cannot be held is not moved. It can be taken back: that is when it is needed most."""
+    if kind != "rollback":
+        return Finding(
+            severity=Severity.REFUSAL,
+            code="route_drifted",
+            where=seen.tenant,
+            message=f"its requests cannot be held: {problem}",
+            fix=f"tenure drift {seen.tenant} --repair",
+        )
+    then = "its name is then led past the gateway" if seen.has_names else "the gateway has to be mended then"
+    return Finding(
+        severity=Severity.WARNING,
+        code="route_drifted",
+        where=seen.tenant,
+        message=f"{problem}. Unless arming mends that, nothing is held: requests that meet a fence fail, none is lost; "
+        f"{then}, and the rollback waits for a confirmed look",
+        fix=f"tenure drift {seen.tenant} --repair, if there is time",
+    )
 
 
 def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) -> Plan:

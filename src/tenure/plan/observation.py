@@ -92,3 +92,7 @@ class MoveObservation:
     prices: Prices
     canary: CanaryPlan | None = None
     """What the switch is to be preceded by."""
+    strays: str | None = None
+    """Why the tenant's requests cannot be held now, if so: the gateway or its name in DNS is out of step."""
+    has_names: bool = False
+    """The tenant's name in DNS can be led past the gateway."""

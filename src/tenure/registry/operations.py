@@ -139,7 +139,7 @@ class Operations:
                       and (o.state <> 'aborting' or s.position = %(abort)s)
                     order by s.position limit 1
                 ) s on true
-                where o.active and not o.stuck
+                where o.active and not o.stuck and o.state <> 'awaiting'
                   and (s.state is null
                        or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
                        or s.state = 'running' and s.lease_until <= clock_timestamp())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from tenure.errors import NotAllowed
 from tenure.model.operation import JsonObject, Lease, Operation, OperationState, Step, StepState
 from tenure.registry import events
 from tenure.registry.claims import Claim, claim, step_of
@@ -18,6 +19,7 @@ from tenure.registry.document import document
 from tenure.registry.leases import held, lost
 from tenure.registry.operations import ABORT_POSITION, ABORT_STEP, lock, move
 
+AWAITING_PHASE = "awaiting_confirmation"
 _CLAIMABLE_FROM = frozenset({OperationState.PLANNED, OperationState.RUNNING, OperationState.PARKED})
 
 
@@ -116,6 +118,13 @@ class Steps:
             raise lost(lease)
         return bool(row[0])
 
+    def new_token(self) -> int:
+        """A fencing token greater than all before it, for an act on a tenant that no operation is at."""
+        with self._database.transaction() as connection:
+            row = connection.execute("select nextval('registry.fencing_token')").fetchone()
+        assert row is not None
+        return int(row[0])
+
     def renew(self, lease: Lease) -> tuple[Lease, Operation]:
         """Exchange the lease's token for a new one, and give the operation as it is then. Raises `LeaseLost`.
 
@@ -185,6 +194,49 @@ class Steps:
                 move(connection, operation, OperationState.PARKED, actor=actor)
             _journal(connection, lease, "step_parked", actor, {"until": until, "reason": reason})
 
+    def ask(self, lease: Lease, *, question: str, actor: str) -> None:
+        """Give the step back until somebody confirms the question (`confirm`). Raises `LeaseLost`.
+
+        A confirmation that the step has had before is spent.
+        """
+        with held(self._database, lease, with_operation=True) as connection:
+            operation = lock(connection, lease.operation)
+            connection.execute(
+                """
+                update registry.steps
+                set state = 'pending', error = null, lease_until = null, due_at = null, attempts_used = 0
+                where operation = %s and position = %s
+                """,
+                (lease.operation, lease.position),
+            )
+            connection.execute(
+                "update registry.operations set phase = %s, data = (data - 'confirmed') || %s where id = %s",
+                (AWAITING_PHASE, document({"question": question}), lease.operation),
+            )
+            move(connection, operation, OperationState.AWAITING, actor=actor)
+            _journal(connection, lease, "confirmation_asked", actor, {"question": question})
+
+    def confirm(self, operation: str, *, actor: str) -> Operation:
+        """Note who confirmed what an operation asks for, and let it go on. Raises `NotAllowed` if it asks for nothing.
+
+        Idempotent until the step has run again.
+        """
+        with self._database.transaction() as connection:
+            locked = lock(connection, operation)
+            if locked.state is OperationState.RUNNING and "confirmed" in locked.data:
+                return locked
+            if locked.state is not OperationState.AWAITING:
+                raise NotAllowed(
+                    f"{operation} is {locked.state}: it waits for nobody's confirmation",
+                    hint=f"`tenure op show {operation}`",
+                )
+            connection.execute(
+                "update registry.operations set data = data || %s where id = %s",
+                (document({"confirmed": actor}), operation),
+            )
+            events.append(connection, "confirmed", actor=actor, operation=operation, tenant=locked.tenant)
+            return move(connection, locked, OperationState.RUNNING, actor=actor)
+
     def release(self, lease: Lease, *, actor: str) -> None:
         """Give the step back as if this attempt had not been made. Raises `LeaseLost`."""
         with held(self._database, lease, with_operation=True) as connection:
@@ -238,7 +290,7 @@ class Steps:
         """
         with self._database.transaction() as connection:
             locked = lock(connection, operation)
-            if locked.committed or locked.state not in _CLAIMABLE_FROM:
+            if locked.committed or locked.state not in _CLAIMABLE_FROM | {OperationState.AWAITING}:
                 return locked
             busy = connection.execute(
                 """

@@ -1,8 +1,12 @@
-"""The contract of a gateway: direct routes for every tenant, and a gate for the few that are being moved."""
+"""The contract of a gateway: direct routes for every tenant, and a gate for the few that are being moved.
+
+Beside it those of the tenants' names in DNS, and of a request that finds out where users really get.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tenure.model.names import CellName, TenantId
@@ -28,6 +32,10 @@ class RouteState:
     canary: CellName | None = None
     """Where the reads of a canary go, `canary_share` of them."""
     canary_share: float = 0.0
+    gate_answers: bool = True
+    """False for a gated tenant of which the gate knows nothing, or while the gate cannot be asked."""
+    parts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Each instance of the gateway, by address, and what it does in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +110,43 @@ class Router(Protocol):
     def observed(self, address: TenantAddress) -> RouteState:
         """What the gateway really does."""
 
+    def survey(self, addresses: Sequence[TenantAddress]) -> Mapping[TenantId, RouteState]:
+        """`observed` for many tenants, for little more than the price of one."""
+
+    def asked(self, tenant: TenantId) -> int:
+        """How many of the gated tenant's requests have come to the gate: grows with each, may start anew."""
+
+    def renew(self) -> None:
+        """Have every instance load all routes anew, those as well that it should have already."""
+
     def forget(self, tenant: TenantId) -> None:
         """Remove the tenant's routes and all that is kept with them, the epoch included."""
 
     def close(self) -> None:
         """Give connections back."""
+
+
+class Names(Protocol):
+    """The tenants' names in DNS. Calls raise `StoreUnavailable` and `StoreRefused`."""
+
+    def manages(self, host: str) -> bool:
+        """Whether the host's records can be changed here."""
+
+    def lookup(self, host: str) -> tuple[str, ...]:
+        """What the host's records hold now, at their origin and in no cache."""
+
+    def addresses(self, target: str) -> tuple[str, ...]:
+        """The addresses of a target that is a name, where they are known here; empty otherwise."""
+
+    def point(self, host: str, target: str) -> tuple[str, ...]:
+        """Have the host point to the target alone; return what it pointed to before. Idempotent.
+
+        A change that somebody else makes at the same time is not overwritten: that raises `StoreRefused`.
+        """
+
+
+class Probe(Protocol):
+    """A request such as users make."""
+
+    def cell_at(self, url: str, host: str, addresses: Sequence[str] = ()) -> str | None:
+        """The cell that says it answered for the host at the url (connecting to one of the addresses, if given)."""

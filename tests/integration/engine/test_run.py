@@ -13,7 +13,7 @@ import pytest
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Notice, PhaseChanged, Progressed, StepEnded, StepStarted, Waiting, compose
-from tenure.engine.spec import Done, Failed, OperationSpec, Park, Retry, StepOutcome, StepSpec
+from tenure.engine.spec import Ask, Done, Failed, OperationSpec, Park, Retry, StepOutcome, StepSpec
 from tenure.errors import (
     Cancelled,
     ConfigurationError,
@@ -166,6 +166,45 @@ def test_parking_gives_a_step_new_attempts_and_the_worker_its_time_back(
     assert len(rounds) == 1
     assert engine.run(operation.id, spec).state is OperationState.SOAKING
     assert len(rounds) == 7
+
+
+def test_a_step_that_asks_waits_for_a_confirmation_in_any_process_and_may_ask_again(
+    engine: Engine, registry: Registry, operation: Operation
+) -> None:
+    confirmed: list[bool] = []
+
+    def asks(context: StepContext) -> StepOutcome:
+        confirmed.append(context.confirmed)
+        return Done() if len(confirmed) == 3 else Ask(question=f"is it {len(confirmed)}?")
+
+    spec = with_step("finish", asks, max_attempts=1)
+    with pytest.raises(NotAllowed, match="waits for nobody's confirmation"):
+        registry.steps.confirm(operation.id, actor="alice")
+    for round_ in (1, 2):
+        waiting = engine.run(operation.id, spec)
+        assert (waiting.state, waiting.phase) == (OperationState.AWAITING, "awaiting_confirmation")
+        assert waiting.data["question"] == f"is it {round_}?"
+        assert operation.id not in registry.operations.due()
+        assert engine.resume(operation.id, spec).state is OperationState.AWAITING
+        assert len(confirmed) == round_
+        registry.steps.confirm(operation.id, actor="alice")
+        registry.steps.confirm(operation.id, actor="bob")  # the second one comes too late to change anything
+        assert operation.id in registry.operations.due()
+    ended = engine.run(operation.id, spec)
+    assert ended.state is OperationState.SOAKING
+    assert confirmed == [False, True, True]
+    assert ended.data["confirmed"] == "alice"
+    actions = [e.action for e in registry.events.list(operation=operation.id)]
+    assert (actions.count("confirmation_asked"), actions.count("confirmed")) == (2, 2)
+
+
+def test_an_operation_that_waits_for_a_person_can_be_cancelled_before_its_commit(
+    engine: Engine, registry: Registry, operation: Operation, effects: Effects
+) -> None:
+    spec = with_step("copy", lambda context: Ask(question="shall I?"))
+    assert engine.run(operation.id, spec).state is OperationState.AWAITING
+    assert engine.cancel(operation.id, spec).state is OperationState.ABORTED
+    assert effects() == {"aborted"}
 
 
 def test_an_unknown_exception_is_not_retried_and_runs_the_abort(

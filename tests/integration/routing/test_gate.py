@@ -243,7 +243,7 @@ def test_without_its_gate_the_tenant_goes_to_the_cell_given_to_gate_and_back_to_
     assert gateway.ask(ACME.host).json["cell"] == GREEN
     gateway.kill_gate()
     assert gateway.ask(ACME.host, method="POST", body=b"x").json["cell"] == BLUE
-    assert router.observed(ACME) == RouteState(cell=BLUE, gated=True, held=False)
+    assert router.observed(ACME) == RouteState(cell=BLUE, gated=True, held=False, gate_answers=False)
     with pytest.raises(StoreUnavailable):
         router.hold(ACME.tenant, token=1, budget_s=1, fallback=BLUE)
     with pytest.raises(StoreUnavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -317,6 +318,49 @@ def test_observed_shows_what_somebody_else_did_to_envoy(gateway: Gateway) -> Non
     gateway.until(lambda: router.observed(ACME).cell == GREEN, what="the drift shows")
     router.route(ACME, BLUE, epoch=1)
     assert router.observed(ACME).cell == BLUE
+
+
+def test_an_envoy_out_of_step_with_the_others_and_a_dead_gate_are_seen(gateway: Gateway) -> None:
+    """The second Envoy watches a folder that somebody else replaced: it routes by what it has loaded before."""
+    router = gateway.router()
+    router.route(ACME, BLUE, epoch=1)
+    with gateway.second_envoy() as (_, admin):
+        first = f"http://127.0.0.1:{gateway.admin}"
+        both = gateway.router(admin=(first, admin), options=EnvoyOptions(apply_timeout_s=0.5))
+        assert both.observed(ACME).cell == BLUE
+        watched = gateway.folder / "replaced"
+        gateway.config_dir.rename(watched)
+        shutil.copytree(watched, gateway.config_dir)
+        gateway.stop_envoy()
+        gateway.start_envoy()
+        with pytest.raises(DeadlineExceeded, match=admin):
+            both.route(ACME, GREEN, epoch=2)
+        seen = both.observed(ACME)
+        assert seen.cell is None
+        assert dict(seen.parts) == {first: "green, directly", admin: "blue, directly"}
+        with pytest.raises(DeadlineExceeded, match=admin):
+            both.renew()
+    router.gate(ACME, GREEN, token=1, epoch=2)
+    assert router.observed(ACME).gate_answers
+    gateway.kill_gate()
+    assert not router.observed(ACME).gate_answers
+
+
+def test_renewing_has_envoy_load_what_it_should_have_already(gateway: Gateway) -> None:
+    """The file is right and Envoy is not: somebody wrote into the file that Envoy had loaded, which it does not see."""
+    router = gateway.router()
+    router.route(ACME, BLUE, epoch=1)
+    right = (gateway.config_dir / "rds.json").read_text()
+    other = json.loads(right.replace(f'"cluster":"{BLUE}"', f'"cluster":"{GREEN}"'))
+    (gateway.config_dir / "by-hand").write_text(json.dumps(other))
+    (gateway.config_dir / "by-hand").rename(gateway.config_dir / "rds.json")
+    gateway.until(lambda: router.observed(ACME).cell == GREEN, what="the drift shows")
+    (gateway.config_dir / "rds.json").write_text(right)
+    router.route(ACME, BLUE, epoch=1)
+    assert router.observed(ACME).cell == GREEN
+    router.renew()
+    assert router.survey((ACME, GLOBEX))[ACME.tenant].cell == BLUE
+    assert router.observed(GLOBEX).cell is None
 
 
 def test_what_cannot_be_routed_is_refused_before_envoy_sees_it(gateway: Gateway) -> None:

@@ -247,6 +247,7 @@ def _estate_document(
                 "control": f"http://127.0.0.1:{gate['control']}",
                 "token": {"file": "etc/gate-token"},
             },
+            "probe": {"path": "/healthz", "header": "x-served-by"},
             "domain": "rag.localhost",
         },
         "hold": {"budget_ms": 4000, "drain_ms": 2000},

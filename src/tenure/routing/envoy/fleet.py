@@ -68,9 +68,9 @@ class Fleet:
         running = sum(envoy.under_way((cluster,), missing_ok=True)[cluster] for envoy in self._envoys)
         return CellTraffic(cell=cell, by_proxy=counted, under_way=running)
 
-    def route_configs(self) -> list[dict[str, Any]]:
-        """What each Envoy really routes by."""
-        return [envoy.route_config() for envoy in self._envoys]
+    def route_configs(self) -> dict[str, dict[str, Any]]:
+        """What each Envoy really routes by, by its admin address."""
+        return {envoy.address: envoy.route_config() for envoy in self._envoys}
 
     def close(self) -> None:
         """Give the connections back."""

@@ -15,13 +15,15 @@ from tenure.routing.envoy.options import GateEndpoint
 
 @dataclass(frozen=True, kw_only=True)
 class GateStatus:
-    """What the gate does with a gated tenant. `waiting` counts the requests it has and has not answered."""
+    """What the gate does with a gated tenant. `waiting` counts the requests it has and has not answered,
+    `asked` all of them since its process began."""
 
     cell: CellName
     token: int
     held: bool
     waiting: int
     timed_out: bool
+    asked: int
     canary: CellName | None = None
     canary_share: float = 0.0
 
@@ -52,6 +54,7 @@ class GateClient:
             held=found["held"],
             waiting=found["waiting"],
             timed_out=found["timed_out"],
+            asked=found["asked"],
         )
 
     def put(self, tenant: TenantId, *, cell: CellName, token: int) -> None:

@@ -107,6 +107,8 @@ class _Tenant:
     hold: _Hold | None = None
     canary: _Canary | None = None
     report: Report | None = None
+    asked: int = 0
+    """Requests since this process began; not kept."""
 
 
 class GateState:
@@ -133,6 +135,7 @@ class GateState:
         entry = self._tenants.get(tenant)
         if entry is None:
             return None
+        entry.asked += 1
         while (hold := entry.hold) is not None:
             await self._wait(hold)
         if reads and entry.canary is not None and entry.canary.takes(session):
@@ -259,6 +262,7 @@ class GateState:
             "cell": entry.cell,
             "token": entry.token,
             "held": hold is not None,
+            "asked": entry.asked,
             "waiting": len(hold.waiters) if hold else 0,
             "timed_out": bool(entry.report and entry.report.timed_out),
             "canary": {"cell": canary.cell, "share": canary.share}

@@ -184,20 +184,49 @@ class EnvoyRouter:
         `cell` is None if nothing serves the tenant or if the Envoys disagree. Reads Envoy's whole
         configuration: about 0.1 s for each 1,000 tenants, so keep it out of a hold.
         """
-        host = _host(address.host)
-        found = {_routed(config, host) for config in self._fleet.route_configs()}
+        return self.survey((address,))[address.tenant]
+
+    def survey(self, addresses: Sequence[TenantAddress]) -> Mapping[TenantId, RouteState]:
+        """`observed` of all of them, from one reading of each Envoy."""
+        tables = {where: _by_host(config) for where, config in self._fleet.route_configs().items()}
+        return {
+            address.tenant: self._state(
+                address.tenant, {where: table.get(_host(address.host)) for where, table in tables.items()}
+            )
+            for address in addresses
+        }
+
+    def asked(self, tenant: TenantId) -> int:
+        """How many of the tenant's requests have come to the gate since its process began."""
+        status = self._gate.status(tenant)
+        return 0 if status is None else status.asked
+
+    def renew(self) -> None:
+        """Publish the table's documents under new versions and wait until every Envoy has them."""
+        with self._files.exclusive():
+            table = self._files.read()
+            change = self._fleet.change()
+            clusters = self._files.publish_clusters(table.clustered | table.gated, renew=True)
+            change.wait_clusters(clusters)
+            change.wait_routes(self._files.publish_routes(table, renew=True))
+            change.finish()
+
+    def _state(self, tenant: TenantId, seen: Mapping[str, tuple[str, bool] | None]) -> RouteState:
+        found = set(seen.values())
         gated = any(route is not None and route[1] for route in found)
-        cell = found.pop() if len(found) == 1 else None
+        only = found.pop() if len(found) == 1 else None
+        cell = CellName(only[0]) if only else None
+        parts = tuple((where, _in_words(route)) for where, route in seen.items())
         if cell is None or not gated:
-            return RouteState(cell=CellName(cell[0]) if cell else None, gated=gated, held=False)
+            return RouteState(cell=cell, gated=gated, held=False, parts=parts)
         try:
-            status = self._gate.status(address.tenant)
+            status = self._gate.status(tenant)
         except StoreUnavailable:
             status = None
         if status is None:
             # Envoy lets the requests of a gated tenant pass to the last route when the gate does not know
             # better.
-            return RouteState(cell=CellName(cell[0]), gated=True, held=False)
+            return RouteState(cell=cell, gated=True, held=False, gate_answers=False, parts=parts)
         return RouteState(
             cell=status.cell,
             gated=True,
@@ -205,6 +234,7 @@ class EnvoyRouter:
             waiting=status.waiting,
             canary=status.canary,
             canary_share=status.canary_share,
+            parts=parts,
         )
 
     def forget(self, tenant: TenantId) -> None:
@@ -317,12 +347,18 @@ def _host(host: str) -> str:
     return name
 
 
-def _routed(config: dict[str, Any], host: str) -> tuple[str, bool] | None:
-    """The cell that a route configuration sends the host to by default, and whether it asks the gate."""
+def _by_host(config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """For each host the cell that a route configuration sends it to by default, and whether it asks the gate."""
+    found: dict[str, tuple[str, bool]] = {}
     for virtual_host in config.get("virtual_hosts", ()):
-        if host not in virtual_host.get("domains", ()) or not virtual_host.get("routes"):
-            continue
-        last = virtual_host["routes"][-1]
+        routes: list[dict[str, Any]] = virtual_host.get("routes", [])
+        last = routes[-1] if routes else {}
         cluster = str(last.get("route", {}).get("cluster", ""))
-        return (cluster.partition("~")[0], "typed_per_filter_config" in last) if cluster else None
-    return None
+        if cluster:
+            route = (cluster.partition("~")[0], "typed_per_filter_config" in last)
+            found |= dict.fromkeys(virtual_host.get("domains", ()), route)
+    return found
+
+
+def _in_words(route: tuple[str, bool] | None) -> str:
+    return "no route" if route is None else f"{route[0]}, {'through the gate' if route[1] else 'directly'}"

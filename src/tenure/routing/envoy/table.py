@@ -94,24 +94,24 @@ class RouteFiles:
         document = {"version": _TABLE_VERSION, "tenants": tenants, "clustered": sorted(table.clustered)}
         self._replace(TABLE_FILE, json.dumps(document, indent=0))
 
-    def publish_clusters(self, clustered: Iterable[TenantId]) -> str:
-        """Let Envoy see exactly the clusters needed; return the version to wait for."""
+    def publish_clusters(self, clustered: Iterable[TenantId], *, renew: bool = False) -> str:
+        """Let Envoy see exactly the clusters needed; return the version to wait for: a new one with `renew`."""
         document = cluster_document(
             self._cells, clustered, gate_check=self._gate_check, version="", options=self._options
         )
-        return self._publish(CLUSTERS_FILE, document)
+        return self._publish(CLUSTERS_FILE, document, renew=renew)
 
-    def publish_routes(self, table: Table) -> str:
-        """Let Envoy see the table's routes; return the version to wait for. Raises `StoreRefused`."""
+    def publish_routes(self, table: Table, *, renew: bool = False) -> str:
+        """Let Envoy see the table's routes; return the version to wait for, a new one with `renew`. Raises
+        `StoreRefused`."""
         unknown = sorted({route.cell for route in table.routes.values()} - self._cells.keys())
         if unknown:
             raise StoreRefused(
                 f"the route table sends tenants to cells that the estate does not have: {', '.join(unknown)}",
                 hint="add the cell to tenure.yaml, or route those tenants elsewhere first",
             )
-        return self._publish(
-            ROUTES_FILE, route_document(table.routes, cells=self._cells, version="", options=self._options)
-        )
+        document = route_document(table.routes, cells=self._cells, version="", options=self._options)
+        return self._publish(ROUTES_FILE, document, renew=renew)
 
     def snapshot(self) -> dict[str, str | None]:
         """The files' texts, for `restore`."""
@@ -127,10 +127,10 @@ class RouteFiles:
             else:
                 self._publish(name, json.loads(text))
 
-    def _publish(self, name: str, document: Document) -> str:
+    def _publish(self, name: str, document: Document, *, renew: bool = False) -> str:
         present = self._document(name)
         version = str(present.get("version_info", "0"))
-        if present.get("resources") == document["resources"]:
+        if present.get("resources") == document["resources"] and not renew:
             return version
         # Grows with time even if the folder was emptied meanwhile: an Envoy never takes an old version for a
         # new one.

@@ -25,10 +25,10 @@ create table if not exists registry.operations (
     kind text not null,
     tenant text collate "C",
     state text not null default 'planned' check (state in (
-        'planned', 'running', 'parked', 'aborting', 'soaking',
+        'planned', 'running', 'parked', 'awaiting', 'aborting', 'soaking',
         'completed', 'rolled_back', 'succeeded', 'aborted', 'failed'
     )),
-    active boolean not null generated always as (state in ('planned', 'running', 'parked', 'aborting')) stored,
+    active boolean not null generated always as (state in ('planned', 'running', 'parked', 'awaiting', 'aborting')) stored,
     phase text not null default 'planned',
     request jsonb not null default '{}',
     plan jsonb not null default '{}',
