@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
+from tenure.catalogue.patterns import Template
 from tenure.catalogue.schema import Name, converted
 from tenure.document import REFUSED, Described, refuse
 from tenure.model.names import CellName, cell_name
@@ -81,6 +82,11 @@ def _bucket(text: str) -> str:
     return text
 
 
+def _database(text: str) -> str:
+    converted(Template.name)(text)
+    return text
+
+
 def _currency(text: str) -> str:
     if not _CURRENCY.fullmatch(text):
         raise refuse("must be three capital letters, such as EUR or INR")
@@ -115,6 +121,7 @@ HeaderName = Annotated[str, AfterValidator(_header), Described(words="header nam
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
 Region = Annotated[str, AfterValidator(_region), Described(words="region")]
 BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket name")]
+DatabaseTemplate = Annotated[str, AfterValidator(_database), Described(words="text with `{tenant}`")]
 Currency = Annotated[str, AfterValidator(_currency), Described(words="three capital letters")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
