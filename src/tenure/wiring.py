@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tenure.catalogue import PgvectorMap, PostgresMap, RedisMap, S3Map, TableMap
+from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
 from tenure.engine.engine import Engine
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
@@ -132,10 +132,15 @@ class Stores:
             dsn=settings.dsn.resolve(),
             tables=_tables(where),
             carried=carried,
-            ignore=tuple(f"{t.schema}.{t.name}" for t in where.ignore),
+            ignore=tuple(TenantTable(schema=t.schema, name=t.name) for t in self._ignored(where)),
             dsn_from_cells=settings.replication_dsn.resolve(),
             most_wal_bytes=self._estate.soak.most_wal_bytes,
+            database=settings.database,
         )
+
+    def _ignored(self, where: PostgresMap) -> frozenset[QualifiedName]:
+        """What the store and those that ride with it name as holding no tenant's data."""
+        return where.ignore.union(*(rider.ignore for rider in self._estate.catalogue.riders(where.name)))
 
     def _s3(self, cell: CellName, where: S3Map, settings: S3Settings) -> S3Store:
         return S3Store(

@@ -25,7 +25,8 @@ class StoreKind(StrEnum):
 
 
 class Isolation(StrEnum):
-    """How tenants are kept apart: a tenant column in shared tables, or a schema or database each."""
+    """How a store keeps tenants apart: by a tenant column in shared tables; by a schema each, for the tables that
+    are not shared; or by a database each."""
 
     SHARED = "shared"
     SCHEMA = "schema"
@@ -34,11 +35,11 @@ class Isolation(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with tenants' rows. `columns` names every column; `tenant_column` is the only one of class
-    `tenant`."""
+    """A table with tenants' rows. `columns` names every column; `tenant_column` is the one that tells whose a row
+    is, None where every row of the table is the tenant's own."""
 
     name: QualifiedName
-    tenant_column: str
+    tenant_column: str | None
     columns: Mapping[str, DataClass]
 
     def columns_of(self, data_class: DataClass) -> tuple[str, ...]:

@@ -4,14 +4,18 @@ that these findings come together with those about single settings."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from tenure.catalogue.catalogue import Isolation
 from tenure.catalogue.classes import DataClass
-from tenure.catalogue.patterns import KeyPattern
+from tenure.catalogue.patterns import PLACEHOLDER, KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.document import Block, Document, Path
 from tenure.document.problems import did_you_mean, shown
 from tenure.document.reading import Value, block_at, text_at
 from tenure.errors import UsageError
+
+_NO_COLUMN: Final = "is not needed: every row is the tenant's own there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +43,23 @@ def sketch_stores(stores: Value, path: Path) -> dict[str, StoreSketch]:
 
 
 def check_catalogue(document: Document) -> None:
-    """Report references to stores that are not there, tables without a tenant column, tables listed twice,
-    patterns that can never match."""
+    """Report references to stores that are not there, tables that do not fit how their store keeps tenants apart,
+    tables listed twice, patterns that can never match."""
     stores = sketch_stores(block_at(document.root).get("stores"), ("stores",))
     for store in stores.values():
         for reference in ("rides_with", "journal"):
             check_reference(document, stores, store, reference)
-        _check_tables(document, store)
+        _check_tables(document, store, isolation_of(store, stores))
         _check_keys(document, store)
     _check_homes(document, stores)
+    _check_schemas(document, stores)
+
+
+def isolation_of(store: StoreSketch, stores: dict[str, StoreSketch]) -> str | None:
+    """How the store keeps tenants apart, or the one it rides with does; None where that cannot be understood."""
+    home = stores.get(store.rides_with) if store.rides_with else store
+    given = home.entry.get("isolation", Isolation.SHARED.value) if home else None
+    return given if isinstance(given, str) and given in set(Isolation) else None
 
 
 def check_reference(
@@ -66,12 +78,32 @@ def check_reference(
         )
 
 
-def _check_tables(document: Document, store: StoreSketch) -> None:
+def _needs_schema(isolation: str | None) -> str:
+    return f"{PLACEHOLDER} needs isolation: schema; here it is {isolation}"
+
+
+def _check_tables(document: Document, store: StoreSketch, isolation: str | None) -> None:
     default = text_at(store.entry.get("tenant_column"))
+    if default is not None and isolation == Isolation.DATABASE:
+        document.report((*store.path, "tenant_column"), _NO_COLUMN)
+    ignored = store.entry.get("ignore")
+    for n, name in enumerate(ignored if isinstance(ignored, tuple) else ()):
+        if (
+            isinstance(name, str)
+            and PLACEHOLDER in name
+            and isolation in {Isolation.SHARED, Isolation.DATABASE}
+        ):
+            document.report((*store.path, "ignore", n), _needs_schema(isolation))
     for table, value in block_at(store.entry.get("tables")).items():
+        path = (*store.path, "tables", table)
+        if PLACEHOLDER in table and isolation in {Isolation.SHARED, Isolation.DATABASE}:
+            document.report(path, _needs_schema(isolation), key=True)
         if not isinstance(value, Block) or not isinstance(value.get("columns"), Block):
             continue
-        path = (*store.path, "tables", table)
+        if PLACEHOLDER in table or isolation == Isolation.DATABASE:
+            if value.get("tenant_column") is not None:
+                document.report((*path, "tenant_column"), _NO_COLUMN)
+            continue
         column = text_at(value.get("tenant_column")) or default
         if value.get("tenant_column") is None and store.entry.get("tenant_column") is None:
             document.report(path, "tenant_column: missing, here and for the whole store")
@@ -89,6 +121,42 @@ def _check_tenant_column(document: Document, path: Path, columns: dict[str, Valu
     for name, held in columns.items():
         if held == DataClass.TENANT and name != column:
             document.report((*here, name), f"only the tenant column ({shown(column)}) has the class tenant")
+
+
+def _check_schemas(document: Document, stores: dict[str, StoreSketch]) -> None:
+    """A store with schemas of the tenants' own has such a table, and no schema can be two tenants'."""
+    for name, store in stores.items():
+        if store.kind != "postgresql" or isolation_of(store, stores) != Isolation.SCHEMA:
+            continue
+        parts = [store, *(s for s in stores.values() if s.rides_with == name)]
+        found: dict[str, Path] = {}
+        for part in parts:
+            for table in block_at(part.entry.get("tables")):
+                schema = _own_schema(table)
+                if schema is not None:
+                    found.setdefault(schema.text, (*part.path, "tables", table))
+        if not found:
+            document.report(
+                (*store.path, "isolation"), f"schema: but no table has {PLACEHOLDER} in its schema's name"
+            )
+        templates = [Template.name(text) for text in found]
+        for n, template in enumerate(templates):
+            other = next((t for t in templates[:n] if t.meets(template)), None)
+            if other is not None:
+                document.report(
+                    found[template.text],
+                    f"the schema {shown(template.text)} of one tenant can be {shown(other.text)} of another, since"
+                    f" ids may contain what tells them apart: put it in front of {PLACEHOLDER}",
+                    key=True,
+                )
+
+
+def _own_schema(table: str) -> Template | None:
+    try:
+        name = QualifiedName.parse(table)
+    except UsageError:
+        return None
+    return Template.name(name.schema) if name.own_schema else None
 
 
 def _check_keys(document: Document, store: StoreSketch) -> None:

@@ -6,7 +6,16 @@ import pathlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from tenure.catalogue.catalogue import Catalogue, PgvectorMap, PostgresMap, RedisMap, S3Map, StoreMap, Table
+from tenure.catalogue.catalogue import (
+    Catalogue,
+    Isolation,
+    PgvectorMap,
+    PostgresMap,
+    RedisMap,
+    S3Map,
+    StoreMap,
+    Table,
+)
 from tenure.catalogue.checks import check_catalogue
 from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
@@ -47,7 +56,10 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
     match its:
         case PostgresMapSettings():
             return PostgresMap(
-                name=name, tables=_tables(its.tables, its.tenant_column), ignore=_names(its.ignore)
+                name=name,
+                tables=_tables(its.tables, its.tenant_column),
+                ignore=_names(its.ignore),
+                isolation=Isolation(its.isolation),
             )
         case PgvectorMapSettings():
             return PgvectorMap(
@@ -72,8 +84,8 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
 def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping[QualifiedName, Table]:
     found = {}
     for text, its in tables.items():
-        name, column = QualifiedName.parse(text), its.tenant_column or default
-        assert column is not None
+        name = QualifiedName.parse(text)
+        column = None if name.own_schema else its.tenant_column or default
         found[name] = Table(name=name, tenant_column=column, columns=its.columns)
     return MappingProxyType(found)
 

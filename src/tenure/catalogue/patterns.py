@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from tenure.catalogue.classes import DataClass
 from tenure.errors import UsageError
-from tenure.model.names import TenantId
+from tenure.model.names import TENANT_ID, TenantId
 
 PLACEHOLDER: Final = "{tenant}"
 DELIMITERS: Final = ":/"
@@ -56,6 +56,23 @@ class Template:
 
     def expand(self, tenant: TenantId) -> str:
         return self.text.replace(PLACEHOLDER, tenant)
+
+    def meets(self, other: Self) -> bool:
+        """Whether this template may give one tenant the text that `other` gives to another tenant.
+
+        `{tenant}` and `{tenant}_old` do: the tenant `acme_old` has by the first what `acme` has by the second. What
+        has to be added to one to get the other is then something that ids may contain.
+        """
+        if self.text == other.text:
+            return False
+        (mine, my_end), (theirs, their_end) = (its.text.split(PLACEHOLDER, 1) for its in (self, other))
+        nested = (mine.startswith(theirs) or theirs.startswith(mine)) and (
+            my_end.endswith(their_end) or their_end.endswith(my_end)
+        )
+        before = max(mine, theirs, key=len)[min(len(mine), len(theirs)) :]
+        after = max(my_end, their_end, key=len)
+        after = after[: len(after) - min(len(my_end), len(their_end))]
+        return nested and all(TENANT_ID.fullmatch(f"a{part}") for part in (before, after))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
+from tenure.catalogue.patterns import PLACEHOLDER, Template
 from tenure.errors import UsageError
 
 MAX_IDENTIFIER_BYTES: Final = 63
@@ -19,7 +20,8 @@ class QualifiedName:
     """`schema` and `name` exactly as the server stores them. Use `psycopg.sql.Identifier(q.schema, q.name)`
     in SQL.
 
-    `str` gives the form the catalogue uses (`public.documents`, `"My Schema"."T"`); `parse` reads it back.
+    `str` gives the form the catalogue uses (`public.documents`, `"My Schema"."T"`); `parse` reads it back. In the
+    catalogue a schema may be a template (`t_{tenant}.documents`): each tenant has one of its own.
     """
 
     schema: str
@@ -32,7 +34,17 @@ class QualifiedName:
         parts = _NAME.fullmatch(text)
         if not parts:
             raise UsageError("is not a table name: write schema.table, such as public.documents")
-        return cls(schema=_identifier(parts[1]), name=_identifier(parts[2]))
+        found = cls(schema=_identifier(parts[1]), name=_identifier(parts[2]))
+        if PLACEHOLDER in found.name:
+            raise UsageError(f"must have {PLACEHOLDER} in the schema only, such as t_{PLACEHOLDER}.documents")
+        if found.own_schema:
+            Template.name(found.schema)
+        return found
+
+    @property
+    def own_schema(self) -> bool:
+        """Whether each tenant has a schema of its own for it."""
+        return PLACEHOLDER in self.schema
 
     def __str__(self) -> str:
         return f"{_quoted(self.schema)}.{_quoted(self.name)}"
@@ -40,7 +52,7 @@ class QualifiedName:
 
 def _identifier(part: str) -> str:
     name = part[1:-1].replace('""', '"') if part.startswith('"') else part
-    if not part.startswith('"') and not _UNQUOTED.fullmatch(part):
+    if not part.startswith('"') and not _plain(part):
         raise UsageError(
             f"{part!r:.60} is no plain lower-case name: if the server really calls it so, quote it, "
             'as in \'"My Schema"."T"\''
@@ -57,8 +69,12 @@ def check_identifier(name: str) -> None:
         raise UsageError(f"is longer than the {MAX_IDENTIFIER_BYTES} bytes that PostgreSQL allows for a name")
 
 
+def _plain(part: str) -> bool:
+    return _UNQUOTED.fullmatch(part.replace(PLACEHOLDER, "t")) is not None
+
+
 def _quoted(part: str) -> str:
-    if _UNQUOTED.fullmatch(part):
+    if _plain(part):
         return part
     escaped = part.replace('"', '""')
     return f'"{escaped}"'

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
+from pydantic import AfterValidator, Discriminator, Field
 
-from tenure.catalogue.catalogue import Isolation
 from tenure.catalogue.classes import DataClass
 from tenure.catalogue.patterns import Template
 from tenure.catalogue.qualified_name import QualifiedName, check_identifier
@@ -53,15 +52,6 @@ def _identifier(text: str) -> str:
     return text
 
 
-def _isolation(value: object) -> object:
-    if isinstance(value, str) and value in {Isolation.SCHEMA, Isolation.DATABASE}:
-        raise refuse(
-            f"'{value}' is not supported yet: only 'shared' is (tables that tenants share, with a tenant "
-            "column)"
-        )
-    return value
-
-
 def _prefix(text: str) -> str:
     converted(Template.prefix)(text)
     return text
@@ -94,10 +84,11 @@ class TableSettings(Settings):
 
     title: ClassVar[str] = "stores.NAME.tables.SCHEMA.TABLE"
     tenant_column: Identifier | None = setting(
-        "The column with the tenant's id, where it is not the store's.", default=None
+        "The column with the tenant's id, where it is not the store's. Only for shared tables.", default=None
     )
     columns: Columns = setting(
-        "Every column of the table and its class; the tenant column, and only it, is of class `tenant`."
+        "Every column of the table and its class. In a shared table the tenant column, and only it, is of "
+        "class `tenant`."
     )
 
 
@@ -109,19 +100,24 @@ class PostgresMapSettings(Settings):
 
     title: ClassVar[str] = "stores.NAME (kind: postgresql)"
     kind: Literal["postgresql"] = setting("PostgreSQL 16 or newer.")
-    isolation: Annotated[Literal["shared"], BeforeValidator(_isolation)] = setting(
-        "How tenants are kept apart. `shared`: in the same tables, by a tenant column. `schema` and "
-        "`database` are recognised and refused: they are not supported yet.",
+    isolation: Literal["shared", "schema", "database"] = setting(
+        "How tenants are kept apart. `shared`: in the same tables, by a tenant column. `schema`: a table with "
+        "`{tenant}` in its schema's name lies in a schema of each tenant's own, where every row is the "
+        "tenant's; the others are shared. `database`: each tenant has a database of its own, which the "
+        "store's `database` in `tenure.yaml` names; every row there is the tenant's.",
         default="shared",
     )
     tenant_column: Identifier | None = setting(
-        "The column with the tenant's id, in every table that does not name its own.", default=None
+        "The column with the tenant's id, in every shared table that does not name its own.", default=None
     )
     tables: Tables = setting(
         "Every table with tenants' rows, as `schema.table`; quoted as in SQL where a name is no plain "
-        "lower-case word."
+        "lower-case word. With `isolation: schema`, `{tenant}` in a schema's name stands for the tenant's id "
+        "as it is: `t_{tenant}.documents`."
     )
-    ignore: tuple[TableName, ...] = setting("Tables that hold no tenant's data.", default=())
+    ignore: tuple[TableName, ...] = setting(
+        "Tables that hold no tenant's data; `{tenant}` as in `tables`.", default=()
+    )
 
 
 class PgvectorMapSettings(Settings):
@@ -133,7 +129,9 @@ class PgvectorMapSettings(Settings):
     tenant_column: Identifier | None = setting(
         "The column with the tenant's id, in every table that does not name its own.", default=None
     )
-    tables: Tables = setting("Every table with tenants' vectors, written as for `postgresql`.")
+    tables: Tables = setting(
+        "Every table with tenants' vectors, written as for `postgresql`; kept apart as `rides_with` says."
+    )
     ignore: tuple[TableName, ...] = setting("Tables that hold no tenant's data.", default=())
 
 

@@ -8,8 +8,8 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from tenure.catalogue.catalogue import StoreKind
-from tenure.catalogue.checks import StoreSketch, check_reference, sketch_stores
+from tenure.catalogue.catalogue import Isolation, StoreKind
+from tenure.catalogue.checks import StoreSketch, check_reference, isolation_of, sketch_stores
 from tenure.document import Block, Document, Path
 from tenure.document.problems import did_you_mean, dotted, shown
 from tenure.document.reading import Value, block_at, text_at
@@ -60,6 +60,17 @@ def _check_stores(
                 document.report(
                     (*store.path, setting), f"is {shown(here)}, but {shown(there)} in the catalogue"
                 )
+        if store.kind == StoreKind.POSTGRESQL == mapped[name].kind:
+            _check_database(document, store, isolation_of(mapped[name], mapped))
+
+
+def _check_database(document: Document, store: StoreSketch, isolation: str | None) -> None:
+    """A store names its tenants' databases if the catalogue says that they have some."""
+    path, given = (*store.path, "database"), store.entry.get("database") is not None
+    if isolation == Isolation.DATABASE and not given:
+        document.report(path, "missing: in the catalogue the store has isolation: database")
+    elif isolation is not None and isolation != Isolation.DATABASE and given:
+        document.report(path, f"needs isolation: database in the catalogue; there it is {isolation}")
 
 
 def _home_setting(store: StoreSketch) -> str:

@@ -15,6 +15,7 @@ from tenure.estate.values import (
     BucketName,
     CellKey,
     Currency,
+    DatabaseTemplate,
     Domain,
     HeaderName,
     ProbePath,
@@ -248,7 +249,15 @@ class PostgresSettings(Settings):
 
     title: ClassVar[str] = "cells.NAME.stores.NAME (kind: postgresql)"
     kind: Literal["postgresql"] = setting("PostgreSQL 16 or newer.")
-    dsn: SecretSetting = setting("How Tenure reaches the database, as a libpq connection string.")
+    dsn: SecretSetting = setting(
+        "How Tenure reaches the database, as a libpq connection string. Where each tenant has a database of its "
+        "own: how it reaches some other database of that server, such as `postgres`."
+    )
+    database: DatabaseTemplate | None = setting(
+        "The name of a tenant's own database on that server, with `{tenant}` in it, where the catalogue says "
+        "`isolation: database`; only there.",
+        default=None,
+    )
     dsn_from_cells: SecretSetting | None = setting(
         "How the servers of the other cells reach it for replication, where that differs from `dsn`.",
         default=None,

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
+from tenure.catalogue.patterns import Template
 from tenure.catalogue.schema import Name, converted
 from tenure.document import REFUSED, Described, refuse
 from tenure.model.names import CellName, cell_name
@@ -124,6 +125,11 @@ def _bucket(text: str) -> str:
     return text
 
 
+def _database(text: str) -> str:
+    converted(Template.name)(text)
+    return text
+
+
 def _currency(text: str) -> str:
     if not _CURRENCY.fullmatch(text):
         raise refuse("must be three capital letters, such as EUR or INR")
@@ -184,6 +190,7 @@ SessionHeader = Annotated[str, AfterValidator(_session_header), Described(words=
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
 Region = Annotated[str, AfterValidator(_region), Described(words="region")]
 BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket name")]
+DatabaseTemplate = Annotated[str, AfterValidator(_database), Described(words="text with `{tenant}`")]
 Currency = Annotated[str, AfterValidator(_currency), Described(words="three capital letters")]
 UrlPath = Annotated[str, AfterValidator(_url_path), Described(words="URL path")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]

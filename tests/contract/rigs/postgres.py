@@ -1,10 +1,16 @@
-"""PostgreSQL 16 and 18, or pgvector in them; the app writes as a role without special rights."""
+"""PostgreSQL 16 and 18, or pgvector in them; the app writes as a role without special rights.
+
+Tenants share the tables with their vectors (`pgvector`), have some of their items in a shared table and the others in a
+schema of their own (`postgres-mixed`), or have a database each (`postgres-database`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -25,18 +31,34 @@ from tenure.stores.postgres import (
 )
 from tests.contract.rigs.protocol import AppRefused, Rig, Side
 
-KINDS = ("postgres", "pgvector")
+KINDS = ("pgvector", "postgres-mixed", "postgres-database")
+SERVERS = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
+TENANTS = tuple(map(TenantId, ("acme", "acme1", "Acme")))
 
-SCHEMA = """
-create extension vector;
+ROLE = """
+do $$ begin create role contract_app; exception when duplicate_object or unique_violation then null; end $$
+"""
+SHARED = """
 create table public.items (
     tenant_id text not null, item text not null, value text, primary key (tenant_id, item));
+grant select, insert, update, delete on public.items to contract_app;
+"""
+RIDING = """
+create extension vector;
 create table public.vectors (
     tenant_id text not null, item text not null, value text, embedding vector(3), primary key (tenant_id, item));
-grant select, insert, update, delete on public.items, public.vectors to contract_app;
+grant select, insert, update, delete on public.vectors to contract_app;
+"""
+OWN = """
+create schema if not exists {schema};
+create table {schema}.items (item text primary key, value text);
+grant usage on schema {schema} to contract_app;
+grant select, insert, update, delete on {schema}.items to contract_app;
 """
 ITEMS = TenantTable(schema="public", name="items", tenant_column="tenant_id")
 VECTORS = TenantTable(schema="public", name="vectors", tenant_column="tenant_id")
+OWN_ITEMS = TenantTable(schema="t_{tenant}", name="items")
+DATABASE_ITEMS = TenantTable(schema="public", name="items")
 
 LEFTOVERS = """
 select 'publication ' || pubname from pg_publication
@@ -53,33 +75,93 @@ union all select 'touched ' || relation from tenure.touched union all select 'jo
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the items of a kind of rig are: an item is in one of `homes`; `database` is the template of a tenant's."""
+
+    tables: Sequence[TenantTable]
+    carried: Sequence[TenantTable] = ()
+    homes: Sequence[TenantTable]
+    database: str | None = None
+
+    def table(self, tenant: TenantId, item: str) -> TenantTable:
+        return self.homes[sum(item.encode()) % len(self.homes)].of(tenant)
+
+
 def make(kind: str, request: pytest.FixtureRequest) -> Rig:
     fresh: Callable[..., str] = request.getfixturevalue("fresh_database")
-    return PostgresRig(kind, {Side.BLUE: fresh("pg16"), Side.GREEN: fresh("pg18a")})
+    if kind == "postgres-database":
+        name, neighbours = request.getfixturevalue("neighbours_of_contract")
+        for dsn in neighbours.values():
+            _run(dsn, "delete from public.items")
+        databases = dict(neighbours)
+        for side, server in SERVERS.items():
+            databases[side, TENANTS[0]] = fresh(server, f"{name}_{TENANTS[0]}")
+            _run(databases[side, TENANTS[0]], ROLE, _own("public"))
+        layout = Layout(tables=[DATABASE_ITEMS], homes=[DATABASE_ITEMS], database=f"{name}_{{tenant}}")
+        return PostgresRig(kind, layout, databases)
+    shared = {side: fresh(server) for side, server in SERVERS.items()}
+    for dsn in shared.values():
+        _run(dsn, ROLE, SHARED)
+        if kind == "postgres-mixed":
+            _run(dsn, *(_own(f"t_{tenant}") for tenant in TENANTS))
+        else:
+            _run(dsn, RIDING)
+    databases = {(side, tenant): dsn for side, dsn in shared.items() for tenant in TENANTS}
+    if kind == "postgres-mixed":
+        layout = Layout(tables=[ITEMS, OWN_ITEMS], homes=[ITEMS, OWN_ITEMS])
+    else:
+        layout = Layout(tables=[ITEMS], carried=[VECTORS], homes=[ITEMS if kind == "postgres" else VECTORS])
+    return PostgresRig(kind, layout, databases)
+
+
+def neighbour_databases(make: Callable[..., str]) -> tuple[str, dict[tuple[Side, TenantId], str]]:
+    """How tenants' databases begin, and those of the neighbours. They serve every test, since none may change them."""
+    name = f"c{secrets.token_hex(4)}"
+    made = {
+        (side, tenant): make(server, f"{name}_{tenant}")
+        for side, server in SERVERS.items()
+        for tenant in TENANTS[1:]
+    }
+    for dsn in made.values():
+        _run(dsn, ROLE, _own("public"))
+    return name, made
+
+
+def _own(schema: str) -> sql.Composed:
+    return sql.SQL(OWN).format(schema=sql.Identifier(schema))
+
+
+def _run(dsn: str, *statements: str | sql.Composed) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode() if isinstance(statement, str) else statement)
 
 
 class PostgresRig:
-    def __init__(self, kind: str, dsns: Mapping[Side, str]) -> None:
+    def __init__(self, kind: str, layout: Layout, databases: Mapping[tuple[Side, TenantId], str]) -> None:
         self.kind = kind
-        self.dsns = dsns
-        self.table = ITEMS if kind == "postgres" else VECTORS
+        self._layout = layout
+        self._databases = databases
         self._stores: list[PostgresStore] = []
-        for dsn in dsns.values():
-            with psycopg.connect(dsn, autocommit=True) as connection:
-                connection.execute(
-                    "do $$ begin create role contract_app;"
-                    " exception when duplicate_object or unique_violation then null; end $$"
-                )
-                connection.execute(SCHEMA)
-        self._admins = {side: psycopg.connect(dsn, autocommit=True) for side, dsn in dsns.items()}
+        self._admins = {
+            dsn: psycopg.connect(dsn, autocommit=True) for dsn in dict.fromkeys(databases.values())
+        }
+
+    def _admin(self, side: Side, tenant: TenantId) -> psycopg.Connection:
+        return self._admins[self._databases[side, tenant]]
 
     def carrier(self, side: Side, dsn: str | None = None) -> PostgresStore:
+        home = self._databases[side, TENANTS[0]]
+        if self._layout.database is not None:
+            home = psycopg.conninfo.make_conninfo(home, dbname="postgres")
         store = PostgresStore(
             name=StoreName("postgres"),
             cell=CellName(side.value),
-            dsn=Secret(dsn or self.dsns[side]),
-            tables=[ITEMS],
-            carried=[VECTORS],
+            dsn=Secret(dsn or home),
+            tables=self._layout.tables,
+            carried=self._layout.carried,
+            database=self._layout.database,
         )
         self._stores.append(store)
         return store
@@ -89,13 +171,13 @@ class PostgresRig:
 
     def store(self, side: Side, dsn: str | None = None) -> Store:
         carrier = self.carrier(side, dsn)
-        return carrier if self.kind == "postgres" else self._rider(carrier)
+        return self._rider(carrier) if self.kind == "pgvector" else carrier
 
     def copy(self, tenant: TenantId, source: Side, target: Side) -> LiveCopy:
         carrier = PostgresLiveCopy(
             link=f"link-{tenant}", source=self.carrier(source), target=self.carrier(target), tenant=tenant
         )
-        if self.kind == "postgres":
+        if self.kind != "pgvector":
             return carrier
         return Riding(
             carrier,
@@ -108,8 +190,8 @@ class PostgresRig:
         )
 
     @contextlib.contextmanager
-    def _app(self, side: Side) -> Iterator[psycopg.Connection]:
-        with psycopg.connect(self.dsns[side], autocommit=True) as connection:
+    def _app(self, side: Side, tenant: TenantId) -> Iterator[psycopg.Connection]:
+        with psycopg.connect(self._databases[side, tenant], autocommit=True) as connection:
             connection.execute("set role contract_app")
             try:
                 with connection.transaction():
@@ -120,41 +202,52 @@ class PostgresRig:
                 raise
 
     def write(self, side: Side, tenant: TenantId, item: str, value: str) -> None:
-        with self._app(side) as connection:
+        with self._app(side, tenant) as connection:
             self._put(connection, tenant, item, value)
 
     def _put(self, connection: psycopg.Connection, tenant: TenantId, item: str, value: str) -> None:
+        table = self._layout.table(tenant, item)
+        key = {"item": item} if table.tenant_column is None else {"tenant_id": tenant, "item": item}
+        columns = sql.SQL(", ").join(map(sql.Identifier, key))
         connection.execute(
             sql.SQL(
-                "insert into {} (tenant_id, item, value) values (%s, %s, %s)"
-                " on conflict (tenant_id, item) do update set value = excluded.value"
-            ).format(self.table.sql),
-            (tenant, item, value),
+                "insert into {} ({columns}, value) values ({})"
+                " on conflict ({columns}) do update set value = excluded.value"
+            ).format(
+                table.sql,
+                sql.SQL(", ").join(map(sql.Literal, [*key.values(), value])),
+                columns=columns,
+            )
         )
-        if self.table is VECTORS:
+        if table == VECTORS:
             connection.execute(
                 "update public.vectors set embedding = %s::vector where tenant_id = %s and item = %s",
                 (json.dumps([len(value), 0.1, -0.5]), tenant, item),
             )
 
     def delete(self, side: Side, tenant: TenantId, item: str) -> None:
-        with self._app(side) as connection:
+        with self._app(side, tenant) as connection:
             self._remove(connection, tenant, item)
 
     def _remove(self, connection: psycopg.Connection, tenant: TenantId, item: str) -> None:
+        table = self._layout.table(tenant, item)
         connection.execute(
-            sql.SQL("delete from {} where tenant_id = %s and item = %s").format(self.table.sql),
-            (tenant, item),
+            sql.SQL("delete from {} where {} and item = {}").format(
+                table.sql, _rows_of(table, tenant), sql.Literal(item)
+            )
         )
 
     def read(self, side: Side, tenant: TenantId) -> Mapping[str, str]:
-        rows = self._admins[side].execute(
-            sql.SQL("select item, value from {} where tenant_id = %s").format(self.table.sql), (tenant,)
-        )
-        return {item: value for item, value in rows}  # noqa: C416
+        found: dict[str, str] = {}
+        for table in self._layout.homes:
+            here = table.of(tenant)
+            found |= self._admin(side, tenant).execute(
+                sql.SQL("select item, value from {} where {}").format(here.sql, _rows_of(here, tenant))
+            )
+        return found
 
     def plant(self, side: Side, tenant: TenantId, item: str, value: str | None) -> None:
-        with psycopg.connect(self.dsns[side], autocommit=True) as connection:
+        with psycopg.connect(self._databases[side, tenant], autocommit=True) as connection:
             origin = {"o": f"planting_{connection.info.backend_pid}"}
             connection.execute("select pg_replication_origin_create(%(o)s)", origin)
             connection.execute("select pg_replication_origin_session_setup(%(o)s)", origin)
@@ -166,27 +259,40 @@ class PostgresRig:
             connection.execute("select pg_replication_origin_drop(%(o)s)", origin)
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
-        return self.table.collection, json.dumps([tenant, item])
+        table = self._layout.table(tenant, item)
+        key = [item] if table.tenant_column is None else [tenant, item]
+        return table.collection, json.dumps(key)
 
     def leftovers(self, side: Side) -> Sequence[str]:
-        connection = self._admins[side]
-        found = [str(r[0]) for r in connection.execute(LEFTOVERS)]
-        installed: Any = connection.execute("select to_regclass('tenure.fence') is not null").fetchone()
-        return [*found, *(str(r[0]) for r in connection.execute(ROWS))] if installed[0] else found
+        found: list[str] = []
+        for dsn in {dsn for (where, _), dsn in self._databases.items() if where is side}:
+            connection = self._admins[dsn]
+            found += [str(r[0]) for r in connection.execute(LEFTOVERS)]
+            installed: Any = connection.execute("select to_regclass('tenure.fence') is not null").fetchone()
+            if installed[0]:
+                found += [str(r[0]) for r in connection.execute(ROWS)]
+        return found
 
     def unreachable(self) -> Store:
         return self.store(Side.BLUE, "host=127.0.0.1 port=1 user=nobody dbname=none")
 
     def wrong_password(self) -> Store:
-        return self.store(
-            Side.BLUE, psycopg.conninfo.make_conninfo(self.dsns[Side.BLUE], password="wrong-password")
-        )
+        there = self._databases[Side.BLUE, TENANTS[0]]
+        return self.store(Side.BLUE, psycopg.conninfo.make_conninfo(there, password="wrong-password"))
 
     def close(self) -> None:
         for store in self._stores:
             store.close()
         for admin in self._admins.values():
             admin.close()
+
+
+def _rows_of(table: TenantTable, tenant: TenantId) -> sql.Composed:
+    return sql.SQL("({} is null or {} = {})").format(
+        sql.Literal(table.tenant_column),
+        sql.Identifier(table.tenant_column or "item"),
+        sql.Literal(tenant),
+    )
 
 
 class Riding:

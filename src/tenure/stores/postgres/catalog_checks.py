@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from tenure.model.finding import Finding, Severity
-from tenure.stores.postgres.store import PostgresStore
+from tenure.stores.postgres.home import Home
+from tenure.stores.postgres.home_checks import neighbours
 from tenure.stores.postgres.tables import Table
 
 _UNKNOWN: Final = """
@@ -14,7 +15,7 @@ select distinct n.nspname || '.' || c.relname
 from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid
 where c.relkind in ('r', 'p') and not c.relispartition and a.attname = any(%(columns)s::name[]) and not a.attisdropped
     and n.nspname not in ('pg_catalog', 'information_schema', 'tenure') and n.nspname not like 'pg\\_%%'
-    and n.nspname || '.' || c.relname <> all(%(known)s::text[])
+    and n.nspname || '.' || c.relname <> all(%(known)s::text[]) and n.nspname <> all(%(own)s::text[])
 order by 1
 """
 
@@ -24,6 +25,7 @@ from pg_constraint k
 join pg_class c on c.oid = k.conrelid join pg_namespace cn on cn.oid = c.relnamespace
 join pg_class p on p.oid = k.confrelid join pg_namespace pn on pn.oid = p.relnamespace
 where k.contype = 'f' and k.conparentid = 0 and not c.relispartition and not p.relispartition
+    and cn.nspname <> all(%(neighbours)s::text[])
     and (cn.nspname || '.' || c.relname = any(%(known)s::text[]))
         <> (pn.nspname || '.' || p.relname = any(%(known)s::text[]))
 """
@@ -44,7 +46,7 @@ where d.refobjid = any(%(oids)s::oid[]) and d.deptype in ('a', 'i') and q.seqcac
 """
 
 
-def findings(store: PostgresStore, tables: Sequence[Table]) -> Iterator[Finding]:
+def findings(store: Home, tables: Sequence[Table]) -> Iterator[Finding]:
     """Everything to know about these tables on this server."""
     for table in tables:
         yield from _table(store, table)
@@ -63,11 +65,11 @@ def _found(severity: Severity, code: str, where: str, message: str, fix: str) ->
     return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
 
 
-def _table(store: PostgresStore, table: Table) -> Iterator[Finding]:
+def _table(store: Home, table: Table) -> Iterator[Finding]:
     where = f"{store.pool.where}, {table.collection}"
     tenant_column = table.spec.tenant_column
     by_name = {c.name: c for c in table.columns}
-    if tenant_column not in by_name:
+    if tenant_column is not None and tenant_column not in by_name:
         yield _found(
             Severity.REFUSAL,
             "tenant_column_missing",
@@ -76,7 +78,7 @@ def _table(store: PostgresStore, table: Table) -> Iterator[Finding]:
             "correct tenant_column in catalogue.yaml",
         )
         return
-    if not by_name[tenant_column].builtin:
+    if tenant_column is not None and not by_name[tenant_column].builtin:
         yield _found(
             Severity.REFUSAL,
             "tenant_column_type",
@@ -110,7 +112,8 @@ def _table(store: PostgresStore, table: Table) -> Iterator[Finding]:
                 "if this refers to large objects: they are not replicated",
                 "store the contents in a bytea column or in the object store",
             )
-    for _, index in store.pool.rows(_UNIQUE, {"oid": table.oid, "column": tenant_column}):
+    shared = {"oid": table.oid, "column": tenant_column}
+    for _, index in store.pool.rows(_UNIQUE, shared) if tenant_column is not None else ():
         yield _found(
             Severity.WARNING,
             "unique_across_tenants",
@@ -129,9 +132,17 @@ def _identity(where: str, table: Table) -> Iterator[Finding]:
             "no_primary_key",
             where,
             "the table has no primary key: its rows cannot be told apart",
-            f"alter table {table.collection} add primary key ({tenant_column}, ...)",
+            f"alter table {table.collection} add primary key ({f'{tenant_column}, ' if tenant_column else ''}...)",
         )
-    elif table.replica_identity != "f" and tenant_column not in table.identity:
+    elif tenant_column is None and table.replica_identity != "f" and not table.identity:
+        yield _found(
+            Severity.REFUSAL,
+            "replica_identity",
+            where,
+            "the table has no replica identity: updates and deletes would be refused as soon as it is published",
+            f"alter table {table.collection} replica identity default",
+        )
+    elif tenant_column is not None and table.replica_identity != "f" and tenant_column not in table.identity:
         columns = ", ".join((tenant_column, *(k for k in table.key if k != tenant_column)))
         yield _found(
             Severity.REFUSAL,
@@ -143,11 +154,14 @@ def _identity(where: str, table: Table) -> Iterator[Finding]:
         )
 
 
-def _catalogue(store: PostgresStore) -> Iterator[Finding]:
+def _catalogue(store: Home) -> Iterator[Finding]:
     known = [t.collection for t in store.all_tables]
+    ignored = [t.collection for t in store.ignored]
+    others = neighbours(store)
     parameters: dict[str, Any] = {
-        "columns": sorted({t.tenant_column for t in store.all_tables}),
-        "known": [*known, *sorted(store.ignore)],
+        "columns": sorted({t.tenant_column for t in store.all_tables if t.tenant_column is not None}),
+        "known": [*known, *ignored],
+        "own": [*others, *sorted(store.schemas)],
     }
     for (name,) in store.pool.rows(_UNKNOWN, parameters):
         yield _found(
@@ -157,9 +171,9 @@ def _catalogue(store: PostgresStore) -> Iterator[Finding]:
             "the table has a tenant column but the catalogue does not know it: its rows would stay behind",
             "add it to `tables` or to `ignore` in catalogue.yaml",
         )
-    for constraint, child, parent in store.pool.rows(_FOREIGN, {"known": known}):
+    for constraint, child, parent in store.pool.rows(_FOREIGN, {"known": known, "neighbours": others}):
         unknown = child if child not in known else parent
-        if unknown in store.ignore:
+        if unknown in ignored:
             continue
         yield _found(
             Severity.WARNING,

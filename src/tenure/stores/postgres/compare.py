@@ -168,17 +168,16 @@ def _classify(tally: Tally, mine: dict[Key, int], theirs: dict[Key, int]) -> Non
 def by_keys(table: Table, tenant: TenantId, select: sql.Composable, *, suffix: str = "") -> Query:
     """A query of the tenant's rows `r` whose keys are in the parameter `keys`, a jsonb array of keys.
 
-    The tenant column is part of the condition: a key that names another tenant's row finds nothing.
+    A tenant column is part of the condition: a key that names another tenant's row finds nothing.
     """
     return sql.SQL(
         "with k as materialized (select tenure_key from jsonb_array_elements(%(keys)s::jsonb) j (tenure_key))"
-        " select {} from k join {} r on {} and r.{} = {} {}"
+        " select {} from k join {} r on {} and {} {}"
     ).format(
         select,
         table.spec.sql,
         table.key_match("k", "r"),
-        sql.Identifier(table.spec.tenant_column),
-        sql.Literal(str(tenant)),
+        table.of_tenant(tenant, "r"),
         sql.SQL(suffix),
     )
 

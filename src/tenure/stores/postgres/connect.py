@@ -5,6 +5,7 @@ The settings make text forms of values equal on every server, whatever its confi
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ _MET: Final = ("40001", "40P01")
 """Two transactions met; so they did where DDL took away what another session was just looking up (XX000)."""
 _NEWER_HOLDER: Final = "TN002"
 """What the functions of cell.sql raise when a greater token has been at work."""
+_NO_DATABASE: Final = re.compile(r'database "(.+)" does not exist')
 _LOGIN_REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", "no password supplied")
 
 
@@ -62,16 +64,31 @@ def translate(error: psycopg.Error, where: str) -> TenureError:
         return StoreUnavailable(
             f"{where}: the login was refused: {text}", hint="check the user and the password"
         )
+    missing = _NO_DATABASE.search(text) if state in {None, "3D000"} else None
+    if missing:
+        return StoreRefused(
+            f"{where}: there is no database {missing[1]}",
+            hint="create it; preflight says how, and with what in it",
+        )
     if state is None or state[:2] in {"08", "28", "57", "53"}:
         return StoreUnavailable(f"{where}: {text}", hint="check that the server runs and lets Tenure log in")
     return StoreRefused(f"{where}: {text} (SQLSTATE {state})", hint=error.diag.message_hint)
 
 
+def to_database(dsn: Secret, database: str) -> Secret:
+    """The same connection string, but to that database. Raises `StoreRefused`."""
+    try:
+        return Secret(make_conninfo(dsn.reveal(), dbname=database))
+    except psycopg.Error:
+        raise StoreRefused(f"the connection string for database {database} is malformed") from None
+
+
 class Pool:
-    """Autocommit connections to one server, reused and safe for several threads. `where` names it in messages."""
+    """Autocommit connections to one database, reused and safe for several threads. `where` names it in messages."""
 
     def __init__(self, dsn: Secret, where: str) -> None:
         self.where = where
+        self._dsn = dsn
         try:
             given = conninfo_to_dict(dsn.reveal())
         except psycopg.Error:
@@ -82,9 +99,14 @@ class Pool:
         settings: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000, **given}
         settings["options"] = f"{given.get('options') or ''} {options}".strip()
         settings["client_encoding"] = "UTF8"
+        self.database: Final = given.get("dbname") or given.get("user")
         self._conninfo = Secret(make_conninfo("", **settings))
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
+
+    def beside(self, database: str) -> Pool:
+        """A pool for another database of the same server."""
+        return Pool(to_database(self._dsn, database), f"{self.where}, database {database}")
 
     def connect(self) -> Connection:
         """A new connection of its own. Raises `StoreUnavailable`."""

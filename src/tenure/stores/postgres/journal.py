@@ -15,19 +15,20 @@ class PostgresJournal:
     """The journal in one cell's PostgreSQL. Implements `tenure.stores.contract.Journal`."""
 
     def __init__(self, store: PostgresStore) -> None:
-        self._pool = store.pool
-        self._tables = store.all_tables
+        self._store = store
 
     def begin(self, tenant: TenantId, fence: Fence, *, deadline_s: float = 10.0) -> None:
         """One query where recording is on, as it is after `PostgresLiveCopy.start`. It ends with the link."""
-        if not fences.recording(self._pool, tenant):
-            fences.enrol(self._pool, self._tables, fence)
-            fences.record(self._pool, tenant, deadline_s=deadline_s)
+        home = self._store.home(tenant)
+        if not fences.recording(home.pool, tenant):
+            fences.enrol(home.pool, home.all_tables, fence)
+            fences.record(home.pool, tenant, deadline_s=deadline_s)
 
     def pending(self, tenant: TenantId, store: StoreName) -> list[tuple[int, str]]:
-        if not cell_schema.installed(self._pool):
+        pool = self._store.home(tenant).pool
+        if not cell_schema.installed(pool):
             return []
-        rows = self._pool.rows(
+        rows = pool.rows(
             "select id, key from tenure.journal where tenant_id = %(tenant)s and store = %(store)s order by id",
             {"tenant": tenant, "store": store},
         )
@@ -35,7 +36,7 @@ class PostgresJournal:
 
     def settle(self, tenant: TenantId, ids: Sequence[int]) -> None:
         if ids:
-            self._pool.rows(
+            self._store.home(tenant).pool.rows(
                 "delete from tenure.journal where tenant_id = %(tenant)s and id = any(%(ids)s) returning id",
                 {"tenant": tenant, "ids": list(ids)},
             )

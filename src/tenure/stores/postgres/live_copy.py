@@ -19,6 +19,7 @@ from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
 from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
+from tenure.stores.postgres.connect import Pool
 from tenure.stores.postgres.preflight import preflight
 from tenure.stores.postgres.repair import drop_origins
 from tenure.stores.postgres.store import PostgresStore
@@ -46,14 +47,16 @@ class PostgresLiveCopy:
         self.target: Final = target
         self.link: Final = link
         self.tenant: Final = tenant
-        self.direction: Final = names.direction(tenant, link, source.cell, target.cell)
-        self._opposite: Final = names.direction(tenant, link, target.cell, source.cell)
+        self.direction: Final = names.direction(tenant, link, source.name, source.cell, target.cell)
+        self._opposite: Final = names.direction(tenant, link, source.name, target.cell, source.cell)
+        self._from: Final = source.home(tenant)
+        self._to: Final = target.home(tenant)
         self._estimates: dict[str, tuple[int, int]] = {}
         self._verification: Final = Verification(
             store=source.name,
-            source=source.pool,
-            target=target.pool,
-            specs=source.tables,
+            source=self._from.pool,
+            target=self._to.pool,
+            specs=self._from.tables,
             tenant=tenant,
             direction=self.direction,
         )
@@ -63,17 +66,17 @@ class PostgresLiveCopy:
 
     def fingerprint(self) -> str:
         """Raises `StoreRefused` if the two sides differ: a digest of two different things would say nothing."""
-        here = digest(require(self.source.pool, self.source.all_tables))
-        there = digest(require(self.target.pool, self.target.all_tables))
+        here = digest(require(self._from.pool, self._from.all_tables))
+        there = digest(require(self._to.pool, self._to.all_tables))
         if here != there:
             raise StoreRefused(
-                f"the tables of {self.source.pool.where} and {self.target.pool.where} are not the same",
+                f"the tables of {self._from.pool.where} and {self._to.pool.where} are not the same",
                 hint="bring both schemas to the same state; preflight lists what differs",
             )
         return here
 
     def start(self, fence: Fence) -> None:
-        source, target = self.source.pool, self.target.pool
+        source, target = self._from.pool, self._to.pool
         cell_schema.install(source)
         cell_schema.install(target)
         self._claim(fence)
@@ -82,8 +85,8 @@ class PostgresLiveCopy:
             raise FenceRefused(
                 f"{target.where} is not fenced for {self.tenant}", hint="fence the target first"
             )
-        fences.enrol(source, self.source.all_tables, fence)
-        fences.ensure(target, self.target.all_tables, self.tenant)
+        fences.enrol(source, self._from.all_tables, fence)
+        fences.ensure(target, self._to.all_tables, self.tenant)
         fences.record(source, self.tenant, deadline_s=RECORD_DEADLINE_S)
         self._connect(copy_data=not reverse_of_another)
 
@@ -91,36 +94,36 @@ class PostgresLiveCopy:
         """The feed back exists from now on, so it holds everything the target accepts from its first write on."""
         self._claim(fence)
         reverse = PostgresLiveCopy(link=self.link, source=self.target, target=self.source, tenant=self.tenant)
-        fences.ensure(self.target.pool, self.target.all_tables, self.tenant)
-        fences.record(self.target.pool, self.tenant, deadline_s=RECORD_DEADLINE_S)
+        fences.ensure(self._to.pool, self._to.all_tables, self.tenant)
+        fences.record(self._to.pool, self.tenant, deadline_s=RECORD_DEADLINE_S)
         reverse._connect(copy_data=False)
         return reverse
 
     def _claim(self, fence: Fence) -> None:
-        for pool in (self.source.pool, self.target.pool):
+        for pool in (self._from.pool, self._to.pool):
             fences.claim(pool, fence)
 
     def _connect(self, *, copy_data: bool) -> None:
-        tables = require(self.source.pool, self.source.all_tables)
+        tables = require(self._from.pool, self._from.all_tables)
         if not self._subscribed():
-            replication.publish(self.source.pool, self.direction, tables, self.tenant)
-            replication.create_slot(self.source.pool, self.direction)
+            replication.publish(self._from.pool, self.direction, tables, self.tenant)
+            replication.create_slot(self._from.pool, self.direction)
         replication.subscribe(
-            self.target.pool,
+            self._to.pool,
             self.direction,
-            self.source.dsn_from_cells,
+            self._from.dsn_from_cells,
             copy_data=copy_data,
             binary=all(c.builtin for t in tables for c in t.stored),
         )
 
     def _subscribed(self) -> bool:
-        return replication.subscription(self.target.pool, self.direction) is not None
+        return replication.subscription(self._to.pool, self.direction) is not None
 
     def progress(self) -> CopyProgress:
-        source, target = self.source.pool, self.target.pool
+        source, target = self._from.pool, self._to.pool
         found = replication.check(target, self.direction)
         slot = replication.check_slot(source, self.direction)
-        tables = require(target, self.target.all_tables)
+        tables = require(target, self._to.all_tables)
         self._estimate(tables)
         states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
         copying: dict[int, tuple[int, int]] = {oid: (rows, size) for oid, rows, size in target.rows(_COPYING)}
@@ -149,7 +152,7 @@ class PostgresLiveCopy:
 
     def standing(self) -> Standing:
         """What the slot and the subscription say. What the slot keeps counts also while the target is away."""
-        source, target = self.source.pool, self.target.pool
+        source, target = self._from.pool, self._to.pool
         try:
             slot = replication.slot(source, self.direction)
         except TenureError as error:
@@ -169,18 +172,18 @@ class PostgresLiveCopy:
 
     def _estimate(self, targets: Sequence[Table]) -> None:
         if len(self._estimates) != len(targets):
-            for table in require(self.source.pool, self.source.all_tables):
-                side = Side(pool=self.source.pool, table=table)
+            for table in require(self._from.pool, self._from.all_tables):
+                side = Side(pool=self._from.pool, table=table)
                 self._estimates[table.collection] = expected_rows(side, self.tenant)
 
     def mark(self) -> Mark:
-        return marks.write(self.source.pool, self.direction, self.tenant)
+        return marks.write(self._from.pool, self.direction, self.tenant)
 
     def seal(self, mark: Mark, *, timeout_s: float) -> None:
         with ThreadPoolExecutor(max_workers=1) as thread:
-            drawn = thread.submit(marks.last_values, self.source.pool, self.source.all_tables)
-            marks.wait(self.target.pool, mark, self.tenant, timeout_s=timeout_s)
-            marks.raise_sequences(self.target.pool, self.target.all_tables, drawn.result())
+            drawn = thread.submit(marks.last_values, self._from.pool, self._from.all_tables)
+            marks.wait(self._to.pool, mark, self.tenant, timeout_s=timeout_s)
+            marks.raise_sequences(self._to.pool, self._to.all_tables, drawn.result())
 
     def compare(self, *, progress: Callable[[int], None] = lambda _items: None) -> Comparison:
         return self._verification.compare(progress)
@@ -195,8 +198,8 @@ class PostgresLiveCopy:
         self._verification.resync(fence, workers=workers)
 
     def detach(self) -> None:
-        self.source.pool.close()
-        self.target.pool.close()
+        for pool in (self._from.pool, self._to.pool, self.source.pool, self.target.pool):
+            pool.close()
 
     def stop(self, fence: Fence) -> None:
         """Works on each server that can be reached; raises `StoreUnavailable` at the end if one could not be.
@@ -204,7 +207,7 @@ class PostgresLiveCopy:
         With the last direction of the link gone, the triggers and the fence row go from each side that is open. A side
         that is fenced stays fenced, since nothing follows it any more: erase it, then open it.
         """
-        source, target = self.source.pool, self.target.pool
+        source, target = self._from.pool, self._to.pool
         problems: list[TenureError] = []
         sync_slots: list[str] = []
 
@@ -227,14 +230,13 @@ class PostgresLiveCopy:
                 raise problem
         attempt(on_target)
         attempt(lambda: replication.unpublish(source, self.direction, sync_slots=sync_slots))
-        for store in (self.source, self.target):
-            attempt(partial(self._leave, store, fence))
+        for pool in (source, target):
+            attempt(partial(self._leave, pool, fence))
         if problems:
             raise problems[0]
 
-    def _leave(self, store: PostgresStore, fence: Fence) -> None:
+    def _leave(self, pool: Pool, fence: Fence) -> None:
         """Remove this direction's marks, and with the last direction what the link has made in this database."""
-        pool = store.pool
         drop_origins(pool, f"{self.direction}_")
         if not cell_schema.installed(pool):
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from tenure.model.names import CellName, TenantId
+from tenure.model.names import CellName, StoreName, TenantId
 
 PREFIX: Final = "tenure"
 
@@ -20,9 +20,12 @@ def tenant_prefix(tenant: TenantId) -> str:
     return f"{PREFIX}_{short(tenant)}"
 
 
-def direction(tenant: TenantId, link: str, source: CellName, target: CellName) -> str:
-    """The publication on the source, the subscription on the target and the slot between them."""
-    return f"{tenant_prefix(tenant)}_{short(link, source, target)}"
+def direction(tenant: TenantId, link: str, store: StoreName, source: CellName, target: CellName) -> str:
+    """The publication on the source, the subscription on the target and the slot between them.
+
+    A slot's name is its server's, not its database's: two stores of a cell may be databases of one server.
+    """
+    return f"{tenant_prefix(tenant)}_{short(link, store, source, target)}"
 
 
 def guard(tenant: TenantId, collection: str) -> str:

@@ -11,15 +11,18 @@ from psycopg.types.json import Jsonb
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
-from tenure.stores.postgres import catalog_checks, replication
+from tenure.stores.postgres import catalog_checks, home_checks, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.home import Home
 from tenure.stores.postgres.store import PostgresStore
 from tenure.stores.postgres.tables import Table, describe
 
 OLDEST_SERVER: Final = 160000
 LONG_TRANSACTION_S: Final = 60
 KEYS_PER_QUERY: Final = 10_000
+NOTHING_MORE: Final = frozenset(("server_too_old", "database_missing"))
+"""With one of these, what else is to be asked about the tables has no answer."""
 
 
 def finding(severity: Severity, code: str, where: str, message: str, fix: str) -> Finding:
@@ -34,20 +37,32 @@ def preflight(
     source: PostgresStore, target: PostgresStore, tenant: TenantId, direction: str
 ) -> list[Finding]:
     """All findings, the gravest first. Reads only."""
+    one, other = source.home(tenant), target.home(tenant)
+    lacking = [
+        home_checks.absent_database(home, from_home)
+        for store, home, from_home in ((source, one, other), (target, other, one))
+        if home_checks.database_missing(store.pool, home)
+    ]
+    pools = (source.pool, target.pool) if lacking else (one.pool, other.pool)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        theirs = thread.submit(lambda: list(_server(target)))
-        found = [*_server(source), *theirs.result()]
-    here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
-    linked = replication.subscription(target.pool, direction) is not None
-    found += _other_links(source.pool, target.pool, tenant, direction)
-    found += _alike(source, target, here, there)
-    for store, tables in ((source, here), (target, there)):
-        found += catalog_checks.findings(store, tables)
-    if not linked:
-        found += _empty(target.pool, there, tenant)
-        found += _collisions(source.pool, here, target.pool, there, tenant)
+        theirs = thread.submit(lambda: list(_server(pools[1], target.most_wal_bytes)))
+        found = [*lacking, *_server(pools[0], source.most_wal_bytes), *theirs.result()]
+    if not any(f.code in NOTHING_MORE for f in found):
+        found += _homes(one, other, tenant, direction)
     order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
     return sorted(dict.fromkeys(found), key=lambda f: (order[f.severity], f.where, f.code))
+
+
+def _homes(source: Home, target: Home, tenant: TenantId, direction: str) -> Iterator[Finding]:
+    here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
+    yield from _other_links(source.pool, target.pool, tenant, direction)
+    yield from _alike(source, target, here, there)
+    for home, tables, other in ((source, here, target), (target, there, source)):
+        yield from catalog_checks.findings(home, tables)
+        yield from home_checks.findings(home, other)
+    if replication.subscription(target.pool, direction) is None:
+        yield from _empty(target.pool, there, tenant)
+        yield from _collisions(source.pool, here, target.pool, there, tenant)
 
 
 _SETTINGS: Final = """
@@ -69,8 +84,7 @@ from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid(
 """
 
 
-def _server(store: PostgresStore) -> Iterator[Finding]:
-    pool = store.pool
+def _server(pool: Pool, most_wal_bytes: int | None) -> Iterator[Finding]:
     version, wal_level, slots, senders, workers, keep, superuser, replicates, standby = pool.rows(_SETTINGS)[
         0
     ]
@@ -79,9 +93,12 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
         yield refusal(
             "server_too_old",
             where,
-            f"PostgreSQL {version // 10000}: `origin = none` needs 16",
-            "upgrade the server",
+            f"PostgreSQL {version // 10000} has no `origin = none` for subscriptions (16 has): what comes back over the"
+            " reverse link could not be told from what the app writes, and would go round for ever",
+            "upgrade the server to PostgreSQL 16 or newer: both the cell that is left and the one that is entered"
+            " need it",
         )
+        return
     if standby:
         yield refusal(
             "standby", where, "the server is a standby", "give Tenure the primary's connection string"
@@ -105,7 +122,7 @@ def _server(store: PostgresStore) -> Iterator[Finding]:
                 f"{free} of {setting} are free, {needed} are needed",
                 f"raise {setting} (and max_worker_processes) and restart the server, or end other links first",
             )
-    yield _wal_kept(where, keep, store.most_wal_bytes)
+    yield _wal_kept(where, keep, most_wal_bytes)
     if not superuser or not replicates:
         yield refusal(
             "rights",
@@ -173,14 +190,13 @@ def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -
             )
 
 
-def _alike(
-    source: PostgresStore, target: PostgresStore, here: Sequence[Table], there: Sequence[Table]
-) -> Iterator[Finding]:
+def _alike(source: Home, target: Home, here: Sequence[Table], there: Sequence[Table]) -> Iterator[Finding]:
+    absent = {home.cell: home_checks.missing_schemas(home) for home in (source, target)}
     left, right = ({t.collection: t for t in tables} for tables in (here, there))
     for spec in source.all_tables:
         name = spec.collection
         for store, tables in ((source, left), (target, right)):
-            if name not in tables:
+            if name not in tables and spec.schema not in absent[store.cell]:
                 yield refusal(
                     "table_missing",
                     f"{store.pool.where}, {name}",
@@ -206,7 +222,7 @@ def _alike(
     yield from _extensions(source, target)
 
 
-def _extensions(source: PostgresStore, target: PostgresStore) -> Iterator[Finding]:
+def _extensions(source: Home, target: Home) -> Iterator[Finding]:
     query: Final = "select extname::text, extversion from pg_extension where extname <> 'plpgsql'"
     mine: dict[str, str] = dict(source.pool.rows(query))
     theirs: dict[str, str] = dict(target.pool.rows(query))
@@ -231,7 +247,8 @@ def _extensions(source: PostgresStore, target: PostgresStore) -> Iterator[Findin
 
 def _empty(target: Pool, tables: Sequence[Table], tenant: TenantId) -> Iterator[Finding]:
     for table in tables:
-        if not any(c.name == table.spec.tenant_column for c in table.columns):
+        column = table.spec.tenant_column
+        if column is not None and not any(c.name == column for c in table.columns):
             continue
         if target.value(
             sql.SQL("select exists (select from {} where {})").format(table.spec.sql, table.of_tenant(tenant))
@@ -251,7 +268,8 @@ def _collisions(
     others = {t.collection: t for t in there}
     for table in here:
         other = others.get(table.collection)
-        if other is None or not table.key or table.spec.tenant_column in table.key or other.key != table.key:
+        column = table.spec.tenant_column
+        if other is None or not table.key or other.key != table.key or column in {None, *table.key}:
             continue
         names = sql.SQL(", ").join(sql.Identifier(k) for k in table.key)
         query = sql.SQL(
@@ -271,6 +289,6 @@ def _collisions(
                 "key_collision",
                 f"{target.where}, {table.collection}",
                 f"{taken} keys of {tenant} belong to other tenants there",
-                f"make ({table.spec.tenant_column}, {', '.join(table.key)}) the primary key, or use keys that are"
+                f"make ({column}, {', '.join(table.key)}) the primary key, or use keys that are"
                 " unique everywhere",
             )

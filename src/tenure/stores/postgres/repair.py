@@ -180,13 +180,8 @@ def _replace(pair: Pair, fence: Fence, keys: Sequence[Key], origin: str) -> int:
         deleted = writer.execute(
             sql.SQL(
                 "with k as materialized (select tenure_key from jsonb_array_elements(%(keys)s::jsonb) j (tenure_key))"
-                " delete from {} r using k where {} and r.{} = {} returning k.tenure_key"
-            ).format(
-                target.spec.sql,
-                target.key_match("k", "r"),
-                sql.Identifier(target.spec.tenant_column),
-                sql.Literal(str(tenant)),
-            ),
+                " delete from {} r using k where {} and {} returning k.tenure_key"
+            ).format(target.spec.sql, target.key_match("k", "r"), target.of_tenant(tenant, "r")),
             wanted,
         ).fetchall()
         inserted = writer.execute(
@@ -267,12 +262,11 @@ def _refuse_if_referred_to(
             for c, p in zip(child_columns, parent_columns, strict=True)
         )
         referring = pool.value(
-            sql.SQL("select exists (select from {} c join {} p on {} where p.{} = {})").format(
+            sql.SQL("select exists (select from {} c join {} p on {} where {})").format(
                 sql.Identifier(schema, name),
                 by_name[parent].spec.sql,
                 condition,
-                sql.Identifier(by_name[parent].spec.tenant_column),
-                sql.Literal(str(tenant)),
+                by_name[parent].of_tenant(tenant, "p"),
             )
         )
         if referring:

@@ -62,7 +62,7 @@ def publish(pool: Pool, name: str, tables: Sequence[Table], tenant: TenantId) ->
     """Create the publication of the tenant's rows. Idempotent."""
     if pool.rows("select 1 from pg_publication where pubname = %(name)s", {"name": name}):
         return
-    targets = [sql.SQL("{} where ({})").format(t.spec.sql, t.of_tenant(tenant)) for t in tables]
+    targets = [t.published(tenant) for t in tables]
     mark = sql.SQL("tenure.mark where (tenant_id = {} and link = {})").format(
         sql.Literal(str(tenant)), sql.Literal(name)
     )

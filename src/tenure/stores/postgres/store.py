@@ -1,12 +1,14 @@
-"""PostgreSQL as a store: a tenant's rows in shared tables, picked by a tenant column."""
+"""PostgreSQL as a store: a tenant's rows in shared tables, in a schema or in a database of its own."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import psycopg
 
+from tenure.catalogue.patterns import Template
 from tenure.errors import FenceRefused, StoreRefused
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
@@ -16,18 +18,22 @@ from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
 from tenure.stores.postgres.connect import Pool, translate
+from tenure.stores.postgres.home import Home, home_of
 from tenure.stores.postgres.repair import erase
 from tenure.stores.postgres.tables import TenantTable, require
 
 ROW_OVERHEAD_BYTES: Final = 28
+MOST_HOMES: Final = 64
 
 
 class PostgresStore:
-    """A cell's PostgreSQL database. Implements `tenure.stores.contract.Store`; safe for several threads.
+    """A cell's PostgreSQL. Implements `tenure.stores.contract.Store`; safe for several threads.
 
     `tables` are this store's own; `carried` are those of stores that ride with it: they are fenced and published with
     these, but neither inventoried nor compared nor erased here. `dsn_from_cells` is how other servers reach it.
     `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
+    Schemas may be templates. With `database`, a template too, each tenant has a database of that name on the server,
+    and `dsn` leads to another one of its databases.
     """
 
     def __init__(
@@ -38,24 +44,45 @@ class PostgresStore:
         dsn: Secret,
         tables: Sequence[TenantTable],
         carried: Sequence[TenantTable] = (),
-        ignore: Sequence[str] = (),
+        ignore: Sequence[TenantTable] = (),
         dsn_from_cells: Secret | None = None,
         most_wal_bytes: int | None = None,
+        database: str | None = None,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
         self.tables: Final = tuple(tables)
         self.carried: Final = tuple(carried)
-        self.ignore: Final = frozenset(ignore)
-        self.dsn_from_cells: Final = dsn_from_cells or dsn
         self.most_wal_bytes: Final = most_wal_bytes
         self.pool: Final = Pool(dsn, f"{name} in {cell}")
         self.capabilities: Final = Capabilities(fence_enforced=True, fence_drains=True, fence_expires=True)
+        self._database: Final = Template.name(database) if database is not None else None
+        self._unsettled: Final = Home(
+            cell=cell,
+            pool=self.pool,
+            dsn_from_cells=dsn_from_cells or dsn,
+            tables=self.tables,
+            carried=self.carried,
+            ignored=tuple(ignore),
+        )
+        self._homes: Final[dict[TenantId, Home]] = {}
+        self._lock: Final = threading.Lock()
 
-    @property
-    def all_tables(self) -> tuple[TenantTable, ...]:
-        """What a link of this store fences and publishes."""
-        return self.tables + self.carried
+    def home(self, tenant: TenantId) -> Home:
+        """Where the tenant's rows are here. Raises `StoreRefused` where its id gives names that are not its own.
+
+        At most `MOST_HOMES` are kept: the connections of the oldest are closed then.
+        """
+        with self._lock:
+            home = self._homes.pop(tenant, None)
+            if home is None:
+                home = home_of(self._unsettled, tenant, server=self.pool.where, database=self._database)
+            self._homes[tenant] = home
+            if len(self._homes) > MOST_HOMES:
+                oldest = self._homes.pop(next(iter(self._homes)))
+                if oldest.pool is not self.pool:
+                    oldest.pool.close()
+            return home
 
     def ping(self) -> None:
         connection = self.pool.connect()
@@ -67,32 +94,41 @@ class PostgresStore:
             connection.close()
 
     def inventory(self, tenant: TenantId) -> Inventory:
-        return inventory(self.pool, self.name, self.tables, tenant)
+        home = self.home(tenant)
+        return inventory(home.pool, self.name, home.tables, tenant)
 
     def claim(self, fence: Fence) -> None:
-        fences.claim(self.pool, fence)
+        fences.claim(self.home(fence.tenant).pool, fence)
 
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
-        fences.lower(self.pool, self.all_tables, fence, expires_in_s=expires_in_s, drain_s=drain_s)
+        home = self.home(fence.tenant)
+        fences.lower(home.pool, home.all_tables, fence, expires_in_s=expires_in_s, drain_s=drain_s)
 
     def open(self, fence: Fence) -> None:
-        fences.lift(self.pool, fence)
+        fences.lift(self.home(fence.tenant).pool, fence)
 
     def fence_state(self, tenant: TenantId) -> FenceState:
-        return fences.state(self.pool, tenant)
+        return fences.state(self.home(tenant).pool, tenant)
 
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
-        return erase_tables(self.pool, self.tables, self.all_tables, fence, progress)
+        """The tables stay, and so do a schema and a database of the tenant's own: Tenure has not created them."""
+        home = self.home(fence.tenant)
+        return erase_tables(home.pool, home.tables, home.all_tables, fence, progress)
 
     def retire(self, fence: Fence) -> None:
         """See `Store.retire`. `tenure.permit` and `tenure.touch` go on refusing the tenant; no trigger stays.
 
         Raises `StoreRefused` while a link of the tenant still reaches this database.
         """
-        fences.retire(self.pool, fence)
+        fences.retire(self.home(fence.tenant).pool, fence)
 
     def close(self) -> None:
         self.pool.close()
+        with self._lock:
+            homes = list(self._homes.values())
+            self._homes.clear()
+        for home in homes:
+            home.pool.close()
 
 
 def inventory(pool: Pool, name: StoreName, specs: Sequence[TenantTable], tenant: TenantId) -> Inventory:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from psycopg import sql
 
+from tenure.catalogue.patterns import PLACEHOLDER, Template
 from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
 from tenure.stores.postgres.connect import Pool
@@ -22,11 +23,21 @@ _FIRST_USER_OID: Final = 16384
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class TenantTable:
-    """What the catalogue says: a table, and the column that holds the tenant's id."""
+    """What the catalogue says: a table, and the column that holds the tenant's id; None where every row is the
+    tenant's. `schema` may be a template, of which `of` makes a tenant's own schema."""
 
     schema: str
     name: str
-    tenant_column: str
+    tenant_column: str | None = None
+
+    @property
+    def own_schema(self) -> bool:
+        """Whether each tenant has a schema of its own for this table."""
+        return PLACEHOLDER in self.schema
+
+    def of(self, tenant: TenantId) -> TenantTable:
+        """The table by the name that it has for that tenant."""
+        return replace(self, schema=Template.name(self.schema).expand(tenant)) if self.own_schema else self
 
     @property
     def collection(self) -> str:
@@ -103,11 +114,21 @@ class Table:
             f"{f' generated {c.generated} ({c.expression})' if c.generated else ''}"
             for c in self.columns
         }
-        return about | {"key": ", ".join(self.key), "tenant column": self.spec.tenant_column}
+        return about | {"key": ", ".join(self.key), "tenant column": self.spec.tenant_column or "none"}
 
-    def of_tenant(self, tenant: TenantId) -> sql.Composed:
-        """The condition that picks the tenant's rows; a literal, because triggers and publications need one."""
-        return sql.SQL("{} = {}").format(sql.Identifier(self.spec.tenant_column), sql.Literal(str(tenant)))
+    def of_tenant(self, tenant: TenantId, row: str | None = None) -> sql.Composed:
+        """The condition that picks the tenant's rows; a literal, because triggers and publications need one. `row` is
+        the alias of the table's rows in the statement, if it has one."""
+        if self.spec.tenant_column is None:
+            return sql.Composed([sql.SQL("true")])
+        names = (row, self.spec.tenant_column) if row else (self.spec.tenant_column,)
+        return sql.SQL("{} = {}").format(sql.Identifier(*names), sql.Literal(str(tenant)))
+
+    def published(self, tenant: TenantId) -> sql.Composed:
+        """What a publication of the tenant's rows says of this table."""
+        if self.spec.tenant_column is None:
+            return sql.Composed([self.spec.sql])
+        return sql.SQL("{} where ({})").format(self.spec.sql, self.of_tenant(tenant))
 
     @property
     def row_hash(self) -> sql.Composed:
@@ -236,10 +257,11 @@ def require(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
             hint="create the tables there, or correct the catalogue",
         )
     for table in tables:
-        names = {c.name for c in table.columns}
-        if table.spec.tenant_column not in names or not table.key:
+        column = table.spec.tenant_column
+        if not table.key or (column is not None and column not in {c.name for c in table.columns}):
+            lacking = "" if column is None else f"no column {column!r} or "
             raise StoreRefused(
-                f"{pool.where}: {table.collection} has no column {table.spec.tenant_column!r} or no primary key",
+                f"{pool.where}: {table.collection} has {lacking}no primary key",
                 hint="`tenure catalogue check` shows what the catalogue and the tables disagree on",
             )
     return tables

@@ -13,6 +13,7 @@ from tenure.model.names import CellName, StoreName, TenantId
 from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark, Standing
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
+from tenure.stores.postgres.home_checks import database_missing
 from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
 from tenure.stores.postgres.tables import TenantTable, digest, require
 from tenure.stores.postgres.verification import Verification
@@ -42,7 +43,11 @@ class PgVectorStore:
         self.carrier.ping()
 
     def inventory(self, tenant: TenantId) -> Inventory:
-        return inventory(self.carrier.pool, self.name, self.tables, tenant)
+        return inventory(self.carrier.home(tenant).pool, self.name, self.own_tables(tenant), tenant)
+
+    def own_tables(self, tenant: TenantId) -> tuple[TenantTable, ...]:
+        """This store's tables by the names that they have for that tenant."""
+        return tuple(table.of(tenant) for table in self.tables)
 
     def claim(self, fence: Fence) -> None:
         self.carrier.claim(fence)
@@ -53,7 +58,7 @@ class PgVectorStore:
         if state.writable or state.token != fence.token or state.expires != (expires_in_s is not None):
             self.carrier.fence(fence, expires_in_s=expires_in_s, drain_s=drain_s)
         else:
-            fences.claim(self.carrier.pool, fence)
+            self.carrier.claim(fence)
 
     def open(self, fence: Fence) -> None:
         self.carrier.open(fence)
@@ -62,11 +67,12 @@ class PgVectorStore:
         return self.carrier.fence_state(tenant)
 
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
-        return erase_tables(self.carrier.pool, self.tables, self.carrier.all_tables, fence, progress)
+        home = self.carrier.home(fence.tenant)
+        return erase_tables(home.pool, self.own_tables(fence.tenant), home.all_tables, fence, progress)
 
     def retire(self, fence: Fence) -> None:
         """Changes nothing, since the fence is the carrier's, which retires it. Refuses what the carrier refuses."""
-        fences.require_unlinked(self.carrier.pool, fence)
+        fences.require_unlinked(self.carrier.home(fence.tenant).pool, fence)
 
     def close(self) -> None:
         """The connections are the carrier's: it closes them."""
@@ -86,11 +92,11 @@ class PgVectorLiveCopy:
         self.tenant: Final = tenant
         self._verification: Final = Verification(
             store=source.name,
-            source=source.carrier.pool,
-            target=target.carrier.pool,
-            specs=source.tables,
+            source=source.carrier.home(tenant).pool,
+            target=target.carrier.home(tenant).pool,
+            specs=source.own_tables(tenant),
             tenant=tenant,
-            direction=names.direction(tenant, link, source.cell, target.cell),
+            direction=names.direction(tenant, link, source.carrier.name, source.cell, target.cell),
         )
 
     def preflight(self) -> Sequence[Finding]:
@@ -104,14 +110,18 @@ class PgVectorLiveCopy:
                 fix="create extension vector",
             )
             for store in (self.source, self.target)
-            if not store.carrier.pool.value(
+            if not database_missing(store.carrier.pool, store.carrier.home(self.tenant))
+            and not store.carrier.home(self.tenant).pool.value(
                 "select exists (select from pg_extension where extname = 'vector')"
             )
         ]
 
     def fingerprint(self) -> str:
-        here = digest(require(self.source.carrier.pool, self.source.tables))
-        if here != digest(require(self.target.carrier.pool, self.target.tables)):
+        here, there = (
+            digest(require(store.carrier.home(self.tenant).pool, store.own_tables(self.tenant)))
+            for store in (self.source, self.target)
+        )
+        if here != there:
             raise StoreRefused(
                 f"the tables of {self.source.name} in {self.source.cell} and in {self.target.cell} are not the same",
                 hint="bring both schemas to the same state; preflight lists what differs",
@@ -156,8 +166,9 @@ class PgVectorLiveCopy:
         self._verification.resync(fence, workers=workers)
 
     def detach(self) -> None:
-        self.source.carrier.pool.close()
-        self.target.carrier.pool.close()
+        for store in (self.source, self.target):
+            store.carrier.home(self.tenant).pool.close()
+            store.carrier.pool.close()
 
     def stop(self, fence: Fence) -> None:
         """Nothing to do: the carrier's stop removes the link."""
