@@ -1,8 +1,10 @@
 """The triggers that make a tenant's writes ask for a permit while a move is on, and their removal.
 
-Statement triggers with transition tables: they see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides
-of an update of the tenant column), fire under `session_replication_role = replica`, and skip what replication applies.
-Partitions have their own, for writes that name a partition. TRUNCATE is refused: it is not replicated.
+Row triggers whose condition names the tenant: what a neighbour writes costs one comparison of its tenant column, and
+what the tenant writes asks `tenure.note`, in the condition itself, until that has nothing left to do in the
+transaction. They see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant
+column), fire under `session_replication_role = replica`, and let pass what replication applies. They are on whatever holds
+rows: tables and leaf partitions. TRUNCATE is refused: it is not replicated.
 """
 
 from __future__ import annotations
@@ -20,72 +22,35 @@ from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.postgres import names
 from tenure.stores.postgres.connect import Connection, Pool
-from tenure.stores.postgres.tables import SETTLED_KEY_TYPES, Table, TenantTable
+from tenure.stores.postgres.tables import Table, TenantTable
 
 DDL_DEADLINE_S: Final = 30.0
 LOCK_WAIT_MS: Final = (40, 400)
 """How long an attempt may queue for a table's lock, with neighbours' writes behind it: at first, and at most."""
 
-EVENTS: Final = {
-    "insert": "after insert on {table} referencing new table as new_rows",
-    "update": "after update on {table} referencing new table as new_rows old table as old_rows",
-    "delete": "after delete on {table} referencing old table as old_rows",
-    "truncate": "before truncate on {table}",
-}
+EVENTS: Final = ("truncate", "insert", "update", "delete")
+"""The first one belongs on partitioned tables too."""
 
-_FUNCTION: Final = """
-create or replace function tenure.{name}() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp {settings} as {body}
+_REFUSE_TRUNCATE: Final = """
+create or replace trigger {trigger} before truncate on {table} for each statement
+execute function tenure.refuse_truncate()
 """
 
-_BODY: Final = """
-begin
-    if pg_replication_origin_session_is_setup() then
-        return null;
-    elsif tg_op = 'TRUNCATE' then
-        raise exception 'a tenant of this table is being moved: TRUNCATE would not be replicated'
-            using errcode = '55006', hint = 'Delete the rows, or wait until the move is over.';
-    elsif tg_op = 'INSERT' then
-        if exists (select from new_rows where {mine}) and tenure.permit({tenant}) then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from new_rows where {mine} group by 1 order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
-    elsif tg_op = 'DELETE' then
-        if exists (select from old_rows where {mine}) and tenure.permit({tenant}) then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from old_rows where {mine} group by 1 order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
-    else
-        if (exists (select from new_rows where {mine}) or exists (select from old_rows where {mine}))
-            and tenure.permit({tenant})
-        then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from new_rows where {mine}
-                      union select {key} from old_rows where {mine} order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
-    end if;
-    return null;
-end
+# CASE keeps the order: neighbours' rows and the rest of a bulk write come no further than a comparison.
+_NOTE: Final = """
+create or replace trigger {trigger} after {event} on {table} for each row when (
+    case when {mine} then
+        case when current_setting({memory}, true) = pg_current_xact_id()::text then false
+             else tenure.note({tenant}, {relation}, {memory}, {key}, {former}) end
+    end
+) execute function tenure.noted()
 """
-
-_SETTINGS: Final = (
-    "set datestyle = 'ISO,YMD' set timezone = 'UTC' set intervalstyle = 'postgres'"
-    " set extra_float_digits = 1 set bytea_output = 'hex'"
-)
 
 _GUARDED: Final = """
 select n.nspname::text, c.relname::text, array_agg(t.tgname::text)
 from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
 where starts_with(t.tgname::text, %(prefix)s) and not t.tgisinternal
 group by 1, 2 order by 1, 2
-"""
-
-_FUNCTIONS: Final = """
-select proname::text from pg_proc
-where pronamespace = to_regnamespace('tenure') and starts_with(proname::text, %(prefix)s)
 """
 
 _HOLDERS: Final = """
@@ -117,33 +82,39 @@ def unguarded(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId) -> lis
     return [(schema, name) for schema, name in rows]
 
 
-def _function(table: Table, tenant: TenantId) -> sql.Composed:
-    key_types = {table.column(k).type_name.partition("(")[0] for k in table.key}
-    body = sql.SQL(_BODY).format(
-        mine=table.of_tenant(tenant),
+def _note(table: Table, relation: tuple[str, str], tenant: TenantId, event: str) -> sql.Composed:
+    """The row trigger of one event. The key of a row that is not the tenant's, before or after, is not asked for."""
+    nothing = sql.SQL("null")
+    rows = {"insert": ("new",), "update": ("new", "old"), "delete": ("old",)}[event]
+    mine = {row: table.of_tenant(tenant, row) for row in rows}
+    keys = {
+        row: sql.SQL("case when {} then {} end").format(mine[row], table.settled_key(row)) for row in rows
+    }
+    return sql.SQL(_NOTE).format(
+        trigger=sql.Identifier(names.trigger(tenant, event)),
+        event=sql.SQL(event),
+        table=sql.Identifier(*relation),
+        mine=sql.SQL(" or ").join(mine.values()),
+        memory=sql.Literal(names.memory(tenant, table.collection)),
         tenant=sql.Literal(str(tenant)),
         relation=sql.Literal(table.collection),
-        key=table.key_text,
-    )
-    return sql.SQL(_FUNCTION).format(
-        name=sql.Identifier(names.guard(tenant, table.collection)),
-        settings=sql.SQL("" if key_types <= SETTLED_KEY_TYPES else _SETTINGS),
-        body=sql.Literal(body.as_string()),
+        key=keys.get("new", nothing),
+        former=keys.get("old", nothing),
     )
 
 
 def _create_triggers(
-    relation: tuple[str, str], function: str, tenant: TenantId, connection: Connection
+    relation: tuple[str, str], table: Table, tenant: TenantId, connection: Connection
 ) -> None:
-    table = sql.Identifier(*relation)
-    for event, clause in EVENTS.items():
+    holds_rows = relation in table.leaves
+    for event in EVENTS if holds_rows else EVENTS[:1]:
         trigger = sql.Identifier(names.trigger(tenant, event))
-        connection.execute(
-            sql.SQL("create or replace trigger {} {} for each statement execute function tenure.{}()").format(
-                trigger, sql.SQL(clause).format(table=table), sql.Identifier(function)
-            )
-        )
-        connection.execute(sql.SQL("alter table {} enable always trigger {}").format(table, trigger))
+        identifier = sql.Identifier(*relation)
+        if event == "truncate":
+            connection.execute(sql.SQL(_REFUSE_TRUNCATE).format(trigger=trigger, table=identifier))
+        else:
+            connection.execute(_note(table, relation, tenant, event))
+        connection.execute(sql.SQL("alter table {} enable always trigger {}").format(identifier, trigger))
 
 
 def with_short_locks(pool: Pool, relation: tuple[str, str], change: Callable[[Connection], None]) -> None:
@@ -186,15 +157,9 @@ def install(pool: Pool, tables: Sequence[Table], tenant: TenantId) -> None:
     lacking = set(unguarded(pool, [t.spec for t in tables], tenant))
     for table in tables:
         relations = [(table.spec.schema, table.spec.name), *_partitions(pool, table)]
-        wanted = [r for r in dict.fromkeys(relations) if r in lacking]
-        if not wanted:
-            continue
-        with pool.transaction() as connection:
-            connection.execute("select pg_advisory_xact_lock(hashtextextended('tenure install', 7))")
-            connection.execute(_function(table, tenant))
-        function = names.guard(tenant, table.collection)
-        for relation in wanted:
-            with_short_locks(pool, relation, partial(_create_triggers, relation, function, tenant))
+        for relation in dict.fromkeys(relations):
+            if relation in lacking:
+                with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant))
 
 
 def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:
@@ -207,19 +172,13 @@ def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:
 
 
 def remove(pool: Pool, fence: Fence) -> None:
-    """Take all of the tenant's triggers and their functions away, on whatever tables they are. Idempotent.
+    """Take all of the tenant's triggers away, on whatever tables they are. Idempotent.
 
     Each transaction makes sure anew that no newer holder, who may need them, has begun.
     """
     prefix = {"prefix": f"{names.tenant_prefix(fence.tenant)}_"}
     for schema, name, triggers in pool.rows(_GUARDED, prefix):
         with_short_locks(pool, (schema, name), partial(_drop_triggers, (schema, name), triggers, fence))
-    for (function,) in pool.rows(_FUNCTIONS, prefix):
-        with pool.transaction() as connection:
-            _claim(connection, fence)
-            connection.execute(
-                sql.SQL("drop function if exists tenure.{}()").format(sql.Identifier(function))
-            )
 
 
 def _claim(connection: Connection, fence: Fence) -> None:

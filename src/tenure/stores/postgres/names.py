@@ -25,9 +25,9 @@ def direction(tenant: TenantId, link: str, source: CellName, target: CellName) -
     return f"{tenant_prefix(tenant)}_{short(link, source, target)}"
 
 
-def guard(tenant: TenantId, collection: str) -> str:
-    """The trigger function of a table."""
-    return f"{tenant_prefix(tenant)}_{short(collection)}"
+def memory(tenant: TenantId, collection: str) -> str:
+    """The setting in which a transaction keeps what it has recorded of a table."""
+    return f"{PREFIX}.t{short(tenant)}_{short(collection)}"
 
 
 def trigger(tenant: TenantId, event: str) -> str:

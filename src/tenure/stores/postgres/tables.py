@@ -13,7 +13,7 @@ from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
 from tenure.stores.postgres.connect import Pool
 
-# Key types whose text form depends on no setting, so that a writer's session and ours write the same key.
+# Key types whose text form depends on no setting: a writer's session and ours write the same key.
 SETTLED_KEY_TYPES: Final = frozenset(
     ("bigint", "integer", "smallint", "text", "uuid", "boolean", "numeric", "oid", "character varying")
 )
@@ -105,9 +105,11 @@ class Table:
         }
         return about | {"key": ", ".join(self.key), "tenant column": self.spec.tenant_column}
 
-    def of_tenant(self, tenant: TenantId) -> sql.Composed:
-        """The condition that picks the tenant's rows; a literal, because triggers and publications need one."""
-        return sql.SQL("{} = {}").format(sql.Identifier(self.spec.tenant_column), sql.Literal(str(tenant)))
+    def of_tenant(self, tenant: TenantId, row: str | None = None) -> sql.Composed:
+        """The condition that picks the tenant's rows; a literal, because triggers and publications need one. `row` is
+        the alias of the table's rows in the statement, if it has one."""
+        names = (row, self.spec.tenant_column) if row else (self.spec.tenant_column,)
+        return sql.SQL("{} = {}").format(sql.Identifier(*names), sql.Literal(str(tenant)))
 
     @property
     def row_hash(self) -> sql.Composed:
@@ -129,6 +131,17 @@ class Table:
         """The key as a jsonb array of texts."""
         columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(k)) for k in self.key)
         return sql.SQL("jsonb_build_array({})").format(columns)
+
+    def settled_key(self, row: str) -> sql.Composed:
+        """The same of the row `row`, in a session whose settings are not ours."""
+        texts = (
+            sql.SQL("{}::text" if self._settled(name) else "tenure.plain({})").format(sql.Identifier(row, name))
+            for name in self.key
+        )
+        return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(texts))
+
+    def _settled(self, name: str) -> bool:
+        return self.column(name).type_name.partition("(")[0] in SETTLED_KEY_TYPES
 
     def key_match(self, keys: str, row: str) -> sql.Composed:
         """The join condition of rows `row` with a relation `keys` whose column `tenure_key` is such an array."""
