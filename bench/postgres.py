@@ -228,7 +228,9 @@ def comparisons(servers: Servers, source: str, rows: int, rounds: int) -> dict[s
             seen = copy.compare()
             times["tenure"].append(time.perf_counter() - began)
             if not seen.equal or seen.processed != rows:
-                raise SystemExit(f"the comparison saw {seen.processed} of {rows} rows, {seen.differences[:3]}")
+                raise SystemExit(
+                    f"the comparison saw {seen.processed} of {rows} rows, {seen.differences[:3]}"
+                )
             began = time.perf_counter()
             list(threads.map(read_out, (source, target)))
             times["read_out"].append(time.perf_counter() - began)
@@ -264,9 +266,7 @@ class Writer:
     def bulk_s(self) -> float:
         last = self._next + BULK_ROWS - 1
         began = time.perf_counter()
-        self._connection.execute(
-            self._many, {"tenant": self._tenant, "first": self._next, "last": last}
-        )
+        self._connection.execute(self._many, {"tenant": self._tenant, "first": self._next, "last": last})
         took = time.perf_counter() - began
         self._next = last + 1
         return took

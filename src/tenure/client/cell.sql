@@ -109,12 +109,11 @@ begin
     return f.recording;
 end $$;
 
--- What the triggers of a moving tenant's tables ask about each of its rows that changes, in their WHEN condition: there
--- the answer counts at once, while a trigger's function runs when the statement is over. Takes the permit with the
--- transaction's first row of the relation, records the first rows by their keys (`key` and `former`, null where the
--- row was not or is not the tenant's), then the relation as a whole. `memory` is the name of a setting that is local to
+-- What the triggers of a moving tenant's tables ask about each of its rows that changes, in their WHEN condition. Takes
+-- the permit with the transaction's first row of the relation, records the first rows by their keys (`key`, and `former`
+-- if that is another one), then the relation as a whole. `memory` is the name of a setting that is local to
 -- the transaction and rolled back with a savepoint, as the permit is: '<transaction id> <rows recorded>', or the id
--- alone when nothing is left to do; another transaction's id says nothing. What replication applies passes. False
+-- alone when nothing is left to do (who calls looks at that); another transaction's id says nothing. What replication applies passes. False
 -- always: no function needs to be called.
 create or replace function tenure.note(tenant text, relation text, memory text, key jsonb, former jsonb) returns boolean
 language plpgsql volatile security definer as $$
@@ -122,11 +121,9 @@ declare
     done pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
     seen pg_catalog.text := pg_catalog.current_setting(memory, true);
     rows integer := 0;
-    most constant integer := 500;
+    most constant integer := 250;
 begin
-    if seen operator(pg_catalog.=) done then
-        return false;
-    elsif pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) done then
+    if pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) done then
         rows := pg_catalog.split_part(seen, ' ', 2)::integer;
     elsif pg_catalog.pg_replication_origin_session_is_setup() or not tenure.permit(tenant) then
         seen := pg_catalog.set_config(memory, done, true);
@@ -137,12 +134,10 @@ begin
         seen := pg_catalog.set_config(memory, done, true);
         return false;
     end if;
-    if key is not null then
-        insert into tenure.touched
-            values (tenant, relation, key::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
-            on conflict on constraint touched_pkey do update set version = excluded.version;
-    end if;
-    if former operator(pg_catalog.<>) key or key is null then
+    insert into tenure.touched
+        values (tenant, relation, key::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
+        on conflict on constraint touched_pkey do update set version = excluded.version;
+    if former operator(pg_catalog.<>) key then
         insert into tenure.touched
             values (tenant, relation, former::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
             on conflict on constraint touched_pkey do update set version = excluded.version;

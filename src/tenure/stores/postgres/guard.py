@@ -2,7 +2,7 @@
 
 Row triggers whose condition names the tenant: what a neighbour writes costs one comparison of its tenant column, and
 what the tenant writes asks `tenure.note`, in the condition itself, until that has nothing left to do in the
-transaction. They see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant
+transaction: there the answer counts for the next row, while a trigger's own function runs after the statement. They see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant
 column), fire under `session_replication_role = replica`, and let pass what replication applies. They are on whatever holds
 rows: tables and leaf partitions. TRUNCATE is refused: it is not replicated.
 """
@@ -28,22 +28,33 @@ DDL_DEADLINE_S: Final = 30.0
 LOCK_WAIT_MS: Final = (40, 400)
 """How long an attempt may queue for a table's lock, with neighbours' writes behind it: at first, and at most."""
 
-EVENTS: Final = ("truncate", "insert", "update", "delete")
-"""The first one belongs on partitioned tables too."""
+ROWS: Final = {"insert": ("new",), "update": ("new", "old"), "delete": ("old",)}
+"""The events of row triggers, and the rows that each of them has."""
 
 _REFUSE_TRUNCATE: Final = """
 create or replace trigger {trigger} before truncate on {table} for each statement
 execute function tenure.refuse_truncate()
 """
 
-# CASE keeps the order: neighbours' rows and the rest of a bulk write come no further than a comparison.
-_NOTE: Final = """
-create or replace trigger {trigger} after {event} on {table} for each row when (
-    case when {mine} then
-        case when current_setting({memory}, true) = pg_current_xact_id()::text then false
-             else tenure.note({tenant}, {relation}, {memory}, {key}, {former}) end
-    end
-) execute function tenure.noted()
+# Each statement that writes, a neighbour's too, parses the condition: what can be said elsewhere is in the function.
+_ROW: Final = """
+create or replace trigger {trigger} after {event} on {table} for each row
+when (({mine}) and tenure.{function}({keys})) execute function tenure.noted()
+"""
+
+_FUNCTION: Final = """
+create or replace function tenure.{function}({parameters}) returns boolean language plpgsql volatile as {body}
+"""
+
+_BODY: Final = """
+begin
+    if pg_catalog.current_setting({memory}, true)
+        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+    then
+        return false;
+    end if;
+    return tenure.note({tenant}, {relation}, {memory}, {key}, {former});
+end
 """
 
 _GUARDED: Final = """
@@ -51,6 +62,11 @@ select n.nspname::text, c.relname::text, array_agg(t.tgname::text)
 from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
 where starts_with(t.tgname::text, %(prefix)s) and not t.tgisinternal
 group by 1, 2 order by 1, 2
+"""
+
+_FUNCTIONS: Final = """
+select p.oid::regprocedure::text from pg_proc p
+where pronamespace = to_regnamespace('tenure') and starts_with(proname::text, %(prefix)s)
 """
 
 _HOLDERS: Final = """
@@ -69,7 +85,7 @@ def guarded(specs: Sequence[TenantTable], tenant: TenantId) -> dict[str, list[st
     return {
         "schemas": [t.schema for t in specs],
         "tables": [t.name for t in specs],
-        "triggers": [names.trigger(tenant, event) for event in EVENTS],
+        "triggers": [names.trigger(tenant, event) for event in ("truncate", *ROWS)],
     }
 
 
@@ -82,39 +98,60 @@ def unguarded(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId) -> lis
     return [(schema, name) for schema, name in rows]
 
 
-def _note(table: Table, relation: tuple[str, str], tenant: TenantId, event: str) -> sql.Composed:
-    """The row trigger of one event. The key of a row that is not the tenant's, before or after, is not asked for."""
-    nothing = sql.SQL("null")
-    rows = {"insert": ("new",), "update": ("new", "old"), "delete": ("old",)}[event]
-    mine = {row: table.of_tenant(tenant, row) for row in rows}
-    keys = {
-        row: sql.SQL("case when {} then {} end").format(mine[row], table.settled_key(row)) for row in rows
-    }
-    return sql.SQL(_NOTE).format(
+def _functions(table: Table, tenant: TenantId, connection: Connection) -> None:
+    """What the conditions call: with a row's key, and for updates with the keys after and before."""
+    connection.execute("select pg_advisory_xact_lock(hashtextextended('tenure install', 7))")
+    for key, former in (("n", None), ("n", "o")):
+        given = [p for p in (key, former) if p is not None]
+        body = sql.SQL(_BODY).format(
+            memory=sql.Literal(names.memory(tenant, table.collection)),
+            tenant=sql.Literal(str(tenant)),
+            relation=sql.Literal(table.collection),
+            key=table.settled_key(key),
+            former=sql.SQL("null") if former is None else table.settled_key(former),
+        )
+        connection.execute(
+            sql.SQL(_FUNCTION).format(
+                function=sql.Identifier(names.guard(tenant, table.collection)),
+                parameters=sql.SQL(", ").join(table.key_parameters(p) for p in given),
+                body=sql.Literal(body.as_string()),
+            )
+        )
+
+
+def _row_trigger(
+    table: Table, relation: tuple[str, str], tenant: TenantId, event: str, rows: Sequence[str]
+) -> sql.Composed:
+    """The trigger of one event. Of an update, the keys after and before are recorded, whosever the rows are."""
+    return sql.SQL(_ROW).format(
         trigger=sql.Identifier(names.trigger(tenant, event)),
         event=sql.SQL(event),
         table=sql.Identifier(*relation),
-        mine=sql.SQL(" or ").join(mine.values()),
-        memory=sql.Literal(names.memory(tenant, table.collection)),
-        tenant=sql.Literal(str(tenant)),
-        relation=sql.Literal(table.collection),
-        key=keys.get("new", nothing),
-        former=keys.get("old", nothing),
+        mine=sql.SQL(" or ").join(table.of_tenant(tenant, row) for row in rows),
+        function=sql.Identifier(names.guard(tenant, table.collection)),
+        keys=sql.SQL(", ").join(sql.Identifier(row, column) for row in rows for column in table.key),
     )
 
 
 def _create_triggers(
     relation: tuple[str, str], table: Table, tenant: TenantId, connection: Connection
 ) -> None:
-    holds_rows = relation in table.leaves
-    for event in EVENTS if holds_rows else EVENTS[:1]:
-        trigger = sql.Identifier(names.trigger(tenant, event))
-        identifier = sql.Identifier(*relation)
-        if event == "truncate":
-            connection.execute(sql.SQL(_REFUSE_TRUNCATE).format(trigger=trigger, table=identifier))
-        else:
-            connection.execute(_note(table, relation, tenant, event))
-        connection.execute(sql.SQL("alter table {} enable always trigger {}").format(identifier, trigger))
+    on = sql.Identifier(*relation)
+    statements = {
+        "truncate": sql.SQL(_REFUSE_TRUNCATE).format(
+            trigger=sql.Identifier(names.trigger(tenant, "truncate")), table=on
+        )
+    }
+    if relation in table.leaves:
+        for event, rows in ROWS.items():
+            statements[event] = _row_trigger(table, relation, tenant, event, rows)
+    for event, statement in statements.items():
+        connection.execute(statement)
+        connection.execute(
+            sql.SQL("alter table {} enable always trigger {}").format(
+                on, sql.Identifier(names.trigger(tenant, event))
+            )
+        )
 
 
 def with_short_locks(pool: Pool, relation: tuple[str, str], change: Callable[[Connection], None]) -> None:
@@ -157,9 +194,13 @@ def install(pool: Pool, tables: Sequence[Table], tenant: TenantId) -> None:
     lacking = set(unguarded(pool, [t.spec for t in tables], tenant))
     for table in tables:
         relations = [(table.spec.schema, table.spec.name), *_partitions(pool, table)]
-        for relation in dict.fromkeys(relations):
-            if relation in lacking:
-                with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant))
+        wanted = [r for r in dict.fromkeys(relations) if r in lacking]
+        if not wanted:
+            continue
+        with pool.transaction() as connection:
+            _functions(table, tenant, connection)
+        for relation in wanted:
+            with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant))
 
 
 def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:
@@ -172,13 +213,17 @@ def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:
 
 
 def remove(pool: Pool, fence: Fence) -> None:
-    """Take all of the tenant's triggers away, on whatever tables they are. Idempotent.
+    """Take all of the tenant's triggers and their functions away, on whatever tables they are. Idempotent.
 
     Each transaction makes sure anew that no newer holder, who may need them, has begun.
     """
     prefix = {"prefix": f"{names.tenant_prefix(fence.tenant)}_"}
     for schema, name, triggers in pool.rows(_GUARDED, prefix):
         with_short_locks(pool, (schema, name), partial(_drop_triggers, (schema, name), triggers, fence))
+    for (function,) in pool.rows(_FUNCTIONS, prefix):
+        with pool.transaction() as connection:
+            _claim(connection, fence)
+            connection.execute(sql.SQL("drop function if exists {}").format(sql.SQL(function)))
 
 
 def _claim(connection: Connection, fence: Fence) -> None:

@@ -25,6 +25,11 @@ def direction(tenant: TenantId, link: str, source: CellName, target: CellName) -
     return f"{tenant_prefix(tenant)}_{short(link, source, target)}"
 
 
+def guard(tenant: TenantId, collection: str) -> str:
+    """The function that the conditions of a table's triggers call."""
+    return f"{tenant_prefix(tenant)}_{short(collection)}"
+
+
 def memory(tenant: TenantId, collection: str) -> str:
     """The setting in which a transaction keeps what it has recorded of a table."""
     return f"{PREFIX}.t{short(tenant)}_{short(collection)}"

@@ -132,13 +132,24 @@ class Table:
         columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(k)) for k in self.key)
         return sql.SQL("jsonb_build_array({})").format(columns)
 
-    def settled_key(self, row: str) -> sql.Composed:
-        """The same of the row `row`, in a session whose settings are not ours."""
-        texts = (
-            sql.SQL("{}::text" if self._settled(name) else "tenure.plain({})").format(sql.Identifier(row, name))
-            for name in self.key
+    def key_parameters(self, prefix: str) -> sql.Composed:
+        """A function's parameters for the key: `prefix` and a number, with the columns' types."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} {}").format(
+                sql.Identifier(f"{prefix}{n}"), sql.SQL(_spelled(self.column(name).type_name))
+            )
+            for n, name in enumerate(self.key)
         )
-        return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(texts))
+
+    def settled_key(self, prefix: str) -> sql.Composed:
+        """`key_text` of such parameters, where neither the settings nor the search path are ours."""
+        texts = (
+            sql.SQL("{}::pg_catalog.text" if self._settled(name) else "tenure.plain({})").format(
+                sql.Identifier(f"{prefix}{n}")
+            )
+            for n, name in enumerate(self.key)
+        )
+        return sql.SQL("pg_catalog.jsonb_build_array({})").format(sql.SQL(", ").join(texts))
 
     def _settled(self, name: str) -> bool:
         return self.column(name).type_name.partition("(")[0] in SETTLED_KEY_TYPES

@@ -134,7 +134,9 @@ class Verification:
             differences += self._not_under_way(pair, tally).differences(pair.collection)
             progress(processed)
         touched = self._touched()
-        settled = tuple(d for d in differences if (d.collection, tuple(json.loads(d.key))) not in touched.keys)
+        settled = tuple(
+            d for d in differences if (d.collection, tuple(json.loads(d.key))) not in touched.keys
+        )
         # Only two equal sides are evidence: what differs here is not remembered, so nothing would look at it again.
         if not self.source.rows(_COMPARED, {**self._about, "equal": not settled}):
             raise EvidenceStale(
