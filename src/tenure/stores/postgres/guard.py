@@ -2,9 +2,10 @@
 
 Row triggers whose condition names the tenant: what a neighbour writes costs one comparison of its tenant column, and
 what the tenant writes asks `tenure.note`, in the condition itself, until that has nothing left to do in the
-transaction: there the answer counts for the next row, while a trigger's own function runs after the statement. They see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant
-column), fire under `session_replication_role = replica`, and let pass what replication applies. They are on whatever holds
-rows: tables and leaf partitions. TRUNCATE is refused: it is not replicated.
+transaction: there the answer counts for the next row, while a trigger's own function runs after the statement. They see
+every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant column), fire under
+`session_replication_role = replica`, and let pass what replication applies. They are on whatever holds rows: tables and
+leaf partitions. TRUNCATE is refused: it is not replicated.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ RESYNC_ROUNDS: Final = 3
 SHARE_OF_HOLD: Final = 0.5
 """How much of what is left of the hold's budget may go into comparing tables that were changed in bulk."""
 
-# `key` is null for a relation that was changed in bulk. `left_s`: until the fence lifts itself, null where it is not down.
+# `key` is null for a relation that was changed in bulk; the second column is `Touched.left_s`.
 _TOUCHED: Final = """
 with t as (
     select relation, key::jsonb as key, version from tenure.touched
