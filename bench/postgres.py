@@ -110,12 +110,17 @@ def store(cell: str, dsn: str, table: str) -> PostgresStore:
 
 
 def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """Medians in seconds, and each as a multiple of the one named `base`."""
-    middle = {name: median(values) for name, values in times.items()}
-    return {
-        name: {"median_s": round(value, 3), f"to_{base}": round(value / middle[base], 2)}
-        for name, value in middle.items()
-    }
+    """Medians in seconds, and the median, least and greatest ratio to the one named `base` in the same round."""
+    found = {}
+    for name, values in times.items():
+        each = [value / other for value, other in zip(values, times[base], strict=True)]
+        found[name] = {
+            "median_s": round(median(values), 3),
+            f"to_{base}": round(median(each), 2),
+            "least": round(min(each), 2),
+            "most": round(max(each), 2),
+        }
+    return found
 
 
 # -- copy ------------------------------------------------------------------------------------------------------------
@@ -163,7 +168,9 @@ def by_pgcopydb(source: str, target: str) -> float:
         command = ["pgcopydb", "copy", "table-data", "--dir", f"{folder}/work", "--table-jobs", "2"]
         command += ["--filters", str(filters), "--skip-vacuum"]
         began = time.perf_counter()
-        done = subprocess.run([*command, "--source", source, "--target", target], capture_output=True)
+        done = subprocess.run(
+            [*command, "--source", source, "--target", target], capture_output=True, check=False
+        )
         if done.returncode:
             raise SystemExit(f"pgcopydb: {done.stderr.decode(errors='replace')[-2000:]}")
         return time.perf_counter() - began
@@ -244,39 +251,60 @@ def comparisons(servers: Servers, source: str, rows: int, rounds: int) -> dict[s
 # -- fence -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What some writes took: by the clock, and of the server process's processor time (nothing else disturbs that)."""
+
+    elapsed_s: float
+    cpu_s: float
+
+
 class Writer:
     """Inserts rows of one tenant into one table, as an app does: prepared, each statement a transaction."""
 
     def __init__(self, dsn: str, table: str, tenant: str) -> None:
         self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=1)
+        self._schedstat = Path(f"/proc/{self._connection.info.backend_pid}/schedstat")
         self._one = sql.SQL(ONE_ROW).format(table=sql.Identifier(table)).as_string()
         self._many = sql.SQL(ROWS).format(table=sql.Identifier(table)).as_string()
         self._tenant = tenant
         self._next = 1
 
-    def single_s(self) -> float:
-        began = time.perf_counter()
-        for _ in range(SINGLE_ROWS):
-            self._connection.execute(
-                self._one, {"tenant": self._tenant, "id": self._next, "body": "text " * 80}
-            )
-            self._next += 1
-        return time.perf_counter() - began
+    def single(self) -> Cost:
+        with self._measured() as costs:
+            for _ in range(SINGLE_ROWS):
+                self._connection.execute(
+                    self._one, {"tenant": self._tenant, "id": self._next, "body": "text " * 80}
+                )
+                self._next += 1
+        return costs[0]
 
-    def bulk_s(self) -> float:
+    def bulk(self) -> Cost:
         last = self._next + BULK_ROWS - 1
-        began = time.perf_counter()
-        self._connection.execute(self._many, {"tenant": self._tenant, "first": self._next, "last": last})
-        took = time.perf_counter() - began
+        with self._measured() as costs:
+            self._connection.execute(self._many, {"tenant": self._tenant, "first": self._next, "last": last})
         self._next = last + 1
-        return took
+        return costs[0]
+
+    @contextmanager
+    def _measured(self) -> Iterator[list[Cost]]:
+        costs: list[Cost] = []
+        began, cpu_s = time.perf_counter(), self._cpu_s()
+        yield costs
+        costs.append(Cost(elapsed_s=time.perf_counter() - began, cpu_s=self._cpu_s() - cpu_s))
+
+    def _cpu_s(self) -> float:
+        return int(self._schedstat.read_text().split()[0]) / 1e9
 
     def close(self) -> None:
         self._connection.close()
 
 
 def fence_costs(servers: Servers) -> dict[str, dict[str, float]]:
-    """The triggers' cost in percent of the same writes to a table without: the median over rounds of the two in turn."""
+    """The triggers' cost in percent of the same writes to a table without: medians over rounds of the two in turn.
+
+    `moved` is the same table when the move is over and its triggers are gone.
+    """
     costs: dict[str, dict[str, float]] = {}
     with servers.database("source", "fenced") as dsn:
         for table in ("guarded", "plain"):
@@ -286,23 +314,33 @@ def fence_costs(servers: Servers) -> dict[str, dict[str, float]]:
         fences.enrol(guarded.pool, guarded.all_tables, fence)
         fences.record(guarded.pool, MOVING, deadline_s=10)
         for who, tenant in (("moving", str(MOVING)), ("neighbour", NEIGHBOUR)):
-            with_it, without = Writer(dsn, "guarded", tenant), Writer(dsn, "plain", tenant)
-            for kind in ("single", "bulk"):
-                found = []
-                for number in range(FENCE_ROUNDS + 1):
-                    pair = [with_it, without] if number % 2 else [without, with_it]
-                    took = {id(w): w.single_s() if kind == "single" else w.bulk_s() for w in pair}
-                    if number:  # the first one warms up
-                        found.append(took[id(with_it)] / took[id(without)])
-                costs.setdefault(who, {})[f"{kind}_percent"] = round((median(found) - 1) * 100, 1)
-            with_it.close()
-            without.close()
+            costs[who] = _percent(dsn, tenant)
         guarded.open(fence)
+        costs["moved"] = _percent(dsn, str(MOVING))
         with psycopg.connect(dsn) as connection:
             left = connection.execute("select count(*) from pg_trigger where not tgisinternal").fetchone()
-        costs["after"] = {"triggers_left": float(left[0]) if left else -1}
+        costs["moved"]["triggers_left"] = float(left[0]) if left else -1
         guarded.close()
     return costs
+
+
+def _percent(dsn: str, tenant: str) -> dict[str, float]:
+    with_it, without = Writer(dsn, "guarded", tenant), Writer(dsn, "plain", tenant)
+    found: dict[str, float] = {}
+    for kind in ("single", "bulk"):
+        rounds = []
+        for number in range(FENCE_ROUNDS + 1):
+            pair = [with_it, without] if number % 2 else [without, with_it]
+            took = {id(w): w.single() if kind == "single" else w.bulk() for w in pair}
+            if number:  # the first one warms up
+                rounds.append((took[id(with_it)], took[id(without)]))
+        elapsed = median(a.elapsed_s / b.elapsed_s for a, b in rounds)
+        cpu = median(a.cpu_s / b.cpu_s for a, b in rounds)
+        found[f"{kind}_percent"] = round((elapsed - 1) * 100, 1)
+        found[f"{kind}_cpu_percent"] = round((cpu - 1) * 100, 1)
+    with_it.close()
+    without.close()
+    return found
 
 
 def main() -> int:
