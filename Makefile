@@ -38,7 +38,8 @@ check: $(READY) ## Lint, types, import contracts, generated docs
 faults: $(READY) ## Kill at every named point of every operation, then resume and cancel
 	@$(PYTEST) tests/faults --every-point $(ARGS)
 
-bench: $(READY) ## 50 switches back and forth under load beside the floor of the same run
+bench: $(READY) ## Copy, comparison and fence beside everybody's tools; 50 switches under load beside their floor
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.switch $(ARGS)
 
 docs: $(READY) ## Write the generated pages again

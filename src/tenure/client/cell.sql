@@ -28,15 +28,25 @@ insert into tenure.newest_token select tenant_id, token from tenure.fence on con
 -- older than it: a transaction that does not see this id as over cannot know of every fence.
 create sequence if not exists tenure.newest_fence;
 
--- What changed since the comparison began, while a fence row says `recording`.
+-- What changed since the comparison began, while a fence row says `recording`. `key` is the text of a jsonb array of
+-- texts, compared byte by byte: jsonb's own order takes most of the time of recording.
 create table if not exists tenure.touched (
-    tenant_id text not null,
-    relation  text not null,
-    key       jsonb not null,
+    tenant_id text collate "C" not null,
+    relation  text collate "C" not null,
+    key       text collate "C" not null,
     version   bigint not null,
     primary key (tenant_id, relation, key)
 );
 create sequence if not exists tenure.touched_version;
+
+-- Relations that a transaction changed more rows of than are worth naming one by one. One row per such transaction, so
+-- that none waits for another; the newest stands for the ones before it, which go.
+create table if not exists tenure.touched_in_bulk (
+    tenant_id text collate "C" not null,
+    relation  text collate "C" not null,
+    version   bigint not null,
+    primary key (tenant_id, relation, version)
+);
 
 -- The feed's marks. The only table here that is published.
 create table if not exists tenure.mark (
@@ -55,6 +65,9 @@ create table if not exists tenure.journal (
     primary key (tenant_id, id)
 );
 
+-- lock_key, permit, note and touch run in each transaction of a moving tenant. A `set search_path` takes longer than all
+-- that they do, so they name the schema of everything instead, operators and types included.
+
 create or replace function tenure.lock_key(tenant text) returns bigint
 language sql immutable parallel safe
 return hashtextextended('tenure:' || tenant, 7);
@@ -63,38 +76,114 @@ return hashtextextended('tenure:' || tenant, 7);
 -- the tenant is fenced here, 40001 if this transaction's snapshot is too old to know. Returns whether changes are
 -- being recorded. Under READ COMMITTED the second query sees what was committed while the first one waited.
 create or replace function tenure.permit(tenant text) returns boolean
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer as $$
 declare
     f tenure.fence%rowtype;
 begin
-    perform pg_advisory_xact_lock_shared(tenure.lock_key(tenant));
-    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    if pg_catalog.pg_advisory_xact_lock_shared(tenure.lock_key(tenant)) is null then
+        null;  -- never: an expression is a third of what `perform` takes
+    end if;
+    if pg_catalog.current_setting('transaction_isolation')
+        operator(pg_catalog.=) any (array['repeatable read', 'serializable'])
+    then
         -- A locking read fails with 40001 if the row has changed since the snapshot.
-        select * into f from tenure.fence where tenant_id = tenant for share;
+        select * into f from tenure.fence where tenant_id operator(pg_catalog.=) tenant for share;
         if not found then
-            if exists (select from tenure.newest_fence where is_called
-                       and not pg_visible_in_snapshot(last_value::text::xid8, pg_current_snapshot())) then
+            if exists (select from tenure.newest_fence where is_called and not pg_catalog.pg_visible_in_snapshot(
+                           last_value::pg_catalog.text::pg_catalog.xid8, pg_catalog.pg_current_snapshot())) then
                 raise exception 'the snapshot of this transaction is older than the last move that began here'
                     using errcode = '40001', hint = 'Run the transaction again.';
             end if;
             return false;
         end if;
     else
-        select * into f from tenure.fence where tenant_id = tenant;
+        select * into f from tenure.fence where tenant_id operator(pg_catalog.=) tenant;
         if not found then
             return false;
         end if;
     end if;
-    if not f.writable and (f.until is null or f.until > clock_timestamp()) then
+    if not f.writable and (f.until is null or f.until operator(pg_catalog.>) pg_catalog.clock_timestamp()) then
         raise exception 'tenant % is fenced in this cell', tenant
             using errcode = 'TN001', hint = 'Look up where the tenant is served now and run the transaction there.';
     end if;
     return f.recording;
 end $$;
 
+-- What the triggers of a moving tenant's tables ask about each of its rows that changes, in their WHEN condition. Takes
+-- the permit with the transaction's first row of the relation, records the first rows by their keys (`key`, and `former`
+-- if that is another one), then the relation as a whole. `memory` is the name of a setting that is local to
+-- the transaction and rolled back with a savepoint, as the permit is: '<transaction id> <rows recorded>', or the id
+-- alone when nothing is left to do (who calls looks at that); another transaction's id says nothing. What replication applies passes. False
+-- always: no function needs to be called.
+create or replace function tenure.note(tenant text, relation text, memory text, key jsonb, former jsonb) returns boolean
+language plpgsql volatile security definer as $$
+declare
+    done pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
+    seen pg_catalog.text := pg_catalog.current_setting(memory, true);
+    rows integer := 0;
+    most constant integer := 250;
+begin
+    if pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) done then
+        rows := pg_catalog.split_part(seen, ' ', 2)::integer;
+    elsif pg_catalog.pg_replication_origin_session_is_setup() or not tenure.permit(tenant) then
+        seen := pg_catalog.set_config(memory, done, true);
+        return false;
+    end if;
+    if rows operator(pg_catalog.>=) most then
+        perform tenure.note_bulk(tenant, relation);
+        seen := pg_catalog.set_config(memory, done, true);
+        return false;
+    end if;
+    insert into tenure.touched
+        values (tenant, relation, key::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
+        on conflict on constraint touched_pkey do update set version = excluded.version;
+    if former operator(pg_catalog.<>) key then
+        insert into tenure.touched
+            values (tenant, relation, former::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
+            on conflict on constraint touched_pkey do update set version = excluded.version;
+    end if;
+    seen := pg_catalog.set_config(memory, pg_catalog.concat(done, ' ', rows operator(pg_catalog.+) 1), true);
+    return false;
+end $$;
+
+-- Records that too many rows of the relation changed in this transaction to name them. What earlier transactions have
+-- recorded so goes, but for what others hold just now: nobody waits, and nobody is sent back for a snapshot (40001).
+create or replace function tenure.note_bulk(tenant text, of_relation text) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+        delete from tenure.touched_in_bulk where ctid = any(array(
+            select ctid from tenure.touched_in_bulk where tenant_id = tenant and relation = of_relation
+            for update skip locked));
+    end if;
+    insert into tenure.touched_in_bulk values (tenant, of_relation, nextval('tenure.touched_version'));
+end $$;
+
+-- The text of a key's column that is the same whatever the session's settings are.
+create or replace function tenure.plain(value anyelement) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set datestyle = 'ISO,YMD' set timezone = 'UTC'
+    set intervalstyle = 'postgres' set extra_float_digits = 1 set bytea_output = 'hex' as $$
+begin
+    return value::text;
+end $$;
+
+-- What the row triggers of a moving tenant would call, if `tenure.note` ever said yes.
+create or replace function tenure.noted() returns trigger
+language plpgsql as 'begin return null; end';
+
+create or replace function tenure.refuse_truncate() returns trigger
+language plpgsql security definer as $$
+begin
+    if not pg_catalog.pg_replication_origin_session_is_setup() then
+        raise exception 'a tenant of % is being moved: TRUNCATE would not be replicated', tg_relid::pg_catalog.regclass
+            using errcode = '55006', hint = 'Delete the rows, or wait until the move is over.';
+    end if;
+    return null;
+end $$;
+
 -- Says that the app is about to change `key` of `store` (an object, say) in this transaction. Takes a permit.
 create or replace function tenure.touch(tenant text, store text, key text) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer as $$
 begin
     if tenure.permit(tenant) then
         insert into tenure.journal (tenant_id, store, key) values (tenant, store, key);
@@ -145,7 +234,8 @@ begin
     end if;
 end $$;
 
--- Relations (partitions too) that lack one of these triggers, or where it does not fire for every writer.
+-- Relations (partitions too) that lack one of these triggers, or where it does not fire for every writer. The first one
+-- belongs on each of them, the others on those that hold rows: on a partitioned table they would fire twice.
 create or replace function tenure.unguarded(schemas text[], tables text[], triggers name[])
 returns table (schema_name text, relation_name text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -157,9 +247,11 @@ begin
             select root::oid as relation from roots where root is not null
             union select t.relid::oid from roots, lateral pg_partition_tree(root) t where root is not null
         ), lacking as materialized (
-            select relation from relations where (
+            select relation from relations join pg_class r on r.oid = relation
+            cross join lateral (select case r.relkind when 'p' then triggers[1:1] else triggers end) w (wanted)
+            where (
                 select count(*) from pg_trigger g
-                where g.tgrelid = relation and g.tgname = any(triggers) and g.tgenabled = 'A') < cardinality(triggers)
+                where g.tgrelid = relation and g.tgname = any(wanted) and g.tgenabled = 'A') < cardinality(wanted)
         )
         select n.nspname::text, c.relname::text
         from lacking join pg_class c on c.oid = relation join pg_namespace n on n.oid = c.relnamespace;
@@ -235,6 +327,7 @@ begin
     perform pg_advisory_xact_lock(tenure.lock_key(tenant));
     perform pg_advisory_xact_lock(hashtextextended('tenure newest fence', 7));
     delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     delete from tenure.fence where tenant_id = tenant;
@@ -251,6 +344,7 @@ begin
     perform tenure.claim(tenant, of_token);
     perform pg_advisory_xact_lock(tenure.lock_key(tenant));
     delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     perform tenure.enrol(tenant, false, of_epoch, of_token);
@@ -343,7 +437,7 @@ begin
     end loop;
 end $$;
 
--- Forgets recorded changes ([[relation, key, version]]) that were compared; only in the version that was read, and none
+-- Forgets recorded changes ([[relation, key, version]], key null: of the whole relation) that were compared; only in the version that was read, and none
 -- that the app holds just now: waiting for it could deadlock with the app. Losing this in a crash only means comparing
 -- them again, so the commit need not wait for the disk.
 create or replace function tenure.settle(tenant text, compared jsonb) returns void
@@ -352,7 +446,13 @@ begin
     perform set_config('synchronous_commit', 'off', true);
     delete from tenure.touched where ctid in (
         select t.ctid from tenure.touched t join jsonb_array_elements(compared) s
-            on t.relation = s ->> 0 and t.key = s -> 1 and t.version = (s ->> 2)::bigint
+            on t.relation = s ->> 0 and t.key = (s -> 1)::text and t.version = (s ->> 2)::bigint
+        where t.tenant_id = tenant
+        for update of t skip locked
+    );
+    delete from tenure.touched_in_bulk where ctid in (
+        select t.ctid from tenure.touched_in_bulk t join jsonb_array_elements(compared) s
+            on t.relation = s ->> 0 and t.version = (s ->> 2)::bigint
         where t.tenant_id = tenant
         for update of t skip locked
     );
@@ -362,4 +462,5 @@ revoke all on all tables in schema tenure from public;
 revoke all on all sequences in schema tenure from public;
 revoke all on all functions in schema tenure from public;
 grant usage on schema tenure to public;
-grant execute on function tenure.permit(text), tenure.touch(text, text, text), tenure.lock_key(text) to public;
+grant execute on function tenure.permit(text), tenure.touch(text, text, text), tenure.lock_key(text),
+    tenure.note(text, text, text, jsonb, jsonb), tenure.plain(anyelement) to public;

@@ -62,7 +62,9 @@ union all select 'origin ' || roname from pg_replication_origin where roname lik
 union all select 'trigger ' || tgname from pg_trigger where tgname like 'tenure%'
 union all select 'function ' || proname from pg_proc where proname like 'tenure%'
 union all select 'fence ' || tenant_id from tenure.fence union all select 'mark ' || link from tenure.mark
-union all select 'touched ' || relation from tenure.touched union all select 'journal ' || key from tenure.journal
+union all select 'touched ' || relation from tenure.touched
+union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
+union all select 'journal ' || key from tenure.journal
 """
 
 

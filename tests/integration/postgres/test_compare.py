@@ -228,3 +228,100 @@ def test_a_key_that_names_another_tenants_row_repairs_nothing(cells: Cells, copy
     assert cells.rows(cells.green, "select body from public.parts where tenant_id = 'globex'") == [
         ("of the neighbour",)
     ]
+
+
+BULK = "insert into public.parts select 'acme', n, null, 'new' from generate_series({}, {}) n"
+
+
+def recorded(cells: Cells) -> tuple[int, int]:
+    """How many rows are remembered one by one, and how many times a relation as a whole."""
+    rows = cells.rows(
+        cells.blue,
+        "select (select count(*) from tenure.touched), (select count(*) from tenure.touched_in_bulk)",
+    )
+    return int(rows[0][0]), int(rows[0][1])
+
+
+def test_a_bulk_write_is_remembered_as_a_whole_and_takes_no_more_room_the_next_time(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    copy.compare()
+    cells.run(cells.blue, "insert into public.parts values ('acme', 9999, null, 'one')")
+    assert recorded(cells) == (1, 0)
+    cells.run(cells.blue, BULK.format(20_001, 23_000))
+    assert recorded(cells) == (251, 1)
+    for _ in range(3):
+        cells.run(cells.blue, "update public.parts set body = 'newer' where tenant_id = 'acme' and id = 9999")
+        cells.run(cells.blue, "delete from public.parts where tenant_id = 'acme' and id > 20000")
+        cells.run(cells.blue, BULK.format(20_001, 23_000))
+    assert recorded(cells) == (251, 1)
+    cells.run(cells.blue, BULK.format(30_001, 30_100), BULK.replace("acme", "globex").format(30_001, 33_000))
+    assert recorded(cells) == (351, 1)
+    cells.run(cells.blue, "update public.parts set id = id + 70000 where tenant_id = 'acme' and id > 30090")
+    assert recorded(cells) == (361, 1)
+    app = cells.connect(cells.blue)
+    with app.transaction():
+        app.execute("savepoint undone")
+        app.execute(BULK.format(40_001, 43_000).encode())
+        app.execute("rollback to savepoint undone")
+        app.execute(BULK.format(50_001, 50_010).encode())
+    assert recorded(cells) == (371, 1)
+
+
+def test_after_a_bulk_write_the_whole_relation_is_compared_again(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    copy.compare()
+    cells.run(
+        cells.blue,
+        BULK.format(20_001, 21_000),
+        "update public.kinds set n = 2 where tenant_id = 'acme' and id = 1",
+    )
+    cells.past_the_fence(cells.green, "update public.parts set body = '' where tenant_id = 'acme' and id = 7")
+    copy.seal(copy.mark(), timeout_s=20)
+    for _ in range(2):
+        seen = copy.compare_changed()
+        assert found(seen) == {("parts", kind_key(7), M)}
+        assert recorded(cells)[1] == 1, "what differs stays remembered"
+    assert copy.repair(seen.differences, fence()) == 1
+    seen = copy.compare_changed()
+    assert seen.equal
+    assert seen.processed == 300 + 1000
+    assert recorded(cells) == (0, 0)
+    assert copy.compare_changed().processed == 0
+
+
+def test_a_comparison_during_bulk_writes_names_what_was_planted_and_nothing_else(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    cells.past_the_fence(cells.green, "update public.parts set body = '' where tenant_id = 'acme' and id = 7")
+    stop = threading.Event()
+
+    def write() -> None:
+        app = cells.connect(cells.blue)
+        while not stop.wait(0.3):
+            app.execute(b"delete from public.parts where tenant_id = 'acme' and id > 20000")
+            app.execute(BULK.format(20_001, 24_000).encode())
+
+    writing = cells.in_background(write)
+    try:
+        comparisons = [copy.compare() for _ in range(4)]
+    finally:
+        stop.set()
+        writing.result()
+    assert {d for c in comparisons for d in found(c)} <= {("parts", kind_key(7), M)}
+    assert found(copy.compare()) == {("parts", kind_key(7), M)}
+
+
+def test_inside_a_hold_a_relation_that_takes_too_long_is_not_compared_whole(
+    cells: Cells, copy: PostgresLiveCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert copy.compare().equal
+    cells.run(cells.blue, BULK.format(20_001, 21_000))
+    cells.blue.fence(fence(2), expires_in_s=20, drain_s=5)
+    copy.seal(copy.mark(), timeout_s=15)
+    with monkeypatch.context() as patched:
+        patched.setattr("tenure.stores.postgres.verification.SHARE_OF_HOLD", 0.0)
+        with pytest.raises(EvidenceStale, match=r"public\.parts of acme changed in bulk"):
+            copy.compare_changed()
+    assert copy.compare_changed().processed == 300 + 1000

@@ -9,6 +9,7 @@ import pytest
 
 from tenure.errors import DeadlineExceeded, FenceRefused
 from tenure.stores.contract import FenceState
+from tenure.stores.postgres import names
 from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, eventually, fence
 
 INSERT = "insert into public.parts values ('acme', 9999, null, 'late')"
@@ -303,3 +304,49 @@ def test_installing_waits_for_a_busy_table_without_blocking_others_and_names_who
             fencing.result()
         assert slowest < 1.0
     down(cells)
+
+
+def test_a_savepoint_that_is_rolled_back_takes_the_permit_with_it(cells: Cells) -> None:
+    """What a transaction remembers of its permit must go with the lock, or the next write would pass the fence."""
+    cells.link()
+    app = cells.connect(cells.blue)
+    app.execute("begin")
+    app.execute("savepoint before")
+    app.execute("insert into public.parts select 'acme', n, null, '' from generate_series(10001, 11000) n")
+    app.execute("rollback to savepoint before")
+    down(cells, drain_s=5)
+    with pytest.raises(psycopg.DatabaseError, match="is fenced"):
+        app.execute(INSERT.encode())
+
+
+def test_settings_that_an_app_has_left_in_its_session_open_nothing(cells: Cells) -> None:
+    cells.link()
+    app = cells.connect(cells.blue)
+    memory = names.memory(ACME, "public.parts")
+    app.execute("begin")
+    app.execute("insert into public.parts select 'acme', n, null, '' from generate_series(10001, 11000) n")
+    remembered = app.execute("select current_setting(%s)", (memory,)).fetchone()
+    app.execute("commit")
+    app.execute("select set_config(%s, %s, false)", (memory, remembered[0] if remembered else None))
+    down(cells)
+    with pytest.raises(psycopg.DatabaseError, match="is fenced"):
+        app.execute(INSERT.encode())
+
+
+def test_a_schema_that_shadows_operators_and_types_does_not_fool_the_fence(cells: Cells) -> None:
+    cells.link()
+    down(cells)
+    app = cells.connect(cells.blue)
+    for statement in (
+        "create schema shadow",
+        "create domain shadow.text as pg_catalog.text check (false)",
+        "create function shadow.yes(pg_catalog.text, pg_catalog.text) returns boolean language sql as 'select true'",
+        "create operator shadow.= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = shadow.yes)",
+        "create function shadow.current_setting(pg_catalog.text, boolean) returns pg_catalog.text language sql"
+        " as 'select pg_current_xact_id()::text'",
+        "set search_path = shadow, pg_catalog",
+    ):
+        app.execute(statement.encode())
+    for statement in (INSERT, "select tenure.permit('acme')", "select tenure.touch('acme', 'objects', 'x')"):
+        with pytest.raises(psycopg.DatabaseError, match="is fenced"):
+            app.execute(statement.encode())

@@ -1,7 +1,8 @@
-"""Comparing a tenant's rows on two servers: sums of row hashes per bucket of keys, then rows of unequal buckets.
+"""Comparing a tenant's rows on two servers: one sum of row hashes, where it differs sums per bucket of keys, then rows.
 
-Buckets come from a hash of the key and not from ranges of it, so that servers with different collations agree on them,
-and one pass over the tenant's rows gives all of them. What two equal sums can miss is a collision of 64-bit hashes.
+One sum takes half as long as the buckets. Buckets come from a hash of the key and not from ranges of it, so that servers
+with different collations agree on them, and one pass over the tenant's rows gives all of them. What two equal sums can
+miss is a collision of 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -141,6 +142,9 @@ def expected_rows(side: Side, tenant: TenantId) -> tuple[int, int]:
 
 def compare_table(pair: Pair, tenant: TenantId) -> Tally:
     """Compare all of the tenant's rows of one table."""
+    whole, other = _both(pair, lambda side: count_and_sum(side, tenant))
+    if whole == other:
+        return Tally(processed=whole[0])
     expected = max(expected_rows(pair.source, tenant)[0], expected_rows(pair.target, tenant)[0])
     mask = min(MOST_BUCKETS, 1 << (expected // ROWS_PER_BUCKET).bit_length()) - 1
     here, there = _both(pair, lambda side: _buckets(side, tenant, mask))

@@ -35,6 +35,7 @@ SESSION: Final = {
     "bytea_output": "hex",
     "xmloption": "content",
     "jit": "off",
+    "work_mem": "64MB",
     "default_transaction_isolation": r"read\ committed",
     "idle_in_transaction_session_timeout": "120s",
     "application_name": "tenure",

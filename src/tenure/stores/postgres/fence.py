@@ -272,6 +272,7 @@ def stop_recording(pool: Pool, fence: Fence) -> None:
             _CLAIM,
             "update tenure.fence set recording = false, compared = '{}' where tenant_id = %(tenant)s",
             "delete from tenure.touched where tenant_id = %(tenant)s",
+            "delete from tenure.touched_in_bulk where tenant_id = %(tenant)s",
             "delete from tenure.journal where tenant_id = %(tenant)s",
         ):
             connection.execute(statement, {"tenant": fence.tenant, "token": fence.token})

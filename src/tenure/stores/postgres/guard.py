@@ -1,8 +1,11 @@
 """The triggers that make a tenant's writes ask for a permit while a move is on, and their removal.
 
-Statement triggers with transition tables: they see every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides
-of an update of the tenant column), fire under `session_replication_role = replica`, and skip what replication applies.
-Partitions have their own, for writes that name a partition. TRUNCATE is refused: it is not replicated.
+Row triggers whose condition names the tenant: what a neighbour writes costs one comparison of its tenant column, and
+what the tenant writes asks `tenure.note`, in the condition itself, until that has nothing left to do in the
+transaction: there the answer counts for the next row, while a trigger's own function runs after the statement. They see
+every way to write (COPY, MERGE, ON CONFLICT, cascades, both sides of an update of the tenant column), fire under
+`session_replication_role = replica`, and let pass what replication applies. They are on whatever holds rows: tables and
+leaf partitions. TRUNCATE is refused: it is not replicated.
 """
 
 from __future__ import annotations
@@ -20,61 +23,40 @@ from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.postgres import names
 from tenure.stores.postgres.connect import Connection, Pool
-from tenure.stores.postgres.tables import SETTLED_KEY_TYPES, Table, TenantTable
+from tenure.stores.postgres.tables import Table, TenantTable
 
 DDL_DEADLINE_S: Final = 30.0
 LOCK_WAIT_MS: Final = (40, 400)
 """How long an attempt may queue for a table's lock, with neighbours' writes behind it: at first, and at most."""
 
-EVENTS: Final = {
-    "insert": "after insert on {table} referencing new table as new_rows",
-    "update": "after update on {table} referencing new table as new_rows old table as old_rows",
-    "delete": "after delete on {table} referencing old table as old_rows",
-    "truncate": "before truncate on {table}",
-}
+ROWS: Final = {"insert": ("new",), "update": ("new", "old"), "delete": ("old",)}
+"""The events of row triggers, and the rows that each of them has."""
+
+_REFUSE_TRUNCATE: Final = """
+create or replace trigger {trigger} before truncate on {table} for each statement
+execute function tenure.refuse_truncate()
+"""
+
+# Each statement that writes, a neighbour's too, parses the condition: what can be said elsewhere is in the function.
+_ROW: Final = """
+create or replace trigger {trigger} after {event} on {table} for each row
+when (({mine}) and tenure.{function}({keys})) execute function tenure.noted()
+"""
 
 _FUNCTION: Final = """
-create or replace function tenure.{name}() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp {settings} as {body}
+create or replace function tenure.{function}({parameters}) returns boolean language plpgsql volatile as {body}
 """
 
 _BODY: Final = """
 begin
-    if pg_replication_origin_session_is_setup() then
-        return null;
-    elsif tg_op = 'TRUNCATE' then
-        raise exception 'a tenant of this table is being moved: TRUNCATE would not be replicated'
-            using errcode = '55006', hint = 'Delete the rows, or wait until the move is over.';
-    elsif tg_op = 'INSERT' then
-        if exists (select from new_rows where {mine}) and tenure.permit({tenant}) then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from new_rows where {mine} group by 1 order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
-    elsif tg_op = 'DELETE' then
-        if exists (select from old_rows where {mine}) and tenure.permit({tenant}) then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from old_rows where {mine} group by 1 order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
-    else
-        if (exists (select from new_rows where {mine}) or exists (select from old_rows where {mine}))
-            and tenure.permit({tenant})
-        then
-            insert into tenure.touched select {tenant}, {relation}, key, nextval('tenure.touched_version')
-                from (select {key} as key from new_rows where {mine}
-                      union select {key} from old_rows where {mine} order by 1) k
-                on conflict (tenant_id, relation, key) do update set version = excluded.version;
-        end if;
+    if pg_catalog.current_setting({memory}, true)
+        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+    then
+        return false;
     end if;
-    return null;
+    return tenure.note({tenant}, {relation}, {memory}, {key}, {former});
 end
 """
-
-_SETTINGS: Final = (
-    "set datestyle = 'ISO,YMD' set timezone = 'UTC' set intervalstyle = 'postgres'"
-    " set extra_float_digits = 1 set bytea_output = 'hex'"
-)
 
 _GUARDED: Final = """
 select n.nspname::text, c.relname::text, array_agg(t.tgname::text)
@@ -84,7 +66,7 @@ group by 1, 2 order by 1, 2
 """
 
 _FUNCTIONS: Final = """
-select proname::text from pg_proc
+select p.oid::regprocedure::text from pg_proc p
 where pronamespace = to_regnamespace('tenure') and starts_with(proname::text, %(prefix)s)
 """
 
@@ -104,7 +86,7 @@ def guarded(specs: Sequence[TenantTable], tenant: TenantId) -> dict[str, list[st
     return {
         "schemas": [t.schema for t in specs],
         "tables": [t.name for t in specs],
-        "triggers": [names.trigger(tenant, event) for event in EVENTS],
+        "triggers": [names.trigger(tenant, event) for event in ("truncate", *ROWS)],
     }
 
 
@@ -117,33 +99,60 @@ def unguarded(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId) -> lis
     return [(schema, name) for schema, name in rows]
 
 
-def _function(table: Table, tenant: TenantId) -> sql.Composed:
-    key_types = {table.column(k).type_name.partition("(")[0] for k in table.key}
-    body = sql.SQL(_BODY).format(
-        mine=table.of_tenant(tenant),
-        tenant=sql.Literal(str(tenant)),
-        relation=sql.Literal(table.collection),
-        key=table.key_text,
-    )
-    return sql.SQL(_FUNCTION).format(
-        name=sql.Identifier(names.guard(tenant, table.collection)),
-        settings=sql.SQL("" if key_types <= SETTLED_KEY_TYPES else _SETTINGS),
-        body=sql.Literal(body.as_string()),
+def _functions(table: Table, tenant: TenantId, connection: Connection) -> None:
+    """What the conditions call: with a row's key, and for updates with the keys after and before."""
+    connection.execute("select pg_advisory_xact_lock(hashtextextended('tenure install', 7))")
+    for key, former in (("n", None), ("n", "o")):
+        given = [p for p in (key, former) if p is not None]
+        body = sql.SQL(_BODY).format(
+            memory=sql.Literal(names.memory(tenant, table.collection)),
+            tenant=sql.Literal(str(tenant)),
+            relation=sql.Literal(table.collection),
+            key=table.settled_key(key),
+            former=sql.SQL("null") if former is None else table.settled_key(former),
+        )
+        connection.execute(
+            sql.SQL(_FUNCTION).format(
+                function=sql.Identifier(names.guard(tenant, table.collection)),
+                parameters=sql.SQL(", ").join(table.key_parameters(p) for p in given),
+                body=sql.Literal(body.as_string()),
+            )
+        )
+
+
+def _row_trigger(
+    table: Table, relation: tuple[str, str], tenant: TenantId, event: str, rows: Sequence[str]
+) -> sql.Composed:
+    """The trigger of one event. Of an update, the keys after and before are recorded, whosever the rows are."""
+    return sql.SQL(_ROW).format(
+        trigger=sql.Identifier(names.trigger(tenant, event)),
+        event=sql.SQL(event),
+        table=sql.Identifier(*relation),
+        mine=sql.SQL(" or ").join(table.of_tenant(tenant, row) for row in rows),
+        function=sql.Identifier(names.guard(tenant, table.collection)),
+        keys=sql.SQL(", ").join(sql.Identifier(row, column) for row in rows for column in table.key),
     )
 
 
 def _create_triggers(
-    relation: tuple[str, str], function: str, tenant: TenantId, connection: Connection
+    relation: tuple[str, str], table: Table, tenant: TenantId, connection: Connection
 ) -> None:
-    table = sql.Identifier(*relation)
-    for event, clause in EVENTS.items():
-        trigger = sql.Identifier(names.trigger(tenant, event))
+    on = sql.Identifier(*relation)
+    statements = {
+        "truncate": sql.SQL(_REFUSE_TRUNCATE).format(
+            trigger=sql.Identifier(names.trigger(tenant, "truncate")), table=on
+        )
+    }
+    if relation in table.leaves:
+        for event, rows in ROWS.items():
+            statements[event] = _row_trigger(table, relation, tenant, event, rows)
+    for event, statement in statements.items():
+        connection.execute(statement)
         connection.execute(
-            sql.SQL("create or replace trigger {} {} for each statement execute function tenure.{}()").format(
-                trigger, sql.SQL(clause).format(table=table), sql.Identifier(function)
+            sql.SQL("alter table {} enable always trigger {}").format(
+                on, sql.Identifier(names.trigger(tenant, event))
             )
         )
-        connection.execute(sql.SQL("alter table {} enable always trigger {}").format(table, trigger))
 
 
 def with_short_locks(pool: Pool, relation: tuple[str, str], change: Callable[[Connection], None]) -> None:
@@ -190,11 +199,9 @@ def install(pool: Pool, tables: Sequence[Table], tenant: TenantId) -> None:
         if not wanted:
             continue
         with pool.transaction() as connection:
-            connection.execute("select pg_advisory_xact_lock(hashtextextended('tenure install', 7))")
-            connection.execute(_function(table, tenant))
-        function = names.guard(tenant, table.collection)
+            _functions(table, tenant, connection)
         for relation in wanted:
-            with_short_locks(pool, relation, partial(_create_triggers, relation, function, tenant))
+            with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant))
 
 
 def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:
@@ -217,9 +224,7 @@ def remove(pool: Pool, fence: Fence) -> None:
     for (function,) in pool.rows(_FUNCTIONS, prefix):
         with pool.transaction() as connection:
             _claim(connection, fence)
-            connection.execute(
-                sql.SQL("drop function if exists tenure.{}()").format(sql.Identifier(function))
-            )
+            connection.execute(sql.SQL("drop function if exists {}").format(sql.SQL(function)))
 
 
 def _claim(connection: Connection, fence: Fence) -> None:

@@ -29,8 +29,13 @@ def direction(tenant: TenantId, link: str, store: StoreName, source: CellName, t
 
 
 def guard(tenant: TenantId, collection: str) -> str:
-    """The trigger function of a table."""
+    """The function that the conditions of a table's triggers call."""
     return f"{tenant_prefix(tenant)}_{short(collection)}"
+
+
+def memory(tenant: TenantId, collection: str) -> str:
+    """The setting in which a transaction keeps what it has recorded of a table."""
+    return f"{PREFIX}.t{short(tenant)}_{short(collection)}"
 
 
 def trigger(tenant: TenantId, event: str) -> str:

@@ -146,7 +146,7 @@ def repair(
 def _remember(side: Side, tenant: TenantId, keys: Sequence[Key]) -> None:
     """Have repaired rows compared again by the next `compare_changed`."""
     side.pool.rows(
-        "insert into tenure.touched select %(tenant)s, %(relation)s, k.key, nextval('tenure.touched_version')"
+        "insert into tenure.touched select %(tenant)s, %(relation)s, k.key::text, nextval('tenure.touched_version')"
         " from jsonb_array_elements(%(keys)s::jsonb) k (key)"
         " where exists (select from tenure.fence where tenant_id = %(tenant)s and recording)"
         " on conflict (tenant_id, relation, key) do update set version = excluded.version returning version",

@@ -14,7 +14,7 @@ from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
 from tenure.stores.postgres.connect import Pool
 
-# Key types whose text form depends on no setting, so that a writer's session and ours write the same key.
+# Key types whose text form depends on no setting: a writer's session and ours write the same key.
 SETTLED_KEY_TYPES: Final = frozenset(
     ("bigint", "integer", "smallint", "text", "uuid", "boolean", "numeric", "oid", "character varying")
 )
@@ -150,6 +150,28 @@ class Table:
         """The key as a jsonb array of texts."""
         columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(k)) for k in self.key)
         return sql.SQL("jsonb_build_array({})").format(columns)
+
+    def key_parameters(self, prefix: str) -> sql.Composed:
+        """A function's parameters for the key: `prefix` and a number, with the columns' types."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} {}").format(
+                sql.Identifier(f"{prefix}{n}"), sql.SQL(_spelled(self.column(name).type_name))
+            )
+            for n, name in enumerate(self.key)
+        )
+
+    def settled_key(self, prefix: str) -> sql.Composed:
+        """`key_text` of such parameters, where neither the settings nor the search path are ours."""
+        texts = (
+            sql.SQL("{}::pg_catalog.text" if self._settled(name) else "tenure.plain({})").format(
+                sql.Identifier(f"{prefix}{n}")
+            )
+            for n, name in enumerate(self.key)
+        )
+        return sql.SQL("pg_catalog.jsonb_build_array({})").format(sql.SQL(", ").join(texts))
+
+    def _settled(self, name: str) -> bool:
+        return self.column(name).type_name.partition("(")[0] in SETTLED_KEY_TYPES
 
     def key_match(self, keys: str, row: str) -> sql.Composed:
         """The join condition of rows `row` with a relation `keys` whose column `tenure_key` is such an array."""

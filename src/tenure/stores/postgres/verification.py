@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +18,29 @@ from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import marks, repair
-from tenure.stores.postgres.compare import Key, Pair, compare_keys, compare_table, pairs
+from tenure.stores.postgres.compare import Key, Pair, Tally, compare_keys, compare_table, pairs
 from tenure.stores.postgres.connect import Pool
 from tenure.stores.postgres.tables import TenantTable, require
 
 ARRIVAL_S: Final = 60.0
 RECORD_DEADLINE_S: Final = 30.0
 RESYNC_ROUNDS: Final = 3
+SHARE_OF_HOLD: Final = 0.5
+"""How much of what is left of the hold's budget may go into comparing tables that were changed in bulk."""
 
+# `key` is null for a relation that was changed in bulk; the second column is `Touched.left_s`.
 _TOUCHED: Final = """
-select f.recording and %(store)s = any(f.compared), t.relation, t.key, t.version
-from tenure.fence f left join tenure.touched t on t.tenant_id = f.tenant_id and t.relation = any(%(relations)s::text[])
-where f.tenant_id = %(tenant)s
+with t as (
+    select relation, key::jsonb as key, version from tenure.touched
+    where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
+    union all select relation, null, version from tenure.touched_in_bulk
+    where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
+)
+select f.recording and %(store)s = any(f.compared),
+    case when f.writable then null when f.until is null then 'infinity'
+        else extract(epoch from f.until - clock_timestamp()) end::float8,
+    t.relation, t.key, t.version
+from tenure.fence f left join t on true where f.tenant_id = %(tenant)s
 """
 
 _FORGET: Final = """
@@ -35,7 +48,10 @@ with old as (
     -- A row that the app holds just now stays remembered: waiting for it could deadlock with the app.
     select ctid from tenure.touched where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
     for update skip locked
-), gone as (delete from tenure.touched where ctid in (select ctid from old))
+), gone as (delete from tenure.touched where ctid in (select ctid from old)), in_bulk as (
+    select ctid from tenure.touched_in_bulk where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
+    for update skip locked
+), gone_in_bulk as (delete from tenure.touched_in_bulk where ctid in (select ctid from in_bulk))
 update tenure.fence set compared = array_remove(compared, %(store)s) where tenant_id = %(tenant)s returning tenant_id
 """
 
@@ -44,6 +60,31 @@ update tenure.fence set
     compared = array_remove(compared, %(store)s) || case when %(equal)s then array[%(store)s::text] else '{}' end
 where tenant_id = %(tenant)s and recording returning tenant_id
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """What changed since a comparison began: (relation, key, version), the key None where it was in bulk.
+
+    `valid` if that is known. `left_s`: until the source's fence lifts itself; None if it is not down.
+    """
+
+    valid: bool
+    left_s: float | None
+    versions: tuple[tuple[str, Key | None, int], ...]
+
+    @property
+    def keys(self) -> set[tuple[str, Key]]:
+        return {(relation, key) for relation, key, _ in self.versions if key is not None}
+
+    @property
+    def in_bulk(self) -> dict[str, set[int]]:
+        """The versions of each relation that was changed in bulk."""
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for relation, key, version in self.versions:
+            if key is None:
+                found[relation].add(version)
+        return dict(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +98,7 @@ class Verification:
     tenant: TenantId
     direction: str
     _seen: list[Pair] = field(default_factory=list, init=False)
+    _took_s: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
     def _about(self) -> dict[str, object]:
@@ -87,13 +129,14 @@ class Verification:
         processed = 0
         differences: list[Difference] = []
         for pair in self._pairs():
-            tally = compare_table(pair, self.tenant)
+            tally = self._compare_whole(pair)
             processed += tally.processed
-            differences += tally.differences(pair.collection)
+            differences += self._not_under_way(pair, tally).differences(pair.collection)
             progress(processed)
-        _, touched = self._touched()
-        keys = {(relation, key) for relation, key, _ in touched}
-        settled = tuple(d for d in differences if (d.collection, tuple(json.loads(d.key))) not in keys)
+        touched = self._touched()
+        settled = tuple(
+            d for d in differences if (d.collection, tuple(json.loads(d.key))) not in touched.keys
+        )
         # Only two equal sides are evidence: what differs here is not remembered, so nothing would look at it again.
         if not self.source.rows(_COMPARED, {**self._about, "equal": not settled}):
             raise EvidenceStale(
@@ -104,33 +147,58 @@ class Verification:
             processed=processed,
             matching=processed - len(settled),
             differences=settled,
-            changed_meanwhile=len(keys),
+            changed_meanwhile=len(touched.keys) + len(touched.in_bulk),
         )
+
+    def _compare_whole(self, pair: Pair) -> Tally:
+        began = time.monotonic()
+        tally = compare_table(pair, self.tenant)
+        self._took_s[pair.collection] = time.monotonic() - began
+        return tally
+
+    def _not_under_way(self, pair: Pair, tally: Tally) -> Tally:
+        """What differs, without what a change in bulk had still under way: that has arrived by a second look.
+
+        If there was another such change before that look, all of it may be under way; it is compared again later.
+        """
+        before = self._touched().in_bulk.get(pair.collection)
+        if before is None or not tally.differing:
+            return tally
+        self.bring_into_step()
+        again = compare_keys(pair, self.tenant, sorted(tally.differing))
+        return again if self._touched().in_bulk.get(pair.collection) == before else Tally()
 
     def compare_changed(self) -> Comparison:
         """See `LiveCopy.compare_changed`. One round trip if nothing changed."""
-        valid, touched = self._touched()
-        if not valid:
+        touched = self._touched()
+        if not touched.valid:
             raise EvidenceStale(
                 f"{self.source.where}: changes of {self.tenant} have not been recorded since a comparison",
                 hint="verify again",
             )
+        self._refuse_what_takes_too_long(touched)
         by_table: defaultdict[str, list[Key]] = defaultdict(list)
-        for relation, key, _ in touched:
+        for relation, key in touched.keys:
             by_table[relation].append(key)
         processed = 0
         differences: list[Difference] = []
-        for pair in self._pairs(known=True) if by_table else ():
-            keys = by_table.get(pair.collection)
-            if keys:
+        for pair in self._pairs(known=True) if touched.versions else ():
+            keys = by_table.get(pair.collection, [])
+            if pair.collection in touched.in_bulk:
+                tally = self._compare_whole(pair)
+            elif keys:
                 tally = compare_keys(pair, self.tenant, keys)
-                processed += tally.processed
-                differences += tally.differences(pair.collection)
-        # What differs stays recorded: it is compared again, until it has been mended.
-        differ = {(d.collection, tuple(json.loads(d.key))) for d in differences}
+            else:
+                continue
+            processed += tally.processed
+            differences += tally.differences(pair.collection)
+        # What differs stays recorded, by its key or with its relation: it is compared again, until it has been mended.
+        differ: set[tuple[str, Key | None]] = {(d.collection, tuple(json.loads(d.key))) for d in differences}
+        if differ and touched.in_bulk:
+            differ |= {(relation, None) for relation, _ in differ - self._touched().keys}
         equal = [
-            [relation, list(key), version]
-            for relation, key, version in touched
+            [relation, None if key is None else list(key), version]
+            for relation, key, version in touched.versions
             if (relation, key) not in differ
         ]
         if equal:
@@ -145,9 +213,29 @@ class Verification:
             differences=tuple(differences),
         )
 
-    def _touched(self) -> tuple[bool, list[tuple[str, Key, int]]]:
+    def _refuse_what_takes_too_long(self, touched: Touched) -> None:
+        """Inside the hold, tables that were changed in bulk are compared whole only if there is time enough."""
+        if touched.left_s is None:
+            return
+        takes_s = sum(self._took_s.get(relation, math.inf) for relation in touched.in_bulk)
+        if takes_s > touched.left_s * SHARE_OF_HOLD:
+            raise EvidenceStale(
+                f"{self.source.where}: {', '.join(sorted(touched.in_bulk))} of {self.tenant} changed in bulk just"
+                f" before the fence went down, and comparing it anew takes {takes_s:.1f} s",
+                hint="the switch compares again before its next attempt; have bulk writes pause if that does not end",
+            )
+
+    def _touched(self) -> Touched:
         rows = self.source.rows(_TOUCHED, self._about)
-        return bool(rows and rows[0][0]), [(r, tuple(k), v) for _, r, k, v in rows if r is not None]
+        return Touched(
+            valid=bool(rows and rows[0][0]),
+            left_s=rows[0][1] if rows else None,
+            versions=tuple(
+                (relation, None if key is None else tuple(key), version)
+                for _, _, relation, key, version in rows
+                if relation is not None
+            ),
+        )
 
     def repair(self, differences: Sequence[Difference], fence: Fence, *, workers: int) -> int:
         """See `LiveCopy.repair`."""
