@@ -200,7 +200,7 @@ def test_a_comparison_of_changes_that_fails_forgets_none_of_them(
         raise redis.ConnectionError("away for a moment")
 
     with monkeypatch.context() as patch:
-        patch.setattr(copy.target.client, "pipeline", away)
+        patch.setattr(copy.target.nodes.current().masters[0].client, "pipeline", away)
         with pytest.raises(StoreUnavailable):
             copy.compare_changed()
     seen = copy.compare_changed()
