@@ -50,6 +50,28 @@ class ValkeyCluster:
                     client.acl_deluser(user)
         return self.url
 
+    def master_with_replica(self) -> str:
+        """The name of the server that now is a master and has a replica."""
+        found = [n for n, c in zip(self.names, self.admins(), strict=True) if c.info()["connected_slaves"]]
+        return found[0]
+
+    def revive(self, name: str) -> None:
+        """Start a server that was killed, and return when it follows its new master."""
+        self.servers.start(name)
+        clients = self.admins()
+        revived = clients[self.names.index(name)]
+        _share_login(clients[0], revived)
+        await_all(clients, lambda c: b"fail" not in c.execute_command("CLUSTER", "NODES"), "all are up")
+        await_all([revived], lambda c: c.info()["master_link_status"] == "up", "it follows")
+
+    def promote(self, name: str) -> None:
+        """Make a replica the master, with no write lost, and return when all know it."""
+        clients = self.admins()
+        promoted = clients[self.names.index(name)]
+        promoted.execute_command("CLUSTER", "FAILOVER")
+        await_all([promoted], lambda c: c.info()["role"] == "master", "it is the master")
+        await_all([promoted], lambda c: c.info()["connected_slaves"] == 1, "the former one follows")
+
 
 def form(servers: RunningEstate, name: str, *, masters: int, replicas: int = 0) -> ValkeyCluster:
     """Start the servers, give the masters their slots, and return when every server knows all of it."""
@@ -77,10 +99,7 @@ def form(servers: RunningEstate, name: str, *, masters: int, replicas: int = 0) 
     address = first.connection_pool.connection_kwargs
     bus = first.config_get("cluster-port")["cluster-port"]
     for client in clients:
-        options = client.connection_pool.connection_kwargs
-        client.execute_command("ACL", "SETUSER", options["username"], f">{address['password']}")
-        client.config_set("masteruser", options["username"])
-        client.config_set("masterauth", address["password"])
+        _share_login(first, client)
         if client is not first:
             client.execute_command("CLUSTER", "MEET", address["host"], address["port"], bus)
     await_all(clients, lambda c: info(c)["cluster_known_nodes"] == str(len(clients)), "all know one another")
@@ -93,10 +112,17 @@ def form(servers: RunningEstate, name: str, *, masters: int, replicas: int = 0) 
     return cluster
 
 
+def _share_login(first: Any, client: Any) -> None:
+    """The first server's login holds on all of them, also between master and replica."""
+    options = first.connection_pool.connection_kwargs
+    client.execute_command("ACL", "SETUSER", options["username"], f">{options['password']}")
+    client.execute_command("ACL", "SAVE")
+    client.config_set("masteruser", options["username"])
+    client.config_set("masterauth", options["password"])
+
+
 def info(client: Any) -> dict[str, str]:
     answer = client.execute_command("CLUSTER", "INFO")
-    if isinstance(answer, dict):
-        return answer
     lines = answer.decode().split()
     return dict(line.split(":", 1) for line in lines)
 

@@ -16,6 +16,7 @@ from tenure.stores.contract import Fence
 from tenure.stores.redis import RedisCopy
 from tests.contract.rigs.protocol import Side
 from tests.contract.rigs.redis import RedisRig
+from tests.integration.redis.values import EXPIRES_MS, FIELD_EXPIRES_MS, KEYS, fill
 
 ACME = TenantId("acme")
 BLUE, GREEN = Side.BLUE, Side.GREEN
@@ -45,54 +46,43 @@ def sealed(copy: RedisCopy) -> None:
     copy.seal(copy.mark(), timeout_s=10.0)
 
 
-def fill(client: Any) -> None:
-    """One key of every type, small and large encodings, with and without expiry, and a key that is not UTF-8."""
-    client.set("t:acme:s", "text", px=3_600_000)
-    client.set("t:acme:n", 42)
-    client.set(b"t:acme:\xff\x00binary", b"\x00\xff" * 100)
-    client.rpush("t:acme:l", *range(5))
-    client.rpush("t:acme:l2", *("x" * 50 for _ in range(500)))
-    client.hset("t:acme:h", mapping={"a": "1", "b": "2"})
-    client.hset("t:acme:h2", mapping={f"field {n}": "v" * 80 for n in range(300)})
-    client.execute_command("HPEXPIRE", "t:acme:h", "3600000", "FIELDS", "1", "a")
-    client.sadd("t:acme:set", *range(20))
-    client.sadd("t:acme:set2", *(f"member {n}" for n in range(1000)))
-    client.zadd("t:acme:z", {"a": 1.5, "b": float("inf"), "c": 0.1})
-    client.zadd("t:acme:z2", {f"m{n}": n / 3 for n in range(500)})
-    for n in range(10):
-        client.xadd("t:acme:x", {"n": n})
-    client.xgroup_create("t:acme:x", "group", "0")
-    client.xreadgroup("group", "consumer", {"t:acme:x": ">"}, count=3)
-    client.pfadd("t:acme:hll", *range(100))
-
-
 def test_every_type_of_value_arrives_with_its_expiry(rig: RedisRig, wait_until: Wait) -> None:
     fill(rig.admin[BLUE])
     copy = linked(rig, wait_until)
     sealed(copy)
     seen = copy.compare()
     assert seen.equal
-    assert seen.processed == 13
+    assert seen.processed == KEYS
+    arrived = rig.admin[GREEN]
     for key in rig.admin[BLUE].keys("t:acme:[^_]*"):
-        assert rig.admin[GREEN].pexpiretime(key) == rig.admin[BLUE].pexpiretime(key)
+        assert arrived.pexpiretime(key) == rig.admin[BLUE].pexpiretime(key)
+    assert arrived.pexpiretime("t:acme:until") == EXPIRES_MS
+    assert arrived.execute_command("HPEXPIRETIME", "t:acme:h", "FIELDS", "1", "b") == [FIELD_EXPIRES_MS]
+    assert arrived.xpending("t:acme:x", "group")["pending"] == 3
+    assert arrived.pfcount("t:acme:hll") == rig.admin[BLUE].pfcount("t:acme:hll")
+    assert (arrived.bitcount("t:acme:bits"), arrived.getbit("t:acme:bits", 70_001)) == (1, 1)
+    assert arrived.geodist("t:acme:geo", "Palermo", "Catania") == pytest.approx(166274.15)
     assert (
         copy.source.inventory(ACME).collections["*"].digest
         == copy.target.inventory(ACME).collections["*"].digest
     )
 
 
-def test_equal_values_in_another_order_or_encoding_are_equal(rig: RedisRig, wait_until: Wait) -> None:
-    copy = linked(rig, wait_until)
+def test_equal_values_in_another_order_or_encoding_are_equal(rig: RedisRig) -> None:
+    """Written on both sides by hand, not by the copy."""
     members = [f"member {n}" for n in range(1000)]
+    rig.admin[GREEN].config_set("list-max-listpack-size", "4")
     for client, ordered in ((rig.admin[BLUE], members), (rig.admin[GREEN], members[::-1])):
+        client.rpush("t:acme:l", *range(20))
         client.sadd("t:acme:set", *ordered)
         client.hset("t:acme:h", mapping={m: m.upper() for m in ordered})
         client.zadd("t:acme:z", {m: len(m) for m in ordered})
         client.sadd("t:acme:i", *range(10))
     rig.admin[GREEN].sadd("t:acme:i", "not a number")
     rig.admin[GREEN].srem("t:acme:i", "not a number")
-    # These were written on both sides by hand, not by the copy.
-    copy.detach()
+    rig.admin[GREEN].config_set("list-max-listpack-size", "-2")
+    for key, encodings in (("l", {b"listpack", b"quicklist"}), ("i", {b"intset", b"listpack"})):
+        assert {c.object("encoding", f"t:acme:{key}") for c in rig.admin.values()} == encodings
     assert rig.copy(ACME, BLUE, GREEN).compare().equal
 
 
@@ -289,3 +279,36 @@ def test_two_cells_on_one_server_are_refused(rig: RedisRig) -> None:
     assert "redis_same_server" in [
         f.code for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"
     ]
+
+
+def test_databases_other_than_0_are_stores_of_their_own(rig: RedisRig, wait_until: Wait) -> None:
+    default = {side: rig.urls[side] for side in Side}
+    rig.write(BLUE, ACME, "a", "in database 0")
+    rig.plant(GREEN, ACME, "a", "somebody else's")
+    rig.urls = {
+        BLUE: default[BLUE].removesuffix("/0") + "/3",
+        GREEN: default[GREEN].removesuffix("/0") + "/7",
+    }
+    with redis.Redis.from_url(rig.urls[BLUE]) as source, redis.Redis.from_url(rig.urls[GREEN]) as target:
+        source.set("t:acme:session:a", "in database 3", px=3_600_000)
+        copy = linked(rig, wait_until)
+        source.set("t:acme:session:b", "and followed")
+        sealed(copy)
+        assert copy.compare().equal
+        assert target.mget("t:acme:session:a", "t:acme:session:b") == [b"in database 3", b"and followed"]
+        assert target.pexpiretime("t:acme:session:a") == source.pexpiretime("t:acme:session:a")
+        copy.detach()
+        copy.stop(fence())
+        assert copy.target.erase(fence()) == 2
+    assert rig.read(GREEN, ACME) == {"a": "somebody else's"}
+
+
+def test_functions_belong_to_no_tenant_and_preflight_says_which_the_target_lacks(rig: RedisRig) -> None:
+    library = "#!lua name=counters\nserver.register_function('hit', function() return 1 end)"
+    rig.admin[BLUE].function_load(library)
+    try:
+        found = {f.code: f for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    finally:
+        rig.admin[BLUE].function_flush()
+    assert "counters" in found["redis_functions"].message
+    assert "redis_functions" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}

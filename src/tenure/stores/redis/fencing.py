@@ -260,7 +260,7 @@ class Fencing:
         topology = self._nodes.agreed()
         if user is AppUser.FENCED and topology.failed:
             raise StoreUnavailable(
-                f"{', '.join(topology.failed)} of the cluster cannot be fenced: it is down, and open when it comes back",
+                f"{', '.join(topology.failed)} is down and cannot be fenced: it would be open when it comes back",
                 hint="bring it back, or make the cluster forget it (CLUSTER FORGET) if it is gone for good",
             )
         if len(topology.masters) > 1:
