@@ -165,8 +165,8 @@ def valkey_cluster(servers: RunningEstate) -> ValkeyCluster:
 
 @pytest.fixture(scope="session")
 def other_valkey_cluster(servers: RunningEstate) -> ValkeyCluster:
-    """Two masters."""
-    return form(servers, "valkey-d", masters=2)
+    """Two masters, and one without slots."""
+    return form(servers, "valkey-d", masters=2, idle=1)
 
 
 @pytest.fixture

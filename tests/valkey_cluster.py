@@ -19,21 +19,21 @@ FORMED_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class ValkeyCluster:
-    """Masters with equal shares of the slots, and replicas of the first master."""
+    """Masters with equal shares of the slots, replicas of the first master, and masters without slots."""
 
     servers: RunningEstate
     masters: tuple[str, ...]
-    replicas: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (*self.masters, *self.replicas)
+        return (*self.masters, *self.others)
 
     @property
     def url(self) -> str:
-        """The admin's, of the last server; the admin's password is the first one's everywhere."""
+        """The admin's, of the last master; the admin's password is the first one's everywhere."""
         secret = urlsplit(self.servers.url(self.names[0])).password
-        place = urlsplit(self.servers.url(self.names[-1]))
+        place = urlsplit(self.servers.url(self.masters[-1]))
         return f"redis://{place.username}:{secret}@{place.hostname}:{place.port}/0"
 
     def admins(self) -> list[Any]:
@@ -73,12 +73,14 @@ class ValkeyCluster:
         await_all([promoted], lambda c: c.info()["connected_slaves"] == 1, "the former one follows")
 
 
-def form(servers: RunningEstate, name: str, *, masters: int, replicas: int = 0) -> ValkeyCluster:
+def form(
+    servers: RunningEstate, name: str, *, masters: int, replicas: int = 0, idle: int = 0
+) -> ValkeyCluster:
     """Start the servers, give the masters their slots, and return when every server knows all of it."""
     cluster = ValkeyCluster(
         servers=servers,
         masters=tuple(f"{name}-{n}" for n in range(masters)),
-        replicas=tuple(f"{name}-{n}" for n in range(masters, masters + replicas)),
+        others=tuple(f"{name}-{masters + n}" for n in range(replicas + idle)),
     )
     taken: set[int] = set()
     for server in cluster.names:
@@ -103,10 +105,11 @@ def form(servers: RunningEstate, name: str, *, masters: int, replicas: int = 0) 
         if client is not first:
             client.execute_command("CLUSTER", "MEET", address["host"], address["port"], bus)
     await_all(clients, lambda c: info(c)["cluster_known_nodes"] == str(len(clients)), "all know one another")
-    for client in clients[masters:]:
+    followers = clients[masters : masters + replicas]
+    for client in followers:
         client.execute_command("CLUSTER", "REPLICATE", first.execute_command("CLUSTER", "MYID"))
     await_all(clients, lambda c: info(c)["cluster_state"] == "ok", "the cluster is up")
-    await_all(clients[masters:], lambda c: c.info()["master_link_status"] == "up", "the replica follows")
+    await_all(followers, lambda c: c.info()["master_link_status"] == "up", "the replica follows")
     for client in clients:
         client.close()
     return cluster
