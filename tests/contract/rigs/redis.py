@@ -175,7 +175,7 @@ class RedisRig:
 
 def _connect(url: str) -> Any:
     """A client for the server, or for the cluster it belongs to."""
-    client = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url)
     try:
         client.execute_command("CLUSTER", "MYID")
     except redis.ResponseError:

@@ -157,7 +157,7 @@ def test_slots_that_move_are_followed_and_the_fence_moves_with_them(
     hand_over(clients, giver.client, slot)
     copy.detach()
     for one, other in ((BLUE, GREEN), (GREEN, BLUE)):
-        wait_until(lambda a=one, b=other: stopped(rig, a, b), "the link's end")  # type: ignore[misc]
+        wait_until(lambda a=one, b=other: stopped(rig, a, b), "the link's end")
     for store in (copy.source, copy.target):
         store.open(fence(2))
     assert not rig.leftovers(side)
