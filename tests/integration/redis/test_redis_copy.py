@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tenure.errors import EvidenceStale, FenceRefused, LeaseLost, StoreRefused, StoreUnavailable
+from tenure.estate.local import RunningEstate, ValkeyServer
 from tenure.model.comparison import DifferenceKind
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
@@ -312,3 +316,25 @@ def test_functions_belong_to_no_tenant_and_preflight_says_which_the_target_lacks
         rig.admin[BLUE].function_flush()
     assert "counters" in found["redis_functions"].message
     assert "redis_functions" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+
+
+def test_a_type_that_only_a_module_knows_is_refused_by_name(rig: RedisRig, servers: RunningEstate) -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs Debian's package gcc")
+    module = servers.folder / "foreign.so"
+    source = Path(__file__).with_name("foreign_type.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-o", module, source], check=True)
+    servers.add(ValkeyServer(name="valkey-module", settings={"loadmodule": str(module)}))
+    try:
+        rig.urls = {**rig.urls, BLUE: servers.url("valkey-module")}
+        with redis.Redis.from_url(rig.urls[BLUE]) as source_server:
+            source_server.set("t:acme:session:a", "x")
+            source_server.execute_command("FOREIGN.SET", "t:acme1:session:a")
+            assert "redis_module_type" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+            source_server.execute_command("FOREIGN.SET", "t:acme:session:foreign")
+        found = {f.code: f for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"}
+        assert "t:acme:session:foreign" in found["redis_module_type"].message
+        assert "forgntype" in found["redis_module_type"].message
+    finally:
+        servers.remove("valkey-module")

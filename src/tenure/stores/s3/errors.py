@@ -78,7 +78,7 @@ def _answered(where: str, error: ClientError) -> StoreUnavailable | StoreRefused
     operation = error.operation_name
     hint = None
     if code in ("AccessDenied", "403"):
-        hint = "Tenure needs to read, write, list and tag objects and to write the bucket's policy"
+        hint = "Tenure needs to read, write, list (also versions and uploads) and tag objects, and to write the policy"
     elif code == "NoSuchBucket":
         hint = "create the bucket, or correct its name in tenure.yaml"
     elif code == "InvalidObjectState":
