@@ -27,6 +27,7 @@ from tenure.estate.local import (
     down,
     up,
 )
+from tests.valkey_cluster import ValkeyCluster, form
 
 if TYPE_CHECKING:
     from tests.estate import TestEstate
@@ -164,6 +165,18 @@ def fresh_redis(servers: RunningEstate) -> Callable[..., str]:
         return servers.url(server)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(servers: RunningEstate) -> ValkeyCluster:
+    """Three masters, the first of which has a replica."""
+    return form(servers, "valkey-c", masters=3, replicas=1)
+
+
+@pytest.fixture(scope="session")
+def other_valkey_cluster(servers: RunningEstate) -> ValkeyCluster:
+    """Two masters, and one without slots."""
+    return form(servers, "valkey-d", masters=2, idle=1)
 
 
 @pytest.fixture

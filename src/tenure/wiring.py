@@ -155,6 +155,7 @@ class Stores:
             principal=where.principal,
             mutex=self._mutex,
             collections=tuple(k.pattern for k in where.keys),
+            trust_etags=settings.trust_etags,
         )
 
     def _journal(self, cell: CellName, name: StoreName) -> PostgresJournal | None:

@@ -284,7 +284,9 @@ class RedisSettings(Settings):
 
     title: ClassVar[str] = "cells.NAME.stores.NAME (kind: redis)"
     kind: Literal["redis"] = setting("Redis 7 or Valkey 7.2, or newer.")
-    url: SecretSetting = setting("How Tenure reaches it: redis:// or rediss://, with user and password.")
+    url: SecretSetting = setting(
+        "How Tenure reaches it: redis:// or rediss://, with user and password. Of a cluster, any of its servers."
+    )
 
 
 class S3Settings(Settings):
@@ -302,6 +304,11 @@ class S3Settings(Settings):
     )
     secret_key: SecretSetting | None = setting(
         "The secret key; with `access_key` or not at all.", default=None
+    )
+    trust_etags: bool = setting(
+        "Whether two objects whose ETags are equal count as equal. If not, every comparison reads every object on both "
+        "sides. Where ETags differ and at least one is no MD5 sum (uploads in parts, encryption), it does anyway.",
+        default=True,
     )
 
 

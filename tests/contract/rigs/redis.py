@@ -1,11 +1,13 @@
-"""Two Valkey servers; the app writes as the tenant's own ACL user."""
+"""Two Valkey servers, or a cluster and a server; the app writes as the tenant's own ACL user."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -15,7 +17,7 @@ from tenure.model.secret import Secret
 from tenure.stores.redis import RedisCopy, RedisStore
 from tests.contract.rigs.protocol import AppRefused, Rig, Side
 
-KINDS = ("redis",)
+KINDS = ("redis", "redis_cluster")
 PREFIX = "t:{tenant}:"
 PATTERN = "session:*"
 PASSWORD = "app"
@@ -23,15 +25,16 @@ PASSWORD = "app"
 
 def make(kind: str, request: pytest.FixtureRequest) -> Rig:
     fresh = request.getfixturevalue("fresh_redis")
-    return RedisRig({Side.BLUE: fresh("valkey-a"), Side.GREEN: fresh("valkey-b")})
+    clustered = kind == "redis_cluster"
+    blue = request.getfixturevalue("valkey_cluster").fresh() if clustered else fresh("valkey-a")
+    return RedisRig({Side.BLUE: blue, Side.GREEN: fresh("valkey-b")}, kind=kind)
 
 
 class RedisRig:
-    kind = "redis"
-
-    def __init__(self, urls: Mapping[Side, str]) -> None:
+    def __init__(self, urls: Mapping[Side, str], *, kind: str = "redis") -> None:
+        self.kind = kind
         self.urls = urls
-        self.admin: dict[Side, Any] = {side: redis.Redis.from_url(url) for side, url in urls.items()}
+        self.admin: dict[Side, Any] = {side: _connect(url) for side, url in urls.items()}
         self._apps: dict[tuple[Side, TenantId], Any] = {}
         self._made: list[RedisStore] = []
         self._copies: list[RedisCopy] = []
@@ -62,24 +65,47 @@ class RedisRig:
         """A connection as the tenant's app."""
         if (side, tenant) not in self._apps:
             user = f"app-{tenant}"
-            self.admin[side].execute_command(
-                "ACL",
-                "SETUSER",
-                user,
-                "reset",
-                "on",
-                f">{PASSWORD}",
-                f"~t:{tenant}:*",
-                "&*",
-                "+@all",
-                "-@admin",
-                "-@dangerous",
-            )
-            client = redis.Redis.from_url(self.urls[side])
-            options = {**client.connection_pool.connection_kwargs, "username": user, "password": PASSWORD}
-            client.close()
-            self._apps[side, tenant] = redis.Redis(connection_pool=redis.ConnectionPool(**options))
+            for server in self.servers(side).values():
+                server.execute_command(
+                    "ACL",
+                    "SETUSER",
+                    user,
+                    "reset",
+                    "on",
+                    f">{PASSWORD}",
+                    f"~t:{tenant}:*",
+                    "&*",
+                    "+@all",
+                    "-@admin",
+                    "-@dangerous",
+                    "+cluster|slots",
+                    "+cluster|shards",
+                )
+            address = urlsplit(self.urls[side])
+            place = address.netloc.rpartition("@")[2]
+            self._apps[side, tenant] = _connect(f"redis://{user}:{PASSWORD}@{place}{address.path}")
         return self._apps[side, tenant]
+
+    def clustered(self, side: Side) -> bool:
+        return isinstance(self.admin[side], redis.RedisCluster)
+
+    def servers(self, side: Side) -> Mapping[str, Any]:
+        """The admin's client for every server of a side, replicas included."""
+        admin = self.admin[side]
+        if self.clustered(side):
+            return {node.name: admin.get_redis_connection(node) for node in admin.get_nodes()}
+        return {"": admin}
+
+    def keys(self, side: Side, pattern: str) -> Sequence[str]:
+        """Every key that matches, on whatever master it lies."""
+        admin = self.admin[side]
+        masters = {node.name for node in admin.get_primaries()} if self.clustered(side) else {""}
+        return [
+            key.decode("utf-8", "replace")
+            for name, server in self.servers(side).items()
+            if name in masters
+            for key in server.keys(pattern)
+        ]
 
     def key(self, tenant: TenantId, item: str) -> str:
         return f"t:{tenant}:session:{item}"
@@ -94,7 +120,7 @@ class RedisRig:
 
     def read(self, side: Side, tenant: TenantId) -> Mapping[str, str]:
         start = self.key(tenant, "")
-        keys = [k.decode() for k in self.admin[side].keys(start + "*")]
+        keys = self.keys(side, start + "*")
         return {k.removeprefix(start): self.admin[side].get(k).decode() for k in keys if k.startswith(start)}
 
     def plant(self, side: Side, tenant: TenantId, item: str, value: str | None) -> None:
@@ -107,10 +133,13 @@ class RedisRig:
         return PATTERN, json.dumps(self.key(tenant, item))
 
     def leftovers(self, side: Side) -> Sequence[str]:
-        keys = [
-            k.decode() for k in (*self.admin[side].keys("tenure:*"), *self.admin[side].keys("*__tenure_*"))
+        keys = [*self.keys(side, "tenure:*"), *self.keys(side, "*__tenure_*")]
+        users = [
+            u
+            for server in self.servers(side).values()
+            for u in server.execute_command("ACL", "LIST")
+            if b"%R~" in u
         ]
-        users = [u for u in self.admin[side].execute_command("ACL", "LIST") if b"%R~" in u]
         return [*keys, *map(str, users)]
 
     def unreachable(self) -> RedisStore:
@@ -140,7 +169,25 @@ class RedisRig:
         for store in self._made:
             store.close()
         for client in (*self._apps.values(), *self.admin.values()):
-            client.close()
+            if not isinstance(client, redis.RedisCluster):
+                client.close()
+
+
+def _connect(url: str) -> Any:
+    """A client for the server, or for the cluster it belongs to."""
+    client: Any = redis.Redis.from_url(url)
+    try:
+        client.execute_command("CLUSTER", "MYID")
+    except redis.ResponseError:
+        return client
+    client.close()
+    return _cluster(url)
+
+
+@functools.cache
+def _cluster(url: str) -> Any:
+    """Kept for all tests: it takes such a client a second to learn what its cluster looks like and can do."""
+    return redis.RedisCluster.from_url(url)
 
 
 @contextlib.contextmanager

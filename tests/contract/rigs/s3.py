@@ -86,6 +86,7 @@ class S3Rig:
         self.buckets = buckets
         self.journals = {side: MemoryJournal() for side in Side} if journaled else None
         self.principal = principal
+        self.trust_etags = True
         self.mutex: Mutex = ProcessMutex()
         self.admin = {side: client(s3, s3.access_key, s3.secret_key) for side, (s3, _) in buckets.items()}
         self.app = {
@@ -108,6 +109,7 @@ class S3Rig:
             "principal": self.principal,
             "mutex": self.mutex,
             "collections": (PATTERN,),
+            "trust_etags": self.trust_etags,
         }
         store = S3Store(**{**options, **changes})
         self._made.append(store)

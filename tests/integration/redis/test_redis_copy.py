@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tenure.errors import EvidenceStale, FenceRefused, LeaseLost, StoreRefused, StoreUnavailable
+from tenure.estate.local import RunningEstate, ValkeyServer
 from tenure.model.comparison import DifferenceKind
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.redis import RedisCopy
 from tests.contract.rigs.protocol import Side
 from tests.contract.rigs.redis import RedisRig
+from tests.integration.redis.values import EXPIRES_MS, FIELD_EXPIRES_MS, KEYS, fill
 from tests.slow_link import slow_link
 
 ACME = TenantId("acme")
@@ -44,27 +49,6 @@ def linked(rig: RedisRig, wait_until: Wait, token: int = 1) -> RedisCopy:
 
 def sealed(copy: RedisCopy) -> None:
     copy.seal(copy.mark(), timeout_s=10.0)
-
-
-def fill(client: Any) -> None:
-    """One key of every type, small and large encodings, with and without expiry, and a key that is not UTF-8."""
-    client.set("t:acme:s", "text", px=3_600_000)
-    client.set("t:acme:n", 42)
-    client.set(b"t:acme:\xff\x00binary", b"\x00\xff" * 100)
-    client.rpush("t:acme:l", *range(5))
-    client.rpush("t:acme:l2", *("x" * 50 for _ in range(500)))
-    client.hset("t:acme:h", mapping={"a": "1", "b": "2"})
-    client.hset("t:acme:h2", mapping={f"field {n}": "v" * 80 for n in range(300)})
-    client.execute_command("HPEXPIRE", "t:acme:h", "3600000", "FIELDS", "1", "a")
-    client.sadd("t:acme:set", *range(20))
-    client.sadd("t:acme:set2", *(f"member {n}" for n in range(1000)))
-    client.zadd("t:acme:z", {"a": 1.5, "b": float("inf"), "c": 0.1})
-    client.zadd("t:acme:z2", {f"m{n}": n / 3 for n in range(500)})
-    for n in range(10):
-        client.xadd("t:acme:x", {"n": n})
-    client.xgroup_create("t:acme:x", "group", "0")
-    client.xreadgroup("group", "consumer", {"t:acme:x": ">"}, count=3)
-    client.pfadd("t:acme:hll", *range(100))
 
 
 def test_more_workers_copy_over_more_connections_at_once(
@@ -99,27 +83,37 @@ def test_every_type_of_value_arrives_with_its_expiry(rig: RedisRig, wait_until: 
     sealed(copy)
     seen = copy.compare()
     assert seen.equal
-    assert seen.processed == 13
+    assert seen.processed == KEYS
+    arrived = rig.admin[GREEN]
     for key in rig.admin[BLUE].keys("t:acme:[^_]*"):
-        assert rig.admin[GREEN].pexpiretime(key) == rig.admin[BLUE].pexpiretime(key)
+        assert arrived.pexpiretime(key) == rig.admin[BLUE].pexpiretime(key)
+    assert arrived.pexpiretime("t:acme:until") == EXPIRES_MS
+    assert arrived.execute_command("HPEXPIRETIME", "t:acme:h", "FIELDS", "1", "b") == [FIELD_EXPIRES_MS]
+    assert arrived.xpending("t:acme:x", "group")["pending"] == 3
+    assert arrived.pfcount("t:acme:hll") == rig.admin[BLUE].pfcount("t:acme:hll")
+    assert (arrived.bitcount("t:acme:bits"), arrived.getbit("t:acme:bits", 70_001)) == (1, 1)
+    assert arrived.geodist("t:acme:geo", "Palermo", "Catania") == pytest.approx(166274.15)
     assert (
         copy.source.inventory(ACME).collections["*"].digest
         == copy.target.inventory(ACME).collections["*"].digest
     )
 
 
-def test_equal_values_in_another_order_or_encoding_are_equal(rig: RedisRig, wait_until: Wait) -> None:
-    copy = linked(rig, wait_until)
+def test_equal_values_in_another_order_or_encoding_are_equal(rig: RedisRig) -> None:
+    """Written on both sides by hand, not by the copy."""
     members = [f"member {n}" for n in range(1000)]
+    rig.admin[GREEN].config_set("list-max-listpack-size", "4")
     for client, ordered in ((rig.admin[BLUE], members), (rig.admin[GREEN], members[::-1])):
+        client.rpush("t:acme:l", *range(20))
         client.sadd("t:acme:set", *ordered)
         client.hset("t:acme:h", mapping={m: m.upper() for m in ordered})
         client.zadd("t:acme:z", {m: len(m) for m in ordered})
         client.sadd("t:acme:i", *range(10))
     rig.admin[GREEN].sadd("t:acme:i", "not a number")
     rig.admin[GREEN].srem("t:acme:i", "not a number")
-    # These were written on both sides by hand, not by the copy.
-    copy.detach()
+    rig.admin[GREEN].config_set("list-max-listpack-size", "-2")
+    for key, encodings in (("l", {b"listpack", b"quicklist"}), ("i", {b"intset", b"listpack"})):
+        assert {c.object("encoding", f"t:acme:{key}") for c in rig.admin.values()} == encodings
     assert rig.copy(ACME, BLUE, GREEN).compare().equal
 
 
@@ -227,7 +221,7 @@ def test_a_comparison_of_changes_that_fails_forgets_none_of_them(
         raise redis.ConnectionError("away for a moment")
 
     with monkeypatch.context() as patch:
-        patch.setattr(copy.target.client, "pipeline", away)
+        patch.setattr(copy.target.nodes.current().masters[0].client, "pipeline", away)
         with pytest.raises(StoreUnavailable):
             copy.compare_changed()
     seen = copy.compare_changed()
@@ -316,3 +310,58 @@ def test_two_cells_on_one_server_are_refused(rig: RedisRig) -> None:
     assert "redis_same_server" in [
         f.code for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"
     ]
+
+
+def test_databases_other_than_0_are_stores_of_their_own(rig: RedisRig, wait_until: Wait) -> None:
+    default = {side: rig.urls[side] for side in Side}
+    rig.write(BLUE, ACME, "a", "in database 0")
+    rig.plant(GREEN, ACME, "a", "somebody else's")
+    rig.urls = {
+        BLUE: default[BLUE].removesuffix("/0") + "/3",
+        GREEN: default[GREEN].removesuffix("/0") + "/7",
+    }
+    with redis.Redis.from_url(rig.urls[BLUE]) as source, redis.Redis.from_url(rig.urls[GREEN]) as target:
+        source.set("t:acme:session:a", "in database 3", px=3_600_000)
+        copy = linked(rig, wait_until)
+        source.set("t:acme:session:b", "and followed")
+        sealed(copy)
+        assert copy.compare().equal
+        assert target.mget("t:acme:session:a", "t:acme:session:b") == [b"in database 3", b"and followed"]
+        assert target.pexpiretime("t:acme:session:a") == source.pexpiretime("t:acme:session:a")
+        copy.detach()
+        copy.stop(fence())
+        assert copy.target.erase(fence()) == 2
+    assert rig.read(GREEN, ACME) == {"a": "somebody else's"}
+
+
+def test_functions_belong_to_no_tenant_and_preflight_says_which_the_target_lacks(rig: RedisRig) -> None:
+    library = "#!lua name=counters\nserver.register_function('hit', function() return 1 end)"
+    rig.admin[BLUE].function_load(library)
+    try:
+        found = {f.code: f for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    finally:
+        rig.admin[BLUE].function_flush()
+    assert "counters" in found["redis_functions"].message
+    assert "redis_functions" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+
+
+def test_a_type_that_only_a_module_knows_is_refused_by_name(rig: RedisRig, servers: RunningEstate) -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs Debian's package gcc")
+    module = servers.folder / "foreign.so"
+    source = Path(__file__).with_name("foreign_type.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-o", module, source], check=True)
+    servers.add(ValkeyServer(name="valkey-module", settings={"loadmodule": str(module)}))
+    try:
+        rig.urls = {**rig.urls, BLUE: servers.url("valkey-module")}
+        with redis.Redis.from_url(rig.urls[BLUE]) as source_server:
+            source_server.set("t:acme:session:a", "x")
+            source_server.execute_command("FOREIGN.SET", "t:acme1:session:a")
+            assert "redis_module_type" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+            source_server.execute_command("FOREIGN.SET", "t:acme:session:foreign")
+        found = {f.code: f for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"}
+        assert "t:acme:session:foreign" in found["redis_module_type"].message
+        assert "forgntype" in found["redis_module_type"].message
+    finally:
+        servers.remove("valkey-module")

@@ -39,6 +39,31 @@ ATTRIBUTES: dict[str, Any] = {
     "Tagging": "class=content&owner=a%26b",
 }
 
+ODD_KEYS = (
+    "plus+sign",
+    "per%cent%2F%zz",
+    "folder/",
+    " spaces ",
+    "tab\tand\nline",
+    "emoji\U0001f642",
+    "u\u0308 and \u00fc",
+    "quote\"'&<>",
+    "semi;colon=x",
+    "?q=1#f",
+    "*star[x]",
+    "x" * 200,
+)
+"""Without `//` and backslashes, which this S3 turns into `/` itself."""
+SAME_MD5 = (
+    "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f8955ad340609f4b30283e488832571415a"
+    "085125e8f7cdc99fd91dbdf280373c5bd8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0"
+    "e99f33420f577ee8ce54b67080a80d1ec69821bcb6a8839396f9652b6ff72a70",
+    "d131dd02c5e6eec4693d9a0698aff95c2fcab50712467eab4004583eb8fb7f8955ad340609f4b30283e4888325f1415a"
+    "085125e8f7cdc99fd91dbd7280373c5bd8823e3156348f5bae6dacd436c919c6dd53e23487da03fd02396306d248cda0"
+    "e99f33420f577ee8ce54b67080280d1ec69821bcb6a8839396f965ab6ff72a70",
+)
+"""The collision of Wang, Feng, Lai and Yu (2004), as hexadecimal text."""
+
 
 @pytest.fixture(params=["one server", "two servers"])
 def rig(request: pytest.FixtureRequest, fresh_bucket: Callable[..., Any]) -> Iterator[S3Rig]:
@@ -119,6 +144,111 @@ def test_equal_contents_are_equal_however_they_were_uploaded(rig: S3Rig, wait_un
     assert rig.copy(ACME, BLUE, GREEN).compare().equal
     upload(rig, GREEN, "a", [body[: 5 * 2**20], b"y" * 2**20], ContentType="binary/octet-stream")
     assert [d.kind for d in rig.copy(ACME, BLUE, GREEN).compare().differences] == [DifferenceKind.MISMATCHED]
+
+
+def test_keys_of_every_kind_arrive_page_by_page(rig: S3Rig, wait_until: Wait) -> None:
+    """With three keys on a page of a listing instead of a thousand, and none of the characters lost."""
+    for n, item in enumerate(ODD_KEYS):
+        put(rig, BLUE, item, b"" if item.endswith("/") else str(n).encode())
+    copy = rig.copy(ACME, BLUE, GREEN)
+    pages = [small_pages(store.client) for store in (copy.source, copy.target)]
+    copy.target.fence(fence(), expires_in_s=None, drain_s=1.0)
+    copy.start(fence())
+    wait_until(lambda: copy.progress().following, "the first pass", deadline_s=30)
+    sealed(copy)
+    seen = copy.compare()
+    assert (seen.processed, seen.differences) == (len(ODD_KEYS), ())
+    assert all(count[0] >= len(ODD_KEYS) // 3 for count in pages)
+    assert rig.read(GREEN, ACME) == rig.read(BLUE, ACME)
+    assert set(rig.read(GREEN, ACME)) == set(ODD_KEYS)
+    copy.detach()
+    copy.stop(fence())
+    assert copy.target.erase(fence()) == len(ODD_KEYS)
+
+
+def small_pages(client: Any) -> list[int]:
+    """Have the server answer listings with three keys at a time; the list counts the requests."""
+    count = [0]
+
+    def limit(params: dict[str, Any], **_: Any) -> None:
+        params["MaxKeys"] = 3
+        count[0] += 1
+
+    client.meta.events.register("provide-client-params.s3.ListObjectsV2", limit)
+    return count
+
+
+def test_text_that_is_not_ascii_arrives_unchanged(rig: S3Rig, wait_until: Wait) -> None:
+    described = {
+        "Metadata": {"author": "Jürgen 東", "quoted": "=?UTF-8?B?w7w=?="},
+        "ContentDisposition": 'attachment; filename="Übersicht.md"',
+    }
+    store = rig.store(BLUE)
+    for item, size in (("small", 1), ("large", 9 * 2**20)):
+        where = {"Bucket": store.bucket, "Key": rig.key(ACME, item)}
+        store.client.put_object(**where, Body=b"x" * size, Tagging="who=J%C3%BCrgen", **described)
+    copy = linked(rig, wait_until)
+    sealed(copy)
+    assert copy.compare().equal
+    for item in ("small", "large"):
+        sides = [s.objects.attributes(rig.key(ACME, item)) for s in (copy.source, copy.target)]
+        for side in sides:
+            assert side is not None
+            assert dict(side.metadata) == described["Metadata"]
+            assert dict(side.headers)["ContentDisposition"] == described["ContentDisposition"]
+            assert dict(side.tags) == {"who": "Jürgen"}
+
+
+@pytest.mark.parametrize("rig", ["two servers"], indirect=True)
+def test_contents_are_compared_without_etags_where_these_are_not_trusted(
+    rig: S3Rig, wait_until: Wait
+) -> None:
+    """Two contents of one size whose MD5 sums, and so their ETags, are equal."""
+    one, other = (bytes.fromhex(text) for text in SAME_MD5)
+    put(rig, BLUE, "a", one)
+    copy = linked(rig, wait_until)
+    sealed(copy)
+    put(rig, GREEN, "a", other)
+    attributes = [s.objects.attributes(rig.key(ACME, "a")) for s in (copy.source, copy.target)]
+    assert attributes[0] == attributes[1]
+    assert copy.compare().equal, "what ETags cannot show"
+    rig.trust_etags = False
+    strict = rig.copy(ACME, BLUE, GREEN)
+    seen = strict.compare()
+    assert [d.kind for d in seen.differences] == [DifferenceKind.MISMATCHED]
+    assert seen.bytes_read == 2 * len(one)
+    digests = [s.inventory(ACME).collections["files/*"].digest for s in (strict.source, strict.target)]
+    assert digests[0] == digests[1], "an inventory's digest is one of MD5 sums"
+    assert copy.repair(seen.differences, fence()) == 1
+    assert strict.compare().equal
+
+
+def test_an_archived_object_is_refused_before_the_move(rig: S3Rig) -> None:
+    put(rig, BLUE, "a", b"x")
+    assert "s3_archived" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    put(rig, BLUE, "old", b"x", StorageClass="GLACIER")
+    found = {f.code: f for f in rig.copy(ACME, BLUE, GREEN).preflight() if f.severity == "refusal"}
+    assert rig.key(ACME, "old") in found["s3_archived"].message
+
+
+def test_an_object_under_a_key_of_the_apps_own_stops_the_copy_by_name(rig: S3Rig, wait_until: Wait) -> None:
+    put(rig, BLUE, "sealed", b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=b"k" * 32)
+    copy = rig.copy(ACME, BLUE, GREEN)
+    copy.target.fence(fence(), expires_in_s=None, drain_s=1.0)
+    copy.start(fence())
+
+    def refusal() -> StoreRefused | None:
+        try:
+            copy.progress()
+        except StoreRefused as error:
+            return error
+        return None
+
+    wait_until(refusal, "the refusal")
+    error = refusal()
+    assert error is not None
+    assert rig.key(ACME, "sealed") in error.message
+    assert "SSE-C" in (error.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +441,7 @@ def test_a_process_that_was_stopped_with_objects_in_hand_overwrites_nothing(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])},
     ) as process:
         try:
             assert process.stdin is not None

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -224,6 +225,9 @@ def test_an_erasure_takes_every_version_marker_and_unfinished_upload(
     rig.delete(BLUE, ACME, "b")
     client.create_multipart_upload(Bucket=bucket, Key="tenants/acme/files/unfinished")
     client.create_multipart_upload(Bucket=bucket, Key="tenants/acme1/files/unfinished")
+    found = {f.code: f.message for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    assert "3 older versions and 1 delete markers" in found["versions_stay"]
+    assert "1 unfinished uploads" in found["uploads_stay"]
     close(rig)
     assert rig.store(BLUE).erase(fence()) == 2
     left = client.list_object_versions(Bucket=bucket, Prefix="tenants/")
@@ -237,5 +241,34 @@ def test_an_erasure_takes_every_version_marker_and_unfinished_upload(
     left = client.list_object_versions(Bucket=bucket, Prefix=".tenure/")
     assert not left.get("Versions")
     assert not left.get("DeleteMarkers")
-    assert "versions_stay" in [f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()]
+    assert not {"versions_stay", "uploads_stay"} & {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
     rig.close()
+
+
+def test_a_locked_object_is_known_before_the_move_and_named_by_an_erasure(
+    fresh_bucket: Callable[..., Any],
+) -> None:
+    rig = S3Rig("s3", {side: fresh_bucket("seaweed-a", versioned=True) for side in Side})
+    client, bucket = rig.admin[BLUE], rig.buckets[BLUE][1]
+    locked = {"ObjectLockEnabled": "Enabled"}
+    client.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration=locked)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    key = rig.key(ACME, "kept")
+    held = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
+    version = client.put_object(Bucket=bucket, Key=key, Body=b"x", **held)["VersionId"]
+    rig.write(BLUE, ACME, "free", "x")
+    try:
+        assert "object_lock" in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+        close(rig)
+        with pytest.raises(StoreRefused, match=key):
+            rig.store(BLUE).erase(fence())
+        assert rig.read(BLUE, ACME) == {"kept": "x"}
+    finally:
+        one = {"Objects": [{"Key": key, "VersionId": version}]}
+        client.delete_objects(Bucket=bucket, Delete=one, BypassGovernanceRetention=True)
+
+
+def test_a_target_that_keeps_no_versions_is_known_before_the_move(fresh_bucket: Callable[..., Any]) -> None:
+    rig = S3Rig("s3", {side: fresh_bucket("seaweed-a", versioned=side is BLUE) for side in Side})
+    assert "versioning_differs" in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    assert "versioning_differs" not in {f.code for f in rig.copy(ACME, GREEN, BLUE).preflight()}

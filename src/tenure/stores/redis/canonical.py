@@ -10,6 +10,8 @@ from typing import Any, Final
 
 _MASK: Final = (1 << 128) - 1
 NO_EXPIRY: Final = -1
+TYPES: Final = frozenset({"none", "string", "list", "hash", "set", "zset", "stream"})
+"""What the server itself keeps. Bitmaps and HyperLogLogs are strings, geo sets are sorted sets."""
 _VOLATILE: Final = frozenset(
     {b"seen-time", b"active-time", b"idle", b"inactive", b"radix-tree-keys", b"radix-tree-nodes"}
 )
@@ -67,6 +69,14 @@ def values(client: Any, keys: Sequence[bytes]) -> list[Value | None]:
             digest = fingerprint([kind, _digest(kind, bodies[n]), extras[n]])
             found.append(Value(digest=digest, expires_at=expires_at, size_bytes=int(heads[3 * n + 2] or 0)))
     return found
+
+
+def types(client: Any, keys: Sequence[bytes]) -> list[str]:
+    """The types of these keys' values; "none" for a key that does not exist."""
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.execute_command("TYPE", key)
+    return [kind.decode() if isinstance(kind, bytes) else str(kind) for kind in pipe.execute()]
 
 
 def _ask(pipe: Any, kind: bytes, key: bytes) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 
 from tenure.model.comparison import Comparison, Difference, DifferenceKind
 from tenure.stores.redis import canonical
-from tenure.stores.redis.errors import translated
 from tenure.stores.redis.keyspace import Keyspace
 from tenure.stores.redis.store import RedisStore
 from tenure.stores.redis.transfer import Dumped, dump, portions
@@ -43,8 +42,8 @@ class Comparer:
         """Compare every key that either side has."""
         tally = Tally()
         for store in (self._source, self._target):
-            with translated(store.where):
-                for keys in self._keys.scan(store.client):
+            with store.translated():
+                for keys in self._keys.scan(store.nodes):
                     self._compare([k for k in keys if k not in tally.processed], tally)
                     progress(len(tally.processed))
         return tally
@@ -74,8 +73,8 @@ class Comparer:
         )
 
     def _compare(self, keys: Sequence[bytes], tally: Tally) -> None:
-        with translated(self._source.where):
-            for portion in portions(self._source.client, keys):
+        with self._source.translated():
+            for portion in portions(self._source.nodes, keys):
                 self._compare_portion(portion, tally)
 
     def _compare_portion(self, keys: Sequence[bytes], tally: Tally) -> None:
@@ -83,7 +82,7 @@ class Comparer:
             return
         theirs = self._other_side.submit(self._dump_target, keys)
         try:
-            ours = dump(self._source.client, keys)
+            ours = self._source.nodes.gather(dump, keys)
         finally:
             other = theirs.result()
         unequal: list[bytes] = []
@@ -105,16 +104,16 @@ class Comparer:
         tally.differing.update(self._by_meaning(unequal))
 
     def _dump_target(self, keys: Sequence[bytes]) -> list[Dumped]:
-        with translated(self._target.where):
-            return dump(self._target.client, keys)
+        with self._target.translated():
+            return self._target.nodes.gather(dump, keys)
 
     def _by_meaning(self, keys: Sequence[bytes]) -> Iterable[tuple[bytes, DifferenceKind]]:
         """Those of these keys whose values differ, however they are encoded."""
         if not keys:
             return
-        ours = canonical.values(self._source.client, keys)
-        with translated(self._target.where):
-            theirs = canonical.values(self._target.client, keys)
+        ours = self._source.nodes.gather(canonical.values, keys)
+        with self._target.translated():
+            theirs = self._target.nodes.gather(canonical.values, keys)
         for key, source, target in zip(keys, ours, theirs, strict=True):
             if source is None and target is not None:
                 yield key, DifferenceKind.EXTRA

@@ -18,11 +18,10 @@ from tenure.model.names import TenantId
 from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
 from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.redis.comparison import Comparer, Tally
-from tenure.stores.redis.errors import translated
-from tenure.stores.redis.feed import ChangeFeed
+from tenure.stores.redis.feed import ChangeFeed, Marks
 from tenure.stores.redis.preflight import findings
 from tenure.stores.redis.store import RedisStore
-from tenure.stores.redis.transfer import Writer, dump, portions
+from tenure.stores.redis.transfer import Writer, dump, exist, portions
 from tenure.stores.standing import reachable
 
 BATCH: Final = 256
@@ -43,7 +42,7 @@ class RedisCopy:
         self._queue: CopyQueue[bytes] = CopyQueue(f"copy-{target.cell}", self._copy, batch=BATCH)
         self._feed = ChangeFeed(source, self._keys, on_change=self._on_change, on_gap=self._on_gap)
         self._workers = 1
-        self._writer = Writer(target.client, self._keys)
+        self._writer = Writer(target.nodes, self._keys)
         self._comparer = Comparer(source, target, self._keys)
         self._reverse: RedisCopy | None = None
         self._armed = False
@@ -56,7 +55,7 @@ class RedisCopy:
         self._detached = False
         self._changed: set[bytes] | None = None
         self._evidence_gaps = 0
-        self._own_mark = 0
+        self._marks: Marks | None = None
         self._items_done = 0
         self._bytes_done = 0
         self._items_total = 0
@@ -81,9 +80,9 @@ class RedisCopy:
 
     def start(self, fence: Fence) -> None:
         """An armed copy carries on with what it has heard since; any other one passes over all keys."""
-        with translated(self._target.where):
+        with self._target.translated():
             self._target.fencing(self._tenant).join(fence, self._link, copier=self._me, fenced=True)
-        with translated(self._source.where):
+        with self._source.translated():
             self._source.fencing(self._tenant).join(fence, self._link)
         with self._state:
             if self._following:
@@ -125,7 +124,7 @@ class RedisCopy:
 
     def arm_reverse(self, fence: Fence) -> RedisCopy:
         """Listens to the target from now on; every `seal` of this copy makes it forget what this copy has written."""
-        with translated(self._target.where):
+        with self._target.translated():
             self._target.fencing(self._tenant).join(fence, self._link)
         reverse = self._reverse
         if reverse is None or not reverse._armed:
@@ -149,8 +148,8 @@ class RedisCopy:
             self._armed_gaps = self._feed.gaps
 
     def mark(self) -> Mark:
-        self._own_mark = self._feed.mark()
-        return Mark(link=self._link, n=self._own_mark)
+        self._marks = self._feed.mark()
+        return Mark(link=self._link, n=self._marks.n)
 
     def seal(self, mark: Mark, *, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -159,8 +158,10 @@ class RedisCopy:
         self._await_pass(deadline)
         gaps = self._feed.gaps
         # A mark of another process may have gone by before this one listened: then a later one of its own serves.
-        n = mark.n if mark.n == self._own_mark else self._feed.mark()
-        self._feed.wait(n, timeout_s=deadline - time.monotonic())
+        marks = self._marks
+        if marks is None or marks.n != mark.n or not self._feed.hears(marks):
+            marks = self._feed.mark()
+        self._feed.wait(marks, timeout_s=deadline - time.monotonic())
         self._queue.drained(self._queue.point(), timeout_s=deadline - time.monotonic())
         if self._feed.gaps != gaps:
             raise DeadlineExceeded(
@@ -172,9 +173,9 @@ class RedisCopy:
 
     def _copy(self, keys: list[bytes]) -> None:
         for portion in portions_of(self._source, keys):
-            with translated(self._source.where):
-                dumped = dump(self._source.client, portion)
-            with translated(self._target.where):
+            with self._source.translated():
+                dumped = self._source.nodes.gather(dump, portion)
+            with self._target.translated():
                 self._writer.restore(dumped, copier=self._me)
             with self._state:
                 self._items_done += len(dumped)
@@ -235,8 +236,8 @@ class RedisCopy:
         """
         found = 0
         point = self._queue.point()
-        with translated(self._source.where):
-            for keys in self._keys.scan(self._source.client):
+        with self._source.translated():
+            for keys in self._keys.scan(self._source.nodes):
                 found += len(keys)
                 with self._state:
                     self._items_total = max(self._items_total, found)
@@ -256,13 +257,11 @@ class RedisCopy:
 
     def _only_on_target(self) -> Sequence[list[bytes]]:
         extras: list[list[bytes]] = []
-        with translated(self._target.where):
-            for keys in self._keys.scan(self._target.client):
-                with translated(self._source.where):
-                    pipe = self._source.client.pipeline(transaction=False)
-                    for key in keys:
-                        pipe.exists(key)
-                    absent = [key for key, there in zip(keys, pipe.execute(), strict=True) if not there]
+        with self._target.translated():
+            for keys in self._keys.scan(self._target.nodes):
+                with self._source.translated():
+                    there = self._source.nodes.gather(exist, keys)
+                absent = [key for key, exists in zip(keys, there, strict=True) if not exists]
                 if absent:
                     extras.append(absent)
         return extras
@@ -350,9 +349,9 @@ class RedisCopy:
             return len(keys)
         changed = 0
         for portion in portions_of(self._source, keys):
-            with translated(self._source.where):
-                dumped = dump(self._source.client, portion)
-            with translated(self._target.where):
+            with self._source.translated():
+                dumped = self._source.nodes.gather(dump, portion)
+            with self._target.translated():
                 changed += self._writer.restore(dumped, token=fence.token)
         return changed
 
@@ -390,16 +389,14 @@ class RedisCopy:
     def stop(self, fence: Fence) -> None:
         self.detach()
         for store in (self._target, self._source):
-            with translated(store.where):
+            with store.translated():
                 store.fencing(self._tenant).check(fence)
         for store in (self._target, self._source):
-            with translated(store.where):
-                for marks in self._keys.scan(store.client, marks=True):
-                    store.client.unlink(*marks)
-                store.client.unlink(self._keys.marks)
+            with store.translated():
+                self._keys.forget_marks(store.nodes, counters=True)
                 store.fencing(self._tenant).release(fence, self._link)
 
 
 def portions_of(store: RedisStore, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
-    with translated(store.where):
-        return list(portions(store.client, keys))
+    with store.translated():
+        return list(portions(store.nodes, keys))

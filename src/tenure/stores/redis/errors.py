@@ -18,6 +18,13 @@ _TEMPORARY = (
     "BUSY ",
     "MISCONF",
     "max number of clients",
+    "non local key",
+)
+_REARRANGED = (
+    redis.exceptions.AskError,  # MOVED as well
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.MasterDownError,
 )
 _NO_ENTRY = ("NOAUTH", "WRONGPASS", "invalid username-password", "Authentication required")
 
@@ -39,6 +46,11 @@ def translated(where: str) -> Iterator[None]:
             raise _refused_login(where) from error
         raise StoreUnavailable(
             f"{where} cannot be reached: {error}", hint="is the server up, and the address right?"
+        ) from error
+    except _REARRANGED as error:
+        raise StoreUnavailable(
+            f"{where}: the cluster is being rearranged: {error}",
+            hint="wait until failover or resharding is over",
         ) from error
     except redis.RedisError as error:
         raise _answered(where, str(error)) from error

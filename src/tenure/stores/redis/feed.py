@@ -1,7 +1,7 @@
-"""The change feed of one tenant's keys: client-side tracking in broadcasting mode on a connection of its own.
+"""The change feed of one tenant's keys: what the server announces, or every master of a cluster.
 
-The server announces every key under the prefix that was written, deleted, expired or evicted, in order with the marks
-that Tenure writes. What a lost connection or an emptied server has swallowed is a *gap*, and said so.
+When a cluster has been rearranged (a failover, slots that moved) the feed begins anew on its masters of now; what was
+changed meanwhile is a gap, and said so.
 """
 
 from __future__ import annotations
@@ -9,28 +9,34 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
-
-import redis
+from dataclasses import dataclass
+from typing import Final
 
 from tenure.errors import DeadlineExceeded, StoreUnavailable, TenureError
-from tenure.stores.redis.errors import translated
 from tenure.stores.redis.keyspace import Keyspace
+from tenure.stores.redis.node_feed import NodeFeed
+from tenure.stores.redis.nodes import Topology
 from tenure.stores.redis.store import RedisStore
 
-SILENCE_S: Final = 5.0
-"""After so long without a word the server is asked whether it is still there."""
-BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-MARK_TTL_MS: Final = 10_000
-_MARK: Final = """
-local n = redis.call('INCR', KEYS[1])
-redis.call('SET', ARGV[1] .. n, '1', 'PX', ARGV[2])
-return n
-"""
+LOOK_S: Final = 1.0
+"""How often a cluster is asked who its masters are. A mark asks as well, so that no seal depends on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """A mark on every master, in their order, of the feed's n-th `generation`."""
+
+    generation: int
+    numbers: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        """What tells it from every other mark of the tenant in this store."""
+        return self.numbers[0]
 
 
 class ChangeFeed:
-    """Calls `on_change(keys)` for every change, and `on_gap()` once it listens again after a gap, from its thread."""
+    """Calls `on_change(keys)` for every change, and `on_gap()` once it listens again after a gap, from its threads."""
 
     def __init__(
         self,
@@ -45,176 +51,161 @@ class ChangeFeed:
         self._on_change = on_change
         self._on_gap = on_gap
         self._state = threading.Condition()
-        self._seen = 0
-        self._gaps = 0
+        self._topology: Topology | None = None
+        self._feeds: tuple[NodeFeed, ...] = ()
+        self._generation = 0
+        self._past_gaps = 0
         self._error: TenureError | None = None
         self._closed = True
-        self._connection: Any = None
-        self._thread: threading.Thread | None = None
-        self._mark: Any = store.client.register_script(_MARK)
+        self._rearranged = False
+        self._watch: threading.Thread | None = None
 
     @property
     def gaps(self) -> int:
         """How often it cannot be known what changed. Grows as soon as a gap is noticed."""
         with self._state:
-            return self._gaps
+            return self._past_gaps + sum(feed.gaps for feed in self._feeds)
 
     def open(self) -> None:
         """Listen from now on: everything after this returns is announced. Idempotent."""
         with self._state:
-            if self._thread is not None:
+            if not self._closed:
                 return
-            self._closed = False
-        connection = self._connect()
+        with self._store.translated():
+            topology = self._store.nodes.agreed()
+        feeds = self._listen(topology)
         with self._state:
-            self._connection = connection
-            self._thread = threading.Thread(target=self._run, name=f"feed-{self._store.cell}", daemon=True)
-            self._thread.start()
+            self._closed = self._rearranged = False
+            self._topology, self._feeds, self._error = topology, feeds, None
+            self._generation += 1
+            if topology.clustered:
+                self._watch = threading.Thread(
+                    target=self._watch_cluster, name=f"topology-{self._store.cell}", daemon=True
+                )
+                self._watch.start()
 
     def close(self) -> None:
-        """End the thread and the connection. Idempotent."""
+        """End the threads and the connections. Idempotent."""
         with self._state:
             self._closed = True
-            connection, thread = self._connection, self._thread
-            self._connection = self._thread = None
+            self._past_gaps += sum(feed.gaps for feed in self._feeds)
+            feeds, self._feeds = self._feeds, ()
+            watch, self._watch = self._watch, None
             self._state.notify_all()
-        if connection is not None:
-            self._hang_up(connection)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        for feed in feeds:
+            feed.close()
+        if watch is not None and watch is not threading.current_thread():
+            watch.join()
 
     def raise_error(self) -> None:
-        """Raise why there is no connection now, if there is none."""
+        """Raise why changes go unseen now, if they do."""
         with self._state:
-            if self._error is not None:
-                raise self._error
+            feeds, error = self._feeds, self._error
+        if error is not None:
+            raise error
+        for feed in feeds:
+            feed.raise_error()
 
-    def mark(self) -> int:
-        """Write the next mark of this tenant on this server; return its number."""
-        with translated(self._store.where):
-            start = self._keys.mark(0)[:-1]
-            return int(self._mark(keys=[self._keys.marks], args=[start, MARK_TTL_MS]))
+    def mark(self) -> Marks:
+        """Write the next mark of this tenant on every master. Raises `StoreUnavailable` if these are others by now."""
+        with self._state:
+            topology, feeds, generation = self._topology, self._feeds, self._generation
+        if topology is None or not feeds:
+            with self._store.translated():
+                topology = self._store.nodes.agreed()
+            feeds, generation = self._made(topology), 0
+        else:
+            self._verify(topology)
+        return Marks(generation=generation, numbers=tuple(feed.mark() for feed in feeds))
 
-    def wait(self, n: int, *, timeout_s: float) -> None:
-        """Return when mark `n` has come by: every change before it has been announced."""
+    def hears(self, marks: Marks) -> bool:
+        """Whether these marks can still come by."""
+        with self._state:
+            return marks.generation == self._generation and bool(self._feeds)
+
+    def wait(self, marks: Marks, *, timeout_s: float) -> None:
+        """Return when these marks have come by: every change before them has been announced."""
         deadline = time.monotonic() + timeout_s
         with self._state:
-            gaps = self._gaps
-            while self._seen < n:
-                if self._closed:
-                    raise StoreUnavailable(f"{self._store.where}: the change feed was closed")
-                left = deadline - time.monotonic()
-                if left <= 0 or self._gaps != gaps:
-                    if self._error is not None:
-                        raise self._error
-                    raise DeadlineExceeded(f"{self._store.where} has not announced mark {n} in time")
-                self._state.wait(left)
+            topology, feeds, generation = self._topology, self._feeds, self._generation
+        if topology is None or not feeds:
+            raise StoreUnavailable(f"{self._store.where}: the change feed was closed")
+        if marks.generation != generation:
+            raise DeadlineExceeded(
+                f"{self._store.where}: the cluster has been rearranged since the mark", hint="mark again"
+            )
+        for feed, n in zip(feeds, marks.numbers, strict=True):
+            feed.wait(n, timeout_s=max(deadline - time.monotonic(), 0.001))
+        self._verify(topology)
 
     def barrier(self, *, timeout_s: float) -> None:
         """Return when every change made before this call has been announced."""
         self.wait(self.mark(), timeout_s=timeout_s)
 
-    # -- the thread --------------------------------------------------------------------------------------------------
+    # -- clusters ----------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> Any:
-        with translated(self._store.where):
-            connection = self._store.tracking_connection(SILENCE_S)
-            connection.connect()
-            connection._parser.set_invalidation_push_handler(lambda message: message)
-            connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._keys.prefix)
-            connection.read_response()
-            return connection
-
-    @staticmethod
-    def _hang_up(connection: Any) -> None:
+    def _verify(self, topology: Topology) -> None:
+        """Raise `StoreUnavailable`, and begin anew, if the cluster has been rearranged."""
         try:
-            connection.disconnect()
-        except (redis.RedisError, OSError):
-            return
-
-    def _run(self) -> None:
-        while True:
-            try:
-                with translated(self._store.where):
-                    self._listen()
-            except TenureError as error:
-                if not self._gap(error) or not self._reconnect():
-                    return
-            except (OSError, ValueError) as error:
-                # The connection was closed under the reader, by `close`.
-                if not self._gap(StoreUnavailable(f"{self._store.where}: {error}")) or not self._reconnect():
-                    return
-
-    def _listen(self) -> None:
-        connection = self._connection
-        asked = False
-        while True:
+            with self._store.translated():
+                self._store.nodes.verify(topology)
+        except StoreUnavailable:
             with self._state:
-                if self._closed:
-                    raise StoreUnavailable("closed")
-            try:
-                message = connection.read_response(disconnect_on_error=False, push_request=True)
-            except redis.TimeoutError:
-                if asked:
-                    raise
-                connection.send_command("PING", check_health=False)
-                asked = True
-                continue
-            asked = False
-            if isinstance(message, list) and message and message[0] == b"invalidate":
-                self._announced(message[1])
-
-    def _announced(self, keys: list[bytes] | None) -> None:
-        if keys is None:
-            # FLUSHALL, FLUSHDB, or the server's table overflowed.
-            with self._state:
-                self._gaps += 1
+                self._rearranged = True
                 self._state.notify_all()
-            self._on_gap()
-            return
-        changed = [key for key in keys if self._keys.owns(key)]
-        if changed:
-            self._on_change(changed)
-        marks = [n for n in map(self._keys.mark_number, keys) if n is not None]
-        if marks:
-            with self._state:
-                self._seen = max(self._seen, *marks)
-                self._state.notify_all()
+            raise
 
-    def _gap(self, error: TenureError) -> bool:
-        """Note that what changes from now on goes unseen. False if that is because the feed was closed."""
-        with self._state:
-            if self._closed:
-                return False
-            self._gaps += 1
-            self._error = error
-            self._state.notify_all()
-            return True
+    def _made(self, topology: Topology) -> tuple[NodeFeed, ...]:
+        return tuple(
+            NodeFeed(self._store, node, self._keys, on_change=self._on_change, on_gap=self._on_gap)
+            for node in topology.masters
+        )
 
-    def _reconnect(self) -> bool:
-        attempt = 0
+    def _listen(self, topology: Topology) -> tuple[NodeFeed, ...]:
+        feeds = self._made(topology)
+        try:
+            for feed in feeds:
+                feed.open()
+        except TenureError:
+            for feed in feeds:
+                feed.close()
+            raise
+        return feeds
+
+    def _watch_cluster(self) -> None:
+        me = threading.current_thread()
         while True:
             with self._state:
-                if self._state.wait_for(
-                    lambda: self._closed, timeout=BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
-                ):
-                    return False
-            attempt += 1
+                self._state.wait_for(lambda: self._watch is not me or self._rearranged, timeout=LOOK_S)
+                if self._watch is not me:
+                    return
+                known = self._topology
             try:
-                connection = self._connect()
+                with self._store.translated():
+                    seen = self._store.nodes.agreed()
+                if known is None or seen.shape != known.shape:
+                    self._begin_anew(seen)
             except TenureError as error:
                 with self._state:
                     self._error = error
-                continue
-            with self._state:
-                if self._closed:
-                    self._hang_up(connection)
-                    return False
-                old, self._connection = self._connection, connection
-                self._error = None
-                # Numbers of marks begin anew on a server that has lost its memory.
-                self._seen = 0
-            if old is not None:
-                self._hang_up(old)
+                    self._state.wait_for(lambda: self._watch is not me, timeout=LOOK_S)
+            else:
+                with self._state:
+                    self._error = None
+                    self._rearranged = False
+
+    def _begin_anew(self, topology: Topology) -> None:
+        with self._state:
+            self._past_gaps += 1
+        feeds = self._listen(topology)
+        with self._state:
+            closed = self._closed
+            old = feeds if closed else self._feeds
+            if not closed:
+                self._past_gaps += 1 + sum(feed.gaps for feed in old)
+                self._topology, self._feeds = topology, feeds
+                self._generation += 1
+        for feed in old:
+            feed.close()
+        if not closed:
             self._on_gap()
-            return True

@@ -1,10 +1,14 @@
 """The fence: the key pattern of the tenant's ACL user is turned into a read-only one, and back, in one transaction with
-the record of who did it. A user of any other shape is left alone; then the record is all there is."""
+the record of who did it. A user of any other shape is left alone; then the record is all there is.
+
+In a cluster every master has the user and records of its own, and every replica the user, for the day it is promoted:
+the fence is down where it is down on all of them, and a token is checked on each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -13,9 +17,25 @@ import redis
 from tenure.errors import FenceRefused, StoreRefused, StoreUnavailable
 from tenure.stores.contract import Fence
 from tenure.stores.redis.keyspace import Keyspace
+from tenure.stores.redis.nodes import Node, Nodes
 
 ATTEMPTS: Final = 50
 _NO_ACL_FILE: Final = "not configured to use an ACL file"
+_READ: Final = """
+local found = {redis.call('HGETALL', KEYS[1])}
+for i = 1, #ARGV do found[i + 1] = redis.call('HGETALL', ARGV[i]) end
+return found
+"""
+_EDIT: Final = """
+local edit = cjson.decode(ARGV[1])
+for i = 1, #ARGV do
+  local key = i == 1 and KEYS[1] or ARGV[i]
+  if edit.anew then redis.call('DEL', key) end
+  for name, value in pairs(edit.fields) do redis.call('HSET', key, name, value) end
+  for _, name in ipairs(edit.without) do redis.call('HDEL', key, name) end
+end
+"""
+"""A master of a cluster has a record in each of several slots, so that one is there wherever slots move to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,86 +101,100 @@ def app_user(answer: Any, prefix: bytes) -> AppUser:
     return AppUser.OTHER
 
 
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What becomes of a record: deleted first if `anew`, then these fields are set and those removed."""
+
+    anew: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
 def accepts(record: Record, user: AppUser) -> bool:
     """Whether the tenant's writes are accepted: the ACL user decides; without one of ours, the record."""
     return user is AppUser.OPEN if user.ours else record.writable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """How a store stands: the record of the newest token, the ACL user, and whether any server accepts writes."""
+
+    record: Record
+    user: AppUser
+    writable: bool
 
 
 class Fencing:
     """Changes one tenant's record and ACL user together: WATCH and MULTI leave no moment in which an older holder could
     come between."""
 
-    def __init__(self, client: Any, keyspace: Keyspace, user: str | None) -> None:
-        self._client = client
+    def __init__(self, nodes: Nodes, keyspace: Keyspace, user: str | None) -> None:
+        self._nodes = nodes
         self._keys = keyspace
         self._user = user
 
-    def read(self) -> tuple[Record, AppUser]:
-        pipe = self._client.pipeline(transaction=False)
-        pipe.hgetall(self._keys.record)
-        if self._user is not None:
-            pipe.execute_command("ACL", "GETUSER", self._user)
-        answers = pipe.execute()
-        return Record.parse(answers[0]), self._state(answers[1] if self._user is not None else None)
+    def read(self) -> Held:
+        topology = self._nodes.agreed()
+        seen = [self._read(node) for node in topology.masters]
+        others = [self.app_user(node) for node in topology.others]
+        return Held(
+            record=max((record for record, _ in seen), key=lambda record: record.token),
+            user=_together([*(user for _, user in seen), *others]),
+            writable=any(accepts(record, user) for record, user in seen) or AppUser.OPEN in others,
+        )
+
+    def app_user(self, node: Node) -> AppUser:
+        """How the ACL user stands on one server."""
+        return self._state(None if self._user is None else node.client.execute_command(*self._get_user()))
 
     def fence(self, fence: Fence) -> None:
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:
             if record == _with(record, fence, writable=False) and user is not AppUser.OPEN:
-                return False
-            pipe.hset(self._keys.record, mapping=_fields(fence, writable=False))
-            self._set_pattern(pipe, user, AppUser.FENCED)
-            return True
+                return None
+            return Edit(fields=_fields(fence, writable=False))
 
-        self._change(fence, change)
+        self._change(fence, decide, user=AppUser.FENCED)
         self._save()
 
     def open(self, fence: Fence) -> None:
         """Without a link, opening forgets the record; with one, the record keeps smaller tokens out."""
 
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:
             if not record.exists and user is not AppUser.FENCED:
-                return False
-            if record.link:
-                pipe.hset(self._keys.record, mapping=_fields(fence, writable=True))
-            else:
-                pipe.delete(self._keys.record)
-            self._set_pattern(pipe, user, AppUser.OPEN)
-            return True
+                return None
+            return Edit(fields=_fields(fence, writable=True)) if record.link else Edit(anew=True)
 
-        if self._change(fence, change):
+        if self._change(fence, decide, user=AppUser.OPEN):
             self._save()
 
     def retire(self, fence: Fence) -> None:
         """As `fence`, without a trace of a link. Raises `StoreRefused` while one holds the store."""
 
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:  # noqa: ARG001
             if record.link:
                 raise StoreRefused(
                     f"{self._keys.tenant} is still linked here",
                     hint="stop the copies of the link before the tenant leaves",
                 )
-            pipe.delete(self._keys.record)
-            pipe.hset(self._keys.record, mapping=_fields(fence, writable=False))
-            self._set_pattern(pipe, user, AppUser.FENCED)
-            return True
+            return Edit(anew=True, fields=_fields(fence, writable=False))
 
-        self._change(fence, change)
+        self._change(fence, decide, user=AppUser.FENCED)
         self._save()
 
     def check(self, fence: Fence) -> None:
         """Raise `FenceRefused` if a newer holder has been here."""
-        self._check_token(Record.parse(self._client.hgetall(self._keys.record)), fence)
+        for node in self._nodes.agreed().masters:
+            self._check_token(self._record(node), fence)
 
     def claim(self, fence: Fence) -> None:
         """Refuse holders of smaller tokens from now on, if there is a record."""
 
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:
             if not record.exists or record.token == fence.token:
-                return False
-            pipe.hset(self._keys.record, mapping=_fields(fence, writable=accepts(record, user)))
-            return True
+                return None
+            return Edit(fields=_fields(fence, writable=accepts(record, user)))
 
-        self._change(fence, change)
+        self._change(fence, decide)
 
     def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
         """Note that a link holds this store, and with `copier` who copies into it from now on (nobody else may).
@@ -168,7 +202,7 @@ class Fencing:
         With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes.
         """
 
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:
             writable = accepts(record, user)
             if fenced and writable:
                 raise FenceRefused(
@@ -176,56 +210,109 @@ class Fencing:
                     hint="fence the target before the copy starts",
                 )
             fields = {**_fields(fence, writable=writable), "link": link}
-            if copier is not None:
-                fields["copier"] = copier
-            pipe.hset(self._keys.record, mapping=fields)
-            return True
+            return Edit(fields=fields if copier is None else {**fields, "copier": copier})
 
-        self._change(fence, change)
+        self._change(fence, decide)
 
     def release(self, fence: Fence, link: str) -> None:
         """Forget the link. The record goes as well where the store is open; a fence stays down."""
 
-        def change(pipe: Any, record: Record, user: AppUser) -> bool:
+        def decide(record: Record, user: AppUser) -> Edit | None:
             if not record.exists or record.link not in ("", link):
-                return False
-            if accepts(record, user):
-                pipe.delete(self._keys.record)
-            else:
-                pipe.hdel(self._keys.record, "link", "copier")
-            return True
+                return None
+            return Edit(anew=True) if accepts(record, user) else Edit(without=("link", "copier"))
 
-        self._change(fence, change)
+        self._change(fence, decide)
 
-    # -- parts -------------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _records(self, node: Node) -> tuple[bytes, ...]:
+        return tuple(self._keys.record(tag) for tag in (node.tag, *node.tags[1:]))
+
+    def _record(self, node: Node) -> Record:
+        first, *more = self._records(node)
+        return _newest(node.client.eval(_READ, 1, first, *more))
+
+    def _read(self, node: Node) -> tuple[Record, AppUser]:
+        first, *more = self._records(node)
+        pipe = node.client.pipeline(transaction=False)
+        pipe.eval(_READ, 1, first, *more)
+        if self._user is not None:
+            pipe.execute_command(*self._get_user())
+        answers = pipe.execute()
+        return _newest(answers[0]), self._state(answers[1] if self._user is not None else None)
+
+    def _get_user(self) -> tuple[str, str, str]:
+        return ("ACL", "GETUSER", self._user or "")
 
     def _state(self, answer: Any) -> AppUser:
         return app_user(answer, self._keys.prefix) if self._user is not None else AppUser.MISSING
 
-    def _set_pattern(self, pipe: Any, user: AppUser, wanted: AppUser) -> None:
-        if not user.ours or user is wanted:
-            return
-        pattern = open_pattern if wanted is AppUser.OPEN else fenced_pattern
-        pipe.execute_command("ACL", "SETUSER", self._user, "resetkeys", pattern(self._keys.prefix))
+    # -- changing ----------------------------------------------------------------------------------------------------
 
-    def _change(self, fence: Fence, change: Callable[[Any, Record, AppUser], bool]) -> bool:
+    def _change(
+        self, fence: Fence, decide: Callable[[Record, AppUser], Edit | None], *, user: AppUser | None = None
+    ) -> bool:
+        """Have `decide` say for every master what becomes of the record, and give the ACL user this state everywhere.
+
+        What `decide` refuses on one master is refused before anything is changed on another.
+        """
+        topology = self._nodes.agreed()
+        if user is AppUser.FENCED and topology.failed:
+            raise StoreUnavailable(
+                f"{', '.join(topology.failed)} is down and cannot be fenced: it would be open when it comes back",
+                hint="bring it back, or make the cluster forget it (CLUSTER FORGET) if it is gone for good",
+            )
+        if len(topology.masters) > 1:
+            for node in topology.masters:
+                record, seen = self._read(node)
+                self._check_token(record, fence)
+                decide(record, seen)
+        changed = [self._change_on(node, fence, decide, user) for node in topology.masters]
+        if self._user is not None and user is not None:
+            for node in topology.others:
+                pipe = node.client.pipeline(transaction=False)
+                if self._set_pattern(pipe, self.app_user(node), user):
+                    pipe.execute()
+                    changed.append(True)
+        return any(changed)
+
+    def _change_on(
+        self,
+        node: Node,
+        fence: Fence,
+        decide: Callable[[Record, AppUser], Edit | None],
+        wanted: AppUser | None,
+    ) -> bool:
+        first, *more = self._records(node)
         for _ in range(ATTEMPTS):
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.watch(self._keys.record)
-                record = Record.parse(pipe.hgetall(self._keys.record))
+            with node.client.pipeline(transaction=True) as pipe:
+                pipe.watch(first)
+                record = _newest(pipe.eval(_READ, 1, first, *more))
                 self._check_token(record, fence)
                 user = self._state(
-                    pipe.execute_command("ACL", "GETUSER", self._user) if self._user is not None else None
+                    pipe.execute_command(*self._get_user()) if self._user is not None else None
                 )
-                pipe.multi()
-                if not change(pipe, record, user):
+                edit = decide(record, user)
+                if edit is None:
                     return False
+                pipe.multi()
+                pipe.eval(_EDIT, 1, first, _argument(edit), *more)
+                if wanted is not None:
+                    self._set_pattern(pipe, user, wanted)
                 try:
                     pipe.execute()
                 except redis.WatchError:
                     continue
                 return True
         raise StoreUnavailable(f"the fence of {fence.tenant} is being changed by others all the time")
+
+    def _set_pattern(self, pipe: Any, user: AppUser, wanted: AppUser) -> bool:
+        if not user.ours or user is wanted:
+            return False
+        pattern = open_pattern if wanted is AppUser.OPEN else fenced_pattern
+        pipe.execute_command("ACL", "SETUSER", self._user, "resetkeys", pattern(self._keys.prefix))
+        return True
 
     @staticmethod
     def _check_token(record: Record, fence: Fence) -> None:
@@ -236,18 +323,37 @@ class Fencing:
             )
 
     def _save(self) -> None:
-        """Let the change outlive a restart, where the server keeps its users in a file of their own."""
+        """Let the change outlive a restart, where the servers keep their users in files of their own."""
         if self._user is None:
             return
-        try:
-            self._client.execute_command("ACL", "SAVE")
-        except redis.ResponseError as error:
-            if _NO_ACL_FILE not in str(error):
-                raise
+        for node in self._nodes.current().nodes:
+            try:
+                node.client.execute_command("ACL", "SAVE")
+            except redis.ResponseError as error:
+                if _NO_ACL_FILE not in str(error):
+                    raise
 
 
-def _fields(fence: Fence, *, writable: bool) -> dict[str, str | int]:
-    return {"writable": int(writable), "epoch": fence.epoch, "token": fence.token}
+def _newest(answers: Any) -> Record:
+    """The newest of a server's records: what moved here with slots can be older."""
+    parsed = (Record.parse(dict(zip(a[::2], a[1::2], strict=True))) for a in answers)
+    return max(parsed, key=lambda record: record.token)
+
+
+def _together(users: list[AppUser]) -> AppUser:
+    """One answer for several servers: open where any is, and whatever is no user of ours before fenced."""
+    for state in (AppUser.OPEN, AppUser.OTHER, AppUser.MISSING):
+        if state in users:
+            return state
+    return AppUser.FENCED
+
+
+def _argument(edit: Edit) -> str:
+    return json.dumps({"anew": edit.anew, "fields": edit.fields, "without": edit.without})
+
+
+def _fields(fence: Fence, *, writable: bool) -> dict[str, str]:
+    return {"writable": str(int(writable)), "epoch": str(fence.epoch), "token": str(fence.token)}
 
 
 def _with(record: Record, fence: Fence, *, writable: bool) -> Record:

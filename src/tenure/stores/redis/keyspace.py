@@ -10,6 +10,7 @@ from typing import Any, Final
 from tenure.catalogue import DataClass, KeyPattern
 from tenure.errors import UsageError
 from tenure.model.names import TenantId
+from tenure.stores.redis.nodes import Node, Nodes
 
 OTHER: Final = "*"
 """The collection of keys that no pattern of the catalogue matches."""
@@ -36,35 +37,51 @@ class Keyspace:
                 f"the key prefix {prefix!r} overlaps with 'tenure:', where Tenure keeps its fences",
                 hint="choose another prefix in the catalogue",
             )
-        self.record = RESERVED + b"fence:" + tenant.encode()
-        self.marks = RESERVED + b"marks:" + tenant.encode()
 
     def owns(self, key: bytes) -> bool:
         """Whether the key is the tenant's, and not one of Tenure's marks."""
         return key.startswith(self.prefix) and not key.startswith(MARK, len(self.prefix))
 
-    def mark(self, n: int) -> bytes:
-        return self.prefix + MARK + str(n).encode()
+    # Tags place Tenure's own keys in a cluster (`nodes.Node`); on a single server they are empty.
 
-    def mark_number(self, key: bytes) -> int | None:
+    def record(self, tag: bytes) -> bytes:
+        """The key of the record of the tenant's fence."""
+        return RESERVED + b"fence:" + tag + self.tenant.encode()
+
+    def counter(self, tag: bytes) -> bytes:
+        """The key that counts the tenant's marks."""
+        return RESERVED + b"marks:" + tag + self.tenant.encode()
+
+    def mark_start(self, tag: bytes) -> bytes:
+        """The key of a mark, without its number."""
+        return self.prefix + MARK + tag
+
+    def mark_number(self, key: bytes, tag: bytes) -> int | None:
         """The number of the mark that this key is, or None."""
-        start = len(self.prefix) + len(MARK)
-        if key[:start] != self.prefix + MARK or not key[start:].isdigit():
-            return None
-        return int(key[start:])
+        start = self.mark_start(tag)
+        number = key[len(start) :]
+        return int(number) if key.startswith(start) and number.isdigit() else None
 
-    def scan(self, client: Any, *, marks: bool = False) -> Iterator[list[bytes]]:
-        """All keys, a thousand or so at a time; some may come twice. With `marks`, Tenure's marks and only these."""
-        wanted = self.prefix + MARK if marks else self.prefix
-        pattern = _GLOB.sub(rb"\\\1", wanted) + b"*"
-        cursor = 0
-        while True:
-            cursor, keys = client.scan(cursor, match=pattern, count=SCAN_COUNT)
-            portion = [k for k in keys if (k.startswith(wanted) if marks else self.owns(k))]
-            if portion:
-                yield portion
-            if int(cursor) == 0:
-                return
+    def scan(self, nodes: Nodes) -> Iterator[list[bytes]]:
+        """All keys, a thousand or so at a time; some may come twice.
+
+        Raises `StoreUnavailable`, at the end at the latest, if a cluster was rearranged meanwhile.
+        """
+        topology = nodes.agreed()
+        for node in topology.masters:
+            for keys in _scan(node.client, self.prefix):
+                if portion := [key for key in keys if self.owns(key)]:
+                    yield portion
+        nodes.verify(topology)
+
+    def forget_marks(self, nodes: Nodes, *, counters: bool = False) -> None:
+        """Delete the tenant's marks, and with `counters` what counts them. Idempotent."""
+        topology = nodes.agreed()
+        for node in topology.masters:
+            for keys in _scan(node.client, self.mark_start(b"")):
+                _unlink(node, keys)
+            if counters:
+                _unlink(node, [self.counter(tag) for tag in node.tags])
 
     def collection(self, key: bytes) -> str:
         """The first pattern of the catalogue that matches the key."""
@@ -87,3 +104,20 @@ class Keyspace:
         if not self.owns(key):
             raise UsageError(f"{text} is not a key of {self.tenant}")
         return key
+
+
+def _scan(client: Any, start: bytes) -> Iterator[list[bytes]]:
+    pattern = _GLOB.sub(rb"\\\1", start) + b"*"
+    cursor = 0
+    while True:
+        cursor, keys = client.scan(cursor, match=pattern, count=SCAN_COUNT)
+        yield [key for key in keys if key.startswith(start)]
+        if int(cursor) == 0:
+            return
+
+
+def _unlink(node: Node, keys: Sequence[bytes]) -> None:
+    pipe = node.client.pipeline(transaction=False)
+    for key in keys:
+        pipe.unlink(key)
+    pipe.execute()

@@ -7,15 +7,22 @@ from typing import Any, Final
 
 import redis
 
+from tenure.errors import StoreUnavailable
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
-from tenure.stores.redis.errors import translated
+from tenure.stores.redis.canonical import TYPES, types
 from tenure.stores.redis.fencing import AppUser
+from tenure.stores.redis.keyspace import RESERVED, Keyspace
+from tenure.stores.redis.nodes import SEGMENTS, SLOTS, Node, Topology
 from tenure.stores.redis.store import RedisStore
 from tenure.stores.redis.transfer import dump
 
 SKEW_MS: Final = 50
-_PROBE: Final = b"tenure:probe"
+TOO_OLD: Final = "redis_too_old"
+_SHUT_OUT: Final = frozenset(
+    {TOO_OLD, "redis_cluster_in_pieces", "redis_cluster_layout", "redis_cluster_resharding"}
+)
+"""Where one of these is found, two servers cannot be looked at together."""
 _AROUND_THE_FENCE: Final[tuple[tuple[str, ...], ...]] = (
     ("FLUSHALL",),
     ("FLUSHDB",),
@@ -31,11 +38,16 @@ def findings(tenant: TenantId, source: RedisStore, target: RedisStore) -> Sequen
     """Everything at once, each with its fix."""
     found: list[Finding] = []
     for store in (source, target):
-        with translated(store.where):
-            found += _server(store)
-            found += _fence(tenant, store)
-    with translated(target.where):
-        found += _pair(tenant, source, target)
+        with store.translated():
+            found += _cluster(store)
+    for store in (source, target) if not found else ():
+        with store.translated():
+            for node in store.nodes.current().nodes:
+                found += _server(store, node)
+                found += _fence(tenant, store, node)
+    if not any(finding.code in _SHUT_OUT for finding in found):
+        with target.translated():
+            found += _pair(tenant, source, target)
     return sorted(found)
 
 
@@ -43,30 +55,69 @@ def _finding(severity: Severity, code: str, where: str, message: str, fix: str) 
     return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
 
 
-def _server(store: RedisStore) -> Iterator[Finding]:
-    info: dict[str, Any] = store.client.info("everything")
+def _name(store: RedisStore, node: Node) -> str:
+    return f"{store.where} ({node.name})" if store.nodes.current().clustered else store.where
+
+
+def _cluster(store: RedisStore) -> Iterator[Finding]:
+    """What keeps a cluster from being moved from or to. Where it is in pieces, nothing else can be told."""
+    try:
+        topology = store.nodes.agreed()
+    except StoreUnavailable as error:
+        yield _finding(
+            Severity.REFUSAL, "redis_cluster_in_pieces", store.where, error.message, error.hint or "repair it"
+        )
+        return
+    for name in topology.failed:
+        yield _finding(
+            Severity.REFUSAL,
+            "redis_cluster_in_pieces",
+            store.where,
+            f"{name} is down: its ACL user cannot be fenced, and would be open when it comes back",
+            "bring it back, or make the cluster forget it (CLUSTER FORGET) if it is gone for good",
+        )
+    for node in topology.masters if topology.clustered else ():
+        if not node.tags:
+            yield _finding(
+                Severity.REFUSAL,
+                "redis_cluster_layout",
+                f"{store.where} ({node.name})",
+                "the master owns so few slots that Tenure's records find no place on it",
+                f"give every master {SLOTS // SEGMENTS} slots that follow one another, or none",
+            )
+        if moving := _moving_slots(node):
+            yield _finding(
+                Severity.REFUSAL,
+                "redis_cluster_resharding",
+                f"{store.where} ({node.name})",
+                f"{moving} slots are being moved to or from this master",
+                "wait until the resharding is over (CLUSTER SETSLOT ... NODE ends one that was broken off)",
+            )
+
+
+def _moving_slots(node: Node) -> int:
+    lines: bytes = node.client.execute_command("CLUSTER", "NODES")
+    text = lines if isinstance(lines, bytes) else b"\n".join(lines)
+    return sum(line.count(b"[") for line in text.splitlines() if b"myself" in line)
+
+
+def _server(store: RedisStore, node: Node) -> Iterator[Finding]:
+    topology = store.nodes.current()
+    info: dict[str, Any] = node.client.info("everything")
     version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
     if version < (7, 0):
         yield _finding(
             Severity.REFUSAL,
-            "redis_too_old",
-            store.where,
+            TOO_OLD,
+            _name(store, node),
             f"the server speaks the commands of version {info.get('redis_version')}; absolute expiry times need 7.0",
             "upgrade the server to Redis 7 or Valkey",
         )
-    if info.get("redis_mode", info.get("server_mode")) == "cluster" or info.get("cluster_enabled") == 1:
-        yield _finding(
-            Severity.REFUSAL,
-            "redis_cluster",
-            store.where,
-            "the server is in cluster mode",
-            "not supported yet: move to a standalone server",
-        )
-    if info.get("role") not in (None, "master"):
+    if info.get("role") not in (None, "master") and not topology.clustered:
         yield _finding(
             Severity.REFUSAL,
             "redis_replica",
-            store.where,
+            _name(store, node),
             "the server is a replica",
             "give the URL of its primary",
         )
@@ -75,25 +126,34 @@ def _server(store: RedisStore) -> Iterator[Finding]:
         yield _finding(
             Severity.WARNING,
             "redis_evicts",
-            store.where,
+            _name(store, node),
             f"the server evicts keys when it holds {limit} bytes ({policy}): each cell may lack what it has evicted",
             "set maxmemory-policy to noeviction, or accept that this data is a cache",
         )
+    if int(info.get("connected_slaves", 0)) and not topology.clustered:
+        yield _finding(
+            Severity.WARNING,
+            "fence_not_on_replicas",
+            _name(store, node),
+            "the server has replicas, which keep ACL users of their own: one that is promoted while the tenant is "
+            "fenced accepts its writes",
+            "fail over between moves only, and end a soak before a planned failover",
+        )
 
 
-def _fence(tenant: TenantId, store: RedisStore) -> Iterator[Finding]:
+def _fence(tenant: TenantId, store: RedisStore, node: Node) -> Iterator[Finding]:
     user_name = store.acl_user(tenant)
     if user_name is None:
         yield _finding(
             Severity.WARNING,
             "fence_cooperates",
-            store.where,
+            _name(store, node),
             "the catalogue names no ACL user per tenant: the server does not refuse a fenced tenant's writes, "
             "only the gate and tenure.client keep them out",
             "give every tenant an ACL user with its prefix as the only key pattern, and name it in the catalogue",
         )
         return
-    _, user = store.fencing(tenant).read()
+    user = store.fencing(tenant).app_user(node)
     wanted = f"~{store.keyspace(tenant).prefix.decode()}*"
     if not user.ours:
         what = (
@@ -102,24 +162,24 @@ def _fence(tenant: TenantId, store: RedisStore) -> Iterator[Finding]:
         yield _finding(
             Severity.WARNING,
             "fence_cooperates",
-            store.where,
+            _name(store, node),
             f"the ACL user {user_name} {what}: the server does not refuse a fenced tenant's writes",
             f"ACL SETUSER {user_name} resetkeys {wanted}",
         )
         return
-    yield from _ways_around(tenant, store, user_name)
-    if not str(store.client.config_get("aclfile").get("aclfile", "")):
+    yield from _ways_around(tenant, store, node, user_name)
+    if not str(node.client.config_get("aclfile").get("aclfile", "")):
         yield _finding(
             Severity.WARNING,
             "fence_not_durable",
-            store.where,
+            _name(store, node),
             "the server has no aclfile: after a restart it would accept a fenced tenant's writes again",
             "configure `aclfile`",
         )
 
 
-def _ways_around(tenant: TenantId, store: RedisStore, user_name: str) -> Iterator[Finding]:
-    pipe = store.client.pipeline(transaction=False)
+def _ways_around(tenant: TenantId, store: RedisStore, node: Node, user_name: str) -> Iterator[Finding]:
+    pipe = node.client.pipeline(transaction=False)
     for command in _AROUND_THE_FENCE:
         pipe.execute_command("ACL", "DRYRUN", user_name, *command)
     answers = pipe.execute(raise_on_error=False)
@@ -128,14 +188,14 @@ def _ways_around(tenant: TenantId, store: RedisStore, user_name: str) -> Iterato
         yield _finding(
             Severity.WARNING,
             "fence_has_ways_around",
-            store.where,
+            _name(store, node),
             f"the ACL user {user_name} may run {', '.join(allowed)}, which no key pattern stops",
             f"ACL SETUSER {user_name} -@admin -@dangerous",
         )
-    own = store.client.execute_command("ACL", "WHOAMI")
-    others = [u for u in store.client.execute_command("ACL", "USERS") if u not in (own, user_name.encode())]
+    own = node.client.execute_command("ACL", "WHOAMI")
+    others = [u for u in node.client.execute_command("ACL", "USERS") if u not in (own, user_name.encode())]
     probe = store.keyspace(tenant).prefix + b"probe"
-    pipe = store.client.pipeline(transaction=False)
+    pipe = node.client.pipeline(transaction=False)
     for other in others:
         pipe.execute_command("ACL", "DRYRUN", other, "SET", probe, "x")
     writers = [
@@ -146,7 +206,7 @@ def _ways_around(tenant: TenantId, store: RedisStore, user_name: str) -> Iterato
         yield _finding(
             Severity.WARNING,
             "fence_other_writers",
-            store.where,
+            _name(store, node),
             f"other ACL users may write the tenant's keys too: {shown}",
             "take the tenants' prefixes from their key patterns, or make sure that nothing uses them",
         )
@@ -155,7 +215,8 @@ def _ways_around(tenant: TenantId, store: RedisStore, user_name: str) -> Iterato
 def _pair(tenant: TenantId, source: RedisStore, target: RedisStore) -> Iterator[Finding]:
     keyspace = source.keyspace(tenant)
     where = f"{source.where}, {target.where}"
-    if source.client.info("server").get("run_id") == target.client.info("server").get("run_id"):
+    ours, theirs = source.nodes.current(), target.nodes.current()
+    if _run_ids(ours) & _run_ids(theirs):
         yield _finding(
             Severity.REFUSAL,
             "redis_same_server",
@@ -164,7 +225,11 @@ def _pair(tenant: TenantId, source: RedisStore, target: RedisStore) -> Iterator[
             "use one server per cell",
         )
         return
-    skew_ms = abs(_clock_ms(source.client) - _clock_ms(target.client))
+    skew_ms = max(
+        abs(_clock_ms(one.client) - _clock_ms(other.client))
+        for one in ours.masters
+        for other in theirs.masters
+    )
     if skew_ms > SKEW_MS:
         yield _finding(
             Severity.WARNING,
@@ -173,8 +238,25 @@ def _pair(tenant: TenantId, source: RedisStore, target: RedisStore) -> Iterator[
             f"the servers' clocks differ by {skew_ms:.0f} ms: keys expire that much earlier or later after the switch",
             "let both hosts follow the same NTP servers",
         )
-    record, _ = target.fencing(tenant).read()
-    if not record.link and next(keyspace.scan(target.client), None) is not None:
+    if theirs.clustered and not ours.clustered:
+        yield _finding(
+            Severity.WARNING,
+            "redis_becomes_cluster",
+            where,
+            "the source is one server and the target a cluster: there, commands, transactions and scripts over several "
+            "keys are refused unless the keys share a hash tag",
+            "make sure that the app runs on a cluster",
+        )
+    if missing := sorted(_libraries(ours) - _libraries(theirs)):
+        yield _finding(
+            Severity.WARNING,
+            "redis_functions",
+            where,
+            f"the target lacks the source's function libraries {', '.join(missing)}: they belong to no tenant and do "
+            "not travel",
+            "load them (FUNCTION LOAD) if the app calls them",
+        )
+    if not target.fencing(tenant).read().record.link and next(keyspace.scan(target.nodes), None) is not None:
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",
@@ -182,7 +264,8 @@ def _pair(tenant: TenantId, source: RedisStore, target: RedisStore) -> Iterator[
             f"the target already holds keys of {tenant}, and no link that explains them",
             "erase the tenant there if that is residue",
         )
-    sample = next(keyspace.scan(source.client), [])[:50]
+    yield from _foreign_types(keyspace, source)
+    sample = next(keyspace.scan(source.nodes), [])[:50]
     if sample and (refusal := _restorable(source, target, sample)) is not None:
         yield _finding(
             Severity.REFUSAL,
@@ -190,6 +273,43 @@ def _pair(tenant: TenantId, source: RedisStore, target: RedisStore) -> Iterator[
             where,
             f"the target cannot read what the source serialises: {refusal}",
             "upgrade the target to the source's version",
+        )
+
+
+def _run_ids(topology: Topology) -> set[str]:
+    return {str(node.client.info("server").get("run_id")) for node in topology.masters}
+
+
+def _libraries(topology: Topology) -> set[str]:
+    """The function libraries that every master has."""
+    named = [
+        {_field(library, b"library_name") for library in node.client.execute_command("FUNCTION", "LIST")}
+        for node in topology.masters
+    ]
+    return set.intersection(*named)
+
+
+def _field(answer: Any, name: bytes) -> str:
+    fields = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+    return bytes(fields[name]).decode()
+
+
+def _foreign_types(keyspace: Keyspace, source: RedisStore) -> Iterator[Finding]:
+    """Keys of types that only a module knows. All keys are looked at, where the server has modules at all."""
+    if not any(node.client.execute_command("MODULE", "LIST") for node in source.nodes.current().masters):
+        return
+    found: dict[str, bytes] = {}
+    for keys in keyspace.scan(source.nodes):
+        for key, kind in zip(keys, source.nodes.gather(types, keys), strict=True):
+            if kind not in TYPES:
+                found.setdefault(kind, key)
+    for kind, key in found.items():
+        yield _finding(
+            Severity.REFUSAL,
+            "redis_module_type",
+            source.where,
+            f"keys such as {keyspace.text(key)} are of the type {kind!r}, which belongs to a module",
+            "what a module keeps cannot be compared: move it by the module's own means, and delete these keys",
         )
 
 
@@ -201,10 +321,11 @@ def _clock_ms(client: Any) -> float:
 def _restorable(source: RedisStore, target: RedisStore, keys: Sequence[bytes]) -> str | None:
     """Why the target refuses a payload of the source, or None. RESTORE with a time long past checks the payload in full
     and creates nothing."""
-    for item in dump(source.client, keys):
-        if item.payload is not None:
+    for item in source.nodes.gather(dump, keys):
+        for node in target.nodes.current().masters if item.payload is not None else ():
+            probe = RESERVED + b"probe:" + node.tag
             try:
-                target.client.execute_command("RESTORE", _PROBE, 1, item.payload, "ABSTTL")
+                node.client.execute_command("RESTORE", probe, 1, item.payload, "ABSTTL")
             except redis.ResponseError as error:
                 return str(error)
     return None

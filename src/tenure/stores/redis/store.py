@@ -1,29 +1,22 @@
-"""One Redis or Valkey server as a `Store`: a tenant's data are the keys under its prefix."""
+"""A Redis or Valkey, one server or a cluster, as a `Store`: a tenant's data are the keys under its prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from tenure.catalogue.patterns import Template
-from tenure.errors import ConfigurationError, FenceRefused, StoreRefused
+from tenure.errors import ConfigurationError, FenceRefused, StoreRefused, StoreUnavailable
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.contract import Capabilities, Fence, FenceState
 from tenure.stores.redis import canonical
 from tenure.stores.redis.errors import translated
-from tenure.stores.redis.fencing import Fencing, accepts
+from tenure.stores.redis.fencing import Fencing
 from tenure.stores.redis.keyspace import OTHER, Keyspace, patterns
+from tenure.stores.redis.nodes import Nodes
 from tenure.stores.redis.transfer import Writer, portions
-
-CONNECT_TIMEOUT_S: Final = 2.0
-ANSWER_TIMEOUT_S: Final = 20.0
-PING_TIMEOUT_S: Final = 2.0
 
 
 class RedisStore:
@@ -51,14 +44,11 @@ class RedisStore:
         self._acl_user = Template.name(acl_user) if isinstance(acl_user, str) else acl_user
         self._patterns = patterns(collections)
         try:
-            self._pool = _pool(url, answer_timeout_s=ANSWER_TIMEOUT_S, protocol=2)
-            self._ping_pool = _pool(url, answer_timeout_s=PING_TIMEOUT_S, protocol=2)
-            self._tracking_pool = _pool(url, answer_timeout_s=ANSWER_TIMEOUT_S, protocol=3)
+            self.nodes = Nodes(url, self.where)
         except ValueError:
             raise ConfigurationError(
                 f"the URL of {self.where} is not one of Redis", hint="redis[s]://user:password@host:port/0"
             ) from None
-        self.client: Any = redis.Redis(connection_pool=self._pool)
 
     @property
     def name(self) -> StoreName:
@@ -80,16 +70,17 @@ class RedisStore:
         )
 
     def ping(self) -> None:
-        with translated(self.where):
-            redis.Redis(connection_pool=self._ping_pool).ping()
+        with self.translated():
+            self.nodes.ping()
 
     def inventory(self, tenant: TenantId) -> Inventory:
         keyspace = self.keyspace(tenant)
         tally: dict[str, dict[bytes, tuple[bytes, int]]] = {name: {} for name in keyspace.collections}
-        with translated(self.where):
-            for scanned in keyspace.scan(self.client):
-                for portion in portions(self.client, scanned):
-                    for key, value in zip(portion, canonical.values(self.client, portion), strict=True):
+        with self.translated():
+            for scanned in keyspace.scan(self.nodes):
+                for portion in portions(self.nodes, scanned):
+                    values = self.nodes.gather(canonical.values, portion)
+                    for key, value in zip(portion, values, strict=True):
                         if value is not None:
                             digest = canonical.fingerprint(
                                 [key, value.digest, str(value.expires_at).encode()]
@@ -109,58 +100,54 @@ class RedisStore:
         )
 
     def claim(self, fence: Fence) -> None:
-        with translated(self.where):
+        with self.translated():
             self.fencing(fence.tenant).claim(fence)
 
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
-        with translated(self.where):
+        with self.translated():
             self.fencing(fence.tenant).fence(fence)
 
     def open(self, fence: Fence) -> None:
-        with translated(self.where):
+        with self.translated():
             self.fencing(fence.tenant).open(fence)
 
     def fence_state(self, tenant: TenantId) -> FenceState:
-        with translated(self.where):
-            record, user = self.fencing(tenant).read()
-        return FenceState(writable=accepts(record, user), epoch=record.epoch, token=record.token)
+        with self.translated():
+            held = self.fencing(tenant).read()
+        return FenceState(writable=held.writable, epoch=held.record.epoch, token=held.record.token)
 
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
         keyspace = self.keyspace(fence.tenant)
-        with translated(self.where):
-            record, user = self.fencing(fence.tenant).read()
-            if accepts(record, user):
+        with self.translated():
+            held = self.fencing(fence.tenant).read()
+            if held.writable:
                 raise FenceRefused(
                     f"{self.where} accepts writes of {fence.tenant}", hint="fence it before it is erased"
                 )
-            if record.token > fence.token:
+            if held.record.token > fence.token:
                 raise FenceRefused(f"the fence of {fence.tenant} in {self.where} is a newer holder's")
-            if record.link:
+            if held.record.link:
                 raise StoreRefused(
                     f"{fence.tenant} is still linked in {self.where}",
                     hint="stop the copies of the link before erasing",
                 )
-            writer = Writer(self.client, keyspace)
+            writer = Writer(self.nodes, keyspace)
             erased = 0
-            for keys in keyspace.scan(self.client):
+            for keys in keyspace.scan(self.nodes):
                 erased += writer.delete(keys, token=fence.token)
                 progress(erased)
-            for marks in keyspace.scan(self.client, marks=True):
-                self.client.unlink(*marks)
+            keyspace.forget_marks(self.nodes)
             return erased
 
     def retire(self, fence: Fence) -> None:
         """Keeps the tenant's user read-only, and the record that says who closed it: neither costs anybody anything."""
         keyspace = self.keyspace(fence.tenant)
-        with translated(self.where):
+        with self.translated():
             self.fencing(fence.tenant).retire(fence)
-            self.client.unlink(keyspace.marks)
-            for marks in keyspace.scan(self.client, marks=True):
-                self.client.unlink(*marks)
+            keyspace.forget_marks(self.nodes, counters=True)
 
     def close(self) -> None:
-        for pool in (self._pool, self._ping_pool, self._tracking_pool):
-            pool.disconnect()
+        self.nodes.close()
 
     # -- for the live copy -------------------------------------------------------------------------------------------
 
@@ -171,21 +158,15 @@ class RedisStore:
         return None if self._acl_user is None else self._acl_user.expand(tenant)
 
     def fencing(self, tenant: TenantId) -> Fencing:
-        return Fencing(self.client, self.keyspace(tenant), self.acl_user(tenant))
+        return Fencing(self.nodes, self.keyspace(tenant), self.acl_user(tenant))
 
-    def tracking_connection(self, silence_s: float) -> Any:
-        """A connection of its own (RESP3, not from the pool), not yet connected."""
-        options = {**self._tracking_pool.connection_kwargs, "socket_timeout": silence_s}
-        return self._tracking_pool.connection_class(**options)
-
-
-def _pool(url: Secret, *, answer_timeout_s: float, protocol: int) -> redis.ConnectionPool:
-    return redis.ConnectionPool.from_url(
-        url.reveal(),
-        protocol=protocol,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=answer_timeout_s,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 1),
-        client_name="tenure",
-    )
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what the driver raises inside into a `TenureError` that names this store; after an error that may be
+        due to a cluster's rearrangement, look at it anew."""
+        try:
+            with translated(self.where):
+                yield
+        except StoreUnavailable:
+            self.nodes.forget()
+            raise

@@ -10,6 +10,7 @@ from typing import Any, Final
 from tenure.stores.redis.canonical import NO_EXPIRY
 from tenure.stores.redis.errors import REPLY_OPEN, REPLY_SUPERSEDED, REPLY_TOKEN
 from tenure.stores.redis.keyspace import Keyspace
+from tenure.stores.redis.nodes import Nodes
 
 PORTION_BYTES: Final = 8 * 1024 * 1024
 """About how much is read at once; a single larger value still goes in one piece."""
@@ -26,18 +27,18 @@ RESTORE: Final = (
     _GUARD
     + """
 local changed = 0
-for i = 2, #KEYS do
-  local payload = ARGV[2 * i - 1]
-  if payload == '' then
-    changed = changed + redis.call('UNLINK', KEYS[i])
+for i = 3, #ARGV, 3 do
+  if ARGV[i + 2] == '' then
+    changed = changed + redis.call('UNLINK', ARGV[i])
   else
-    redis.call('RESTORE', KEYS[i], ARGV[2 * i], payload, 'REPLACE', 'ABSTTL')
+    redis.call('RESTORE', ARGV[i], ARGV[i + 1], ARGV[i + 2], 'REPLACE', 'ABSTTL')
     changed = changed + 1
   end
 end
 return changed
 """
 )
+"""The tenant's keys are arguments: a script may declare keys of one slot only, and use all that its server owns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,24 +57,28 @@ class Dumped:
         return self.expires_at == other.expires_at and self.payload[:-10] == other.payload[:-10]
 
 
-def portions(client: Any, keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def portions(nodes: Nodes, keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Split keys so that reading one portion needs about `PORTION_BYTES`."""
     if len(keys) <= SMALL_BATCH:
         yield keys
         return
-    pipe = client.pipeline(transaction=False)
-    for key in keys:
-        pipe.execute_command("MEMORY USAGE", key, "SAMPLES", "1")
     portion: list[bytes] = []
     size = 0
-    for key, used in zip(keys, pipe.execute(), strict=True):
-        size += int(used or 0)
+    for key, used in zip(keys, nodes.gather(_sizes, keys), strict=True):
+        size += used
         portion.append(key)
         if size >= PORTION_BYTES:
             yield portion
             portion, size = [], 0
     if portion:
         yield portion
+
+
+def _sizes(client: Any, keys: Sequence[bytes]) -> list[int]:
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.execute_command("MEMORY USAGE", key, "SAMPLES", "1")
+    return [int(used or 0) for used in pipe.execute()]
 
 
 def dump(client: Any, keys: Sequence[bytes]) -> list[Dumped]:
@@ -89,19 +94,34 @@ def dump(client: Any, keys: Sequence[bytes]) -> list[Dumped]:
     ]
 
 
+def exist(client: Any, keys: Sequence[bytes]) -> list[bool]:
+    """Which of these keys there are."""
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.exists(key)
+    return [bool(there) for there in pipe.execute()]
+
+
 class Writer:
     """Writes into one tenant's keys on a fenced target. `copier` None: any process that holds the fence."""
 
-    def __init__(self, client: Any, keyspace: Keyspace) -> None:
-        self._script: Any = client.register_script(RESTORE)
+    def __init__(self, nodes: Nodes, keyspace: Keyspace) -> None:
+        self._nodes = nodes
         self._keys = keyspace
+        self._script: Any = nodes.seed.register_script(RESTORE)
 
     def restore(self, dumped: Sequence[Dumped], *, copier: str = "", token: int | None = None) -> int:
         """Make these keys as dumped; absent ones are deleted. Returns how many were written or deleted."""
-        arguments: list[Any] = [copier, "" if token is None else token]
-        for item in dumped:
-            arguments += [item.payload or b"", 0 if item.expires_at == NO_EXPIRY else max(item.expires_at, 1)]
-        return int(self._script(keys=[self._keys.record, *(d.key for d in dumped)], args=arguments))
+        changed = 0
+        for node, portion in self._nodes.current().by_master(dumped, lambda item: item.key):
+            arguments: list[Any] = [copier, "" if token is None else token]
+            for item in portion:
+                expires_at = 0 if item.expires_at == NO_EXPIRY else max(item.expires_at, 1)
+                arguments += [item.key, expires_at, item.payload or b""]
+            changed += int(
+                self._script(keys=[self._keys.record(node.tag)], args=arguments, client=node.client)
+            )
+        return changed
 
     def delete(self, keys: Sequence[bytes], *, token: int) -> int:
         return self.restore([Dumped(key=k, payload=None, expires_at=ABSENT) for k in keys], token=token)

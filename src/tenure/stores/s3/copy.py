@@ -192,8 +192,8 @@ class S3Copy:
         self._queue.drained(self._queue.point(), timeout_s=max(deadline - time.monotonic(), 0.001))
 
     def _copy(self, keys: list[str]) -> None:
-        with translated(self._target.where):
-            for key in keys:
+        for key in keys:
+            with translated(f"{self._source.where} to {self._target.cell}, {key!r}"):
                 size = self._transfer.copy(key)
                 with self._state:
                     self._items_done += 1

@@ -40,6 +40,7 @@ _TEMPORARY: Final = frozenset(
         "500",
     }
 )
+_READS: Final = frozenset({"HeadObject", "GetObject", "CopyObject"})
 
 
 def code_of(error: ClientError) -> str:
@@ -77,7 +78,13 @@ def _answered(where: str, error: ClientError) -> StoreUnavailable | StoreRefused
     operation = error.operation_name
     hint = None
     if code in ("AccessDenied", "403"):
-        hint = "Tenure needs to read, write, list and tag objects and to write the bucket's policy"
+        hint = "Tenure needs to read, write, list (also versions and uploads) and tag objects, and to write the policy"
     elif code == "NoSuchBucket":
         hint = "create the bucket, or correct its name in tenure.yaml"
+    elif code == "InvalidObjectState":
+        hint = "the object is archived: restore it (RestoreObject) before it is copied"
+    elif operation in _READS and code in ("400", "InvalidRequest", "InvalidArgument"):
+        hint = (
+            "an object that is encrypted with a key of the app's own (SSE-C) cannot be read by anybody else"
+        )
     return StoreRefused(f"{where} refused {operation}: {code}", hint=hint)

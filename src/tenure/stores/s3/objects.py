@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import validate_ascii_metadata
 
 from tenure.errors import StoreUnavailable
 from tenure.stores.s3.errors import ABSENT, code_of
@@ -28,6 +30,8 @@ HEADERS: Final = (
     "Expires",
     "WebsiteRedirectLocation",
 )
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
 _TOO_LARGE: Final = frozenset({"EntityTooLarge", "InvalidRequest"})
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 Condition = dict[str, str]
@@ -46,6 +50,8 @@ class Listed:
     size: int
     etag: str
     modified: datetime
+    archived: bool = False
+    """In a storage class that has to be restored before it can be read."""
 
     def differs(self, other: Listed) -> bool:
         """Whether size or ETag differ; both may still have the same contents."""
@@ -54,7 +60,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """What an object is besides its contents. `plain`: its ETag is the MD5 of the contents."""
+    """What an object is besides its contents. `plain`: its ETag is the MD5 of the contents, as far as can be told."""
 
     size: int
     etag: str
@@ -93,7 +99,13 @@ class Objects:
         while True:
             page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **token)
             yield [
-                Listed(key=o["Key"], size=o["Size"], etag=o["ETag"].strip('"'), modified=o["LastModified"])
+                Listed(
+                    key=o["Key"],
+                    size=o["Size"],
+                    etag=o["ETag"].strip('"'),
+                    modified=o["LastModified"],
+                    archived=o.get("StorageClass") in _ARCHIVES,
+                )
                 for o in page.get("Contents", [])
             ]
             if not page.get("IsTruncated"):
@@ -117,6 +129,11 @@ class Objects:
                 return None
             raise
         return _attributes(head, tags)
+
+    def restored(self, key: str) -> bool:
+        """Whether an archived object can be read for the time being."""
+        head = self.client.head_object(Bucket=self.bucket, Key=key)
+        return 'ongoing-request="false"' in head.get("Restore", "")
 
     def unchanged(self, key: str) -> Condition:
         """The condition under which a write replaces what is there now, and nothing newer."""
@@ -154,11 +171,37 @@ def _attributes(head: dict[str, Any], tags: list[dict[str, str]]) -> Attributes:
     return Attributes(
         size=head["ContentLength"],
         etag=etag,
-        headers=tuple((name, str(head[name])) for name in HEADERS if head.get(name)),
-        metadata=tuple(sorted(head.get("Metadata", {}).items())),
+        headers=tuple((name, text_of(str(head[name]))) for name in HEADERS if head.get(name)),
+        metadata=tuple(sorted((name, text_of(value)) for name, value in head.get("Metadata", {}).items())),
         tags=tuple(sorted((t["Key"], t["Value"]) for t in tags)),
-        plain="-" not in etag and not encrypted,
+        plain=is_md5(etag) and not encrypted,
     )
+
+
+def is_md5(etag: str) -> bool:
+    """Whether the ETag looks like an MD5 sum; that of an upload in parts does not."""
+    return _MD5.fullmatch(etag) is not None
+
+
+def text_of(value: str) -> str:
+    """A header as it was meant: the HTTP client reads its bytes as Latin-1, and apps write UTF-8."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
+
+
+def allow_unicode(client: Any) -> None:
+    """Let a client send headers and metadata that are not ASCII, as the UTF-8 that its signature is made of."""
+    for operation in ("PutObject", "CreateMultipartUpload", "CopyObject"):
+        client.meta.events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
+    client.meta.events.register("before-send.s3", _send_unicode)
+
+
+def _send_unicode(request: Any, **_: Any) -> None:
+    for name, value in list(request.headers.items()):
+        if isinstance(value, str) and not value.isascii():
+            request.headers[name] = value.encode()
 
 
 class Transfer:
@@ -202,7 +245,7 @@ class Transfer:
 
     def _copy(self, key: str, seen: Condition) -> int | None:
         try:
-            return self._by_server(key, seen) if self._server_side else self._streamed(key, seen)
+            return self._fetched(key, seen)
         except ClientError as error:
             self._explain(error, key)
         try:
@@ -211,6 +254,16 @@ class Transfer:
         except ClientError as error:
             self._explain(error, key)
         return None
+
+    def _fetched(self, key: str, seen: Condition) -> int:
+        """By the server, if it can: SeaweedFS finds no "folder" (a key that ends with a slash) to copy."""
+        if self._server_side:
+            try:
+                return self._by_server(key, seen)
+            except ClientError as error:
+                if code_of(error) not in ABSENT or self._source.attributes(key, thorough=False) is None:
+                    raise
+        return self._streamed(key, seen)
 
     def _explain(self, error: ClientError, key: str) -> None:
         """Return if the error says that the source's object is absent. Of one that is there, a server that answers

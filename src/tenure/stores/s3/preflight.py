@@ -24,6 +24,8 @@ def findings(tenant: TenantId, source: S3Store, target: S3Store, *, journaled: b
             found += _fence(tenant, store)
             found += _bucket(store)
     with translated(source.where):
+        found += _left_behind(tenant, source)
+        found += _archived(tenant, source)
         if not journaled:
             found += _unjournaled(tenant, source)
     with translated(target.where):
@@ -79,15 +81,6 @@ def _fence(tenant: TenantId, store: S3Store) -> Iterator[Finding]:
 
 
 def _bucket(store: S3Store) -> Iterator[Finding]:
-    status = store.client.get_bucket_versioning(Bucket=store.bucket).get("Status")
-    if status:
-        yield _finding(
-            Severity.INFO,
-            "versions_stay",
-            store.where,
-            f"bucket {store.bucket} keeps versions: the current ones are copied, their history is not",
-            "copy the bucket's history by S3 Batch Replication if it is needed",
-        )
     try:
         locked = store.client.get_object_lock_configuration(Bucket=store.bucket).get(
             "ObjectLockConfiguration"
@@ -102,6 +95,56 @@ def _bucket(store: S3Store) -> Iterator[Finding]:
             f"bucket {store.bucket} locks objects: retention is not copied, and locked ones cannot be erased",
             "set the bucket's default retention on the target; erase after it has ended",
         )
+
+
+def _left_behind(tenant: TenantId, source: S3Store) -> Iterator[Finding]:
+    """What the source keeps of the tenant besides its current objects."""
+    older = markers = listed = 0
+    for page in source.client.get_paginator("list_object_versions").paginate(
+        Bucket=source.bucket, Prefix=source.prefix(tenant)
+    ):
+        older += sum(not version["IsLatest"] for version in page.get("Versions", []))
+        markers += len(page.get("DeleteMarkers", []))
+        listed += len(page.get("Versions", [])) + len(page.get("DeleteMarkers", []))
+        if listed >= LISTED_AT_MOST:
+            break
+    if older or markers:
+        yield _finding(
+            Severity.WARNING,
+            "versions_stay",
+            source.where,
+            f"{'more than ' if listed >= LISTED_AT_MOST else ''}{older} older versions and {markers} delete markers of "
+            f"{tenant} stay in bucket {source.bucket}: only current objects are copied, and erasing takes all of them",
+            "copy the bucket's history by S3 Batch Replication before completing, if it is needed",
+        )
+    uploads = source.client.list_multipart_uploads(Bucket=source.bucket, Prefix=source.prefix(tenant))
+    if unfinished := len(uploads.get("Uploads", [])):
+        yield _finding(
+            Severity.INFO,
+            "uploads_stay",
+            source.where,
+            f"{unfinished} unfinished uploads of {tenant} stay: only finished objects are copied",
+            "let the app begin them anew after the switch",
+        )
+
+
+def _archived(tenant: TenantId, source: S3Store) -> Iterator[Finding]:
+    """Objects that cannot be read now. Looks at the first few thousand."""
+    listed = 0
+    for page in source.objects.listing(source.prefix(tenant)):
+        for found in page:
+            if found.archived and not source.objects.restored(found.key):
+                yield _finding(
+                    Severity.REFUSAL,
+                    "s3_archived",
+                    source.where,
+                    f"{found.key!r} is archived and cannot be read, and there may be more such objects",
+                    "restore the tenant's archived objects (RestoreObject) before the move",
+                )
+                return
+        listed += len(page)
+        if listed >= LISTED_AT_MOST:
+            return
 
 
 def _unjournaled(tenant: TenantId, source: S3Store) -> Iterator[Finding]:
@@ -132,6 +175,15 @@ def _pair(tenant: TenantId, source: S3Store, target: S3Store) -> Iterator[Findin
             Severity.REFUSAL, "s3_same_bucket", where, "both cells use one bucket", "use one bucket per cell"
         )
         return
+    if _versioned(source) and not _versioned(target):
+        yield _finding(
+            Severity.WARNING,
+            "versioning_differs",
+            where,
+            f"bucket {source.bucket} keeps versions, {target.bucket} does not: what the app overwrites or deletes "
+            "after the switch is gone",
+            f"switch versioning on for bucket {target.bucket}",
+        )
     record, _ = target.fencing(tenant).read()
     if not record.link and any(target.objects.listing(target.prefix(tenant))):
         yield _finding(
@@ -148,3 +200,8 @@ def _pair(tenant: TenantId, source: S3Store, target: S3Store) -> Iterator[Findin
         "contents, headers, metadata and tags are copied; access control lists, retention and storage classes are not",
         "set them by the bucket's own rules on the target",
     )
+
+
+def _versioned(store: S3Store) -> bool:
+    with translated(store.where):
+        return bool(store.client.get_bucket_versioning(Bucket=store.bucket).get("Status") == "Enabled")

@@ -20,7 +20,7 @@ from tenure.model.secret import Secret
 from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex
 from tenure.stores.s3.errors import translated
 from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
-from tenure.stores.s3.objects import Listed, Objects
+from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
 
 WORKERS: Final = 8
 OTHER: Final = "*"
@@ -39,7 +39,8 @@ class S3Store:
     Tenure only notes the fence. Uploads whose request had begun before the fence may still end after it, so the app
     has to write under a permit of the tenant's PostgreSQL (`tenure.client`), which drains them. The record of a fence,
     and with it its token, goes when a store without a link opens or retires: that no older holder comes back after that
-    is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Thread-safe.
+    is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Without `trust_etags`, comparisons
+    read every object's contents. Thread-safe.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class S3Store:
         principal: str | None,
         mutex: Mutex,
         collections: Sequence[str] = (),
+        trust_etags: bool = True,
     ) -> None:
         self._name = name
         self._cell = cell
         self.endpoint = endpoint
         self.bucket = bucket
+        self.trust_etags = trust_etags
         self._keys = (access_key, secret_key)
         self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
         self.principal = principal
@@ -74,7 +77,7 @@ class S3Store:
     def _client(self, region: str, *, timeout_s: float, attempts: int) -> Any:
         access_key, secret_key = (key.reveal() or None for key in self._keys)
         with _SESSION_LOCK:
-            return _SESSION.client(
+            client = _SESSION.client(
                 "s3",
                 endpoint_url=self.endpoint,
                 region_name=region,
@@ -92,6 +95,8 @@ class S3Store:
                     response_checksum_validation="when_required",
                 ),
             )
+        allow_unicode(client)
+        return client
 
     @property
     def name(self) -> StoreName:
@@ -123,7 +128,8 @@ class S3Store:
         with translated(self.where):
             for page in self.objects.listing(prefix):
                 for found in page:
-                    md5 = self.objects.md5(found.key) if "-" in found.etag else found.etag
+                    believed = self.trust_etags and is_md5(found.etag)
+                    md5 = found.etag if believed else self.objects.md5(found.key)
                     item = hashlib.blake2b(
                         json.dumps([found.key, found.size, md5]).encode(), digest_size=16
                     ).digest()
