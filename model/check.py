@@ -1,4 +1,4 @@
-"""Checks model/switch.pml exhaustively with spin: what must hold holds, and what is broken on purpose fails as expected.
+"""Checks model/switch.pml exhaustively with spin: what must hold holds, what is broken on purpose fails as expected.
 
 Prints one line for each check. Exit code 1 if any result is not the expected one, 2 if spin or a C compiler is missing.
 """
@@ -184,7 +184,7 @@ def _search(check: Check, *, cycles: bool) -> tuple[str, int, int]:
 
 
 def _verdict(found: str) -> str:
-    if "Search not completed" in found and "errors: 0" in found or "search depth too small" in found:
+    if "max search depth too small" in found or ("Search not completed" in found and "errors: 0" in found):
         raise Unusable(f"the search did not come to its end:\n{found}")
     if violated := re.search(r"assertion violated (\w+)", found):
         return violated[1]

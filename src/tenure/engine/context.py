@@ -171,7 +171,8 @@ class StepContext:
         One round trip. From then on a cancel is refused and the operation only goes forward. Repeating it returns
         the same placement. Whatever it raises, nothing has changed and nothing will, with one exception:
         `CommitUndecided`, where the answer was lost and the control database could not be asked within
-        `decide_within_s`, or no longer on behalf of this lease. Others are `LeaseLost`, `PlanStale`, `Cancelled`, `DeadlineExceeded`, `StoreUnavailable`.
+        `decide_within_s`, or no longer on behalf of this lease. Others are `LeaseLost`, `PlanStale`, `Cancelled`,
+        `DeadlineExceeded`, `StoreUnavailable`.
         """
         try:
             placement = self._swap(expected_epoch, to_cell)
