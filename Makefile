@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 STALE := { echo "a generated page is out of date: make docs" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench lock docs clean
+.PHONY: help demo test check faults model bench lock docs clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -37,6 +37,9 @@ check: $(READY) ## Lint, types, import contracts, generated docs
 
 faults: $(READY) ## Kill at every named point of every operation, then resume and cancel
 	@$(PYTEST) tests/faults --every-point $(ARGS)
+
+model: ## Check the model of the switch with crashes at every step (needs spin and a C compiler)
+	@$(PYTHON) model/check.py $(ARGS)
 
 bench: $(READY) ## Copy, comparison and fence beside everybody's tools; 50 switches under load beside their floor
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres

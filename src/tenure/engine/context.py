@@ -18,7 +18,7 @@ from typing import Any, Final
 from tenure.engine import observer as notices
 from tenure.engine.heartbeat import Heartbeat
 from tenure.engine.observer import Observer
-from tenure.errors import DeadlineExceeded, StoreUnavailable, UsageError
+from tenure.errors import DeadlineExceeded, LeaseLost, StoreUnavailable, TenureError, UsageError
 from tenure.model.names import CellName, TenantId
 from tenure.model.operation import JsonObject, Lease, Operation
 from tenure.model.tenancy import Placement
@@ -30,7 +30,8 @@ _ASK_AGAIN_S: Final = 0.05
 
 
 class CommitUndecided(StoreUnavailable):
-    """The control database was lost during the commit and has not come back: it may have happened or not.
+    """The control database was lost during the commit and has not come back, or the lease was lost as well: the commit
+    may have happened or not.
 
     Neither cell may be opened for the tenant's writes until it is known.
     """
@@ -175,7 +176,8 @@ class StepContext:
         One round trip. From then on a cancel is refused and the operation only goes forward. Repeating it returns
         the same placement. Whatever it raises, nothing has changed and nothing will, with one exception:
         `CommitUndecided`, where the answer was lost and the control database could not be asked within
-        `decide_within_s`. Others are `LeaseLost`, `PlanStale`, `Cancelled`, `DeadlineExceeded`, `StoreUnavailable`.
+        `decide_within_s`, or no longer on behalf of this lease. Others are `LeaseLost`, `PlanStale`, `Cancelled`,
+        `DeadlineExceeded`, `StoreUnavailable`.
         """
         try:
             placement = self._swap(expected_epoch, to_cell)
@@ -199,20 +201,27 @@ class StepContext:
     def _decide(self, within_s: float) -> Placement | None:
         """Find out whether a commit whose answer was lost has happened; if not, it cannot happen any more.
 
-        Reading alone would not do: the lost commit may be on its way still. It is shut out by a new token.
+        Reading alone would not do: the lost commit may be on its way still. It is shut out by a new token. Nor does a
+        lost lease say that nothing has happened: the step was taken over after the commit perhaps, or it was the
+        answer to an exchange of the token that got lost. Who has the lease next finds out.
         """
         deadline = time.monotonic() + within_s
         while True:
             try:
                 self.lease, operation = self._heartbeat.renew()
                 return self.registry.placements.get(self._tenant()) if operation.committed else None
+            except LeaseLost as error:
+                raise self._undecided(error, "when its step is free") from error
             except (StoreUnavailable, DeadlineExceeded) as error:
                 if time.monotonic() >= deadline:
-                    raise CommitUndecided(
-                        f"it is not known whether {self.lease.operation} has changed the placement: {error.message}",
-                        hint=f"when the control database is back: `tenure op resume {self.lease.operation}`",
-                    ) from error
+                    raise self._undecided(error, "when the control database is back") from error
             threading.Event().wait(_ASK_AGAIN_S)
+
+    def _undecided(self, error: TenureError, when: str) -> CommitUndecided:
+        return CommitUndecided(
+            f"it is not known whether {self.lease.operation} has changed the placement: {error.message}",
+            hint=f"{when}: `tenure op resume {self.lease.operation}`",
+        )
 
     def _swap(self, expected_epoch: int, to_cell: CellName) -> Placement:
         return self.registry.placements.compare_and_swap(

@@ -120,3 +120,31 @@ def test_a_commit_that_cannot_be_decided_says_so(
     assert engine.run(operation.id, with_step("switch", switch)).state is OperationState.SOAKING
     assert len(told) == 1
     assert "it is not known whether" in told[0]
+
+
+def test_a_commit_whose_answer_and_lease_are_lost_is_not_taken_for_one_that_did_not_happen(
+    engine: Engine, registry: Registry, operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step would open the source again, after the placement has changed."""
+    swap = registry.placements.compare_and_swap
+
+    def cut_off(*args: Any, **named: Any) -> Placement:
+        swap(*args, **named)
+        registry.steps.renew(
+            args[0]
+        )  # a takeover, or this process's own exchange of the token with its answer lost
+        raise StoreUnavailable("the connection broke")
+
+    monkeypatch.setattr(registry.placements, "compare_and_swap", cut_off)
+    told: list[str] = []
+
+    def switch(context: StepContext) -> StepOutcome:
+        with pytest.raises(CommitUndecided) as undecided:
+            context.commit(expected_epoch=1, to_cell=GREEN)
+        told.append(undecided.value.message)
+        raise undecided.value
+
+    with pytest.raises(LeaseLost):
+        engine.run(operation.id, with_step("switch", switch))
+    assert len(told) == 1
+    assert registry.placements.get(ACME).cell == GREEN
