@@ -12,13 +12,14 @@ import pytest
 import redis
 import yaml
 
+from tenure.engine.observer import nobody
+from tenure.errors import NotAllowed
 from tenure.estate.config import load_estate
 from tenure.model.names import CellName
 from tenure.wiring import open_registry
 from tests.estate import TestEstate
 
 MIB = 1024**2
-PARTS = {"hold", "drain", "fence", "seal", "compare", "close", "commit", "open"}
 
 
 def shown(estate: TestEstate, tenant: str) -> dict[str, Any]:
@@ -38,41 +39,43 @@ def test_a_rehearsed_rollback_holds_nobody_and_says_what_a_real_one_will_take(
 ) -> None:
     tenant = "rehearsed"
     cells_estate.add_tenant(tenant)
-    with cells_estate.load(tenant, folder=tmp_path) as load:
-        assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
-        before = shown(cells_estate, tenant)
+    with cells_estate.service() as service, cells_estate.load(tenant, folder=tmp_path, rate=20.0) as load:
+        assert service.migrate(tenant, "green", apply=None, observer=nobody).error is None
+        before, route = service.status(tenant), service.observed_route(tenant)
         rehearsed = cells_estate.command("rollback", tenant, "--rehearse", "--json")
         assert rehearsed.exit_code == 0, rehearsed.stderr
-        after = shown(cells_estate, tenant)
-        told = cells_estate.command("op", "show", rehearsed.json["operation"], "--json").json
-        assert cells_estate.command("rollback", tenant, "--rehearse", "--plan").exit_code == 2
-        back = cells_estate.command("rollback", tenant, "--json")
-        assert back.exit_code == 0, back.stderr
+        after = service.status(tenant)
+        assert service.observed_route(tenant) == route
+        events = service.events(rehearsed.json["operation"])
+        back = service.rollback(tenant, apply=None, observer=nobody)
+        assert back.error is None
+        later = service.status(tenant)
         counts = load.stats()
         report = cells_estate.lost(load)
     assert counts.failed == 0
     assert report.clean, report
     result = rehearsed.json["result"]
-    assert set(result["parts_ms"]) == PARTS
+    assert set(result["parts_ms"]) == set(back.result["timing_ms"]), "the parts are those of a real hold"
     assert all(ms > 0 for ms in result["parts_ms"].values())
     assert result["predicted_hold_ms"] == pytest.approx(sum(result["parts_ms"].values()), abs=0.1)
     for seen in result["stores"].values():
         assert seen["processed"] == seen["matching"] > 0
-    actions = [event["action"] for event in told["events"]]
+    actions = {event["action"] for event in events}
     assert "rollback_rehearsed" in actions
-    assert not {"placement_changed", "hold_backed_out", "switched", "writes_throttled"} & set(actions)
-    phases = [e["data"].get("phase") for e in told["events"] if e["action"] == "phase_changed"]
-    assert "holding" not in phases
-    same = ("cell", "epoch", "link", "gateway")
-    assert {key: before[key] for key in same} == {key: after[key] for key in same}
-    assert before["rollback"]["loses_nothing"] is True
-    assert "holds from" in before["rollback"]["basis"]
-    assert after["rollback"]["hold_ms"] == result["predicted_hold_ms"]
-    assert after["rollback"]["basis"].startswith("rehearsed on ")
-    assert f"about {result['predicted_hold_ms']:.0f} ms of waiting" in after["sentence"]
-    assert "loses 0" in after["sentence"]
+    assert not {"placement_changed", "hold_backed_out", "switched", "writes_throttled"} & actions
+    assert "holding" not in {event["data"].get("phase") for event in events}
+    assert (before.placement, before.link) == (after.placement, after.link)
+    assert before.outlook is not None
+    assert before.outlook.loses_nothing
+    assert "holds from" in before.outlook.basis
+    assert after.outlook is not None
+    assert after.outlook.hold_ms == result["predicted_hold_ms"]
+    assert after.outlook.basis.startswith("rehearsed on ")
+    assert f"about {result['predicted_hold_ms']:.0f} ms of waiting" in after.sentence
+    assert "loses 0" in after.sentence
     # The tenant is in another cell now: what was rehearsed there says nothing about the way back from here.
-    assert "holds from" in shown(cells_estate, tenant)["rollback"]["basis"]
+    assert later.outlook is not None
+    assert "holds from" in later.outlook.basis
     assert cells_estate.command("complete", tenant, "--yes", tenant).exit_code == 0
     assert cells_estate.left_behind(tenant) == []
 
@@ -113,15 +116,18 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
     assert "There is no way back" in status["sentence"]
     assert status["rollback"] is None
     assert status["next_steps"] == [f"tenure complete {tenant} --plan"]
-    for command in (
-        ("rollback", tenant),
-        ("rollback", tenant, "--rehearse"),
-        ("migrate", tenant, "--to", "blue"),
-        ("verify", tenant),
-    ):
-        refused = cells_estate.command(*command)
-        assert refused.exit_code == 4, command
-        assert "over the bound of" in refused.stderr
+    refused = cells_estate.command("rollback", tenant)
+    assert refused.exit_code == 4
+    assert f"tenure complete {tenant}" in refused.stderr
+    with cells_estate.service() as service:
+        for attempt in (
+            lambda: service.rollback(tenant, apply=None, observer=nobody),
+            lambda: service.rehearse_rollback(tenant, observer=nobody),
+            lambda: service.migrate(tenant, "blue", apply=None, observer=nobody),
+            lambda: service.verify(tenant, repair=True, observer=nobody),
+        ):
+            with pytest.raises(NotAllowed, match="over the bound of"):
+                attempt()
     # What could not be reached then is removed now: blue's own slot.
     assert checked(cells_estate, tenant)["left"] == []
     with psycopg.connect(cells_estate.local.cells[CellName("blue")].dsn) as blue:
