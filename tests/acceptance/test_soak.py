@@ -120,12 +120,13 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
     assert refused.exit_code == 4
     assert f"tenure complete {tenant}" in refused.stderr
     with cells_estate.service() as service:
-        for attempt in (
+        attempts: tuple[Callable[[], object], ...] = (
             lambda: service.rollback(tenant, apply=None, observer=nobody),
             lambda: service.rehearse_rollback(tenant, observer=nobody),
             lambda: service.migrate(tenant, "blue", apply=None, observer=nobody),
             lambda: service.verify(tenant, repair=True, observer=nobody),
-        ):
+        )
+        for attempt in attempts:
             with pytest.raises(NotAllowed, match="over the bound of"):
                 attempt()
     # What could not be reached then is removed now: blue's own slot.
