@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ import yaml
 
 from tenure.engine.observer import nobody
 from tenure.errors import NotAllowed
-from tenure.estate.config import load_estate
 from tenure.model.names import CellName
-from tenure.wiring import open_registry
+from tenure.service import TenantStatus
 from tests.estate import TestEstate
 
 MIB = 1024**2
 
 
-def shown(estate: TestEstate, tenant: str) -> dict[str, Any]:
-    return estate.command("tenant", "show", tenant, "--json").json
+def shown(estate: TestEstate, tenant: str) -> TenantStatus:
+    with estate.service() as service:
+        return service.status(tenant)
+
+
+def migrated(estate: TestEstate, tenant: str) -> None:
+    estate.add_tenant(tenant)
+    with estate.service() as service:
+        assert service.migrate(tenant, "green", apply=None, observer=nobody).error is None
 
 
 def checked(estate: TestEstate, *args: str, config: Path | None = None) -> dict[str, Any]:
@@ -84,8 +90,7 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
     cells_estate: TestEstate,
 ) -> None:
     tenant = "retaining"
-    cells_estate.add_tenant(tenant)
-    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
+    migrated(cells_estate, tenant)
     assert checked(cells_estate, tenant)["said"] == "follows"
     document = yaml.safe_load(cells_estate.config.read_text(encoding="utf-8"))
     document["soak"] = {"most_wal_bytes": MIB}
@@ -98,8 +103,10 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
         with psycopg.connect(cells_estate.local.cells[CellName("green")].dsn, autocommit=True) as green:
             green.execute("select pg_logical_emit_message(false, 'test', repeat('x', 3000000))")
             away = shown(cells_estate, tenant)
-            assert away["rollback"]["loses_nothing"] is False
-            assert "blue does not follow now" in away["sentence"]
+            assert away.outlook is not None
+            assert not away.outlook.loses_nothing
+            assert "blue does not follow now" in away.sentence
+            assert "loses" not in away.sentence
             planned = checked(cells_estate, tenant, "--plan", config=bounded)
             assert "over the bound of 1,048,576" in planned["over"]
             assert planned["state"] == "active"
@@ -110,7 +117,7 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
             assert green.execute(of_tenant).fetchone() == (0,)
     finally:
         running.start("postgres-blue")
-    status = shown(cells_estate, tenant)
+    status = cells_estate.command("tenant", "show", tenant, "--json").json
     assert "The soak is over: blue has not followed since" in status["sentence"]
     assert "over the bound of" in status["sentence"]
     assert "There is no way back" in status["sentence"]
@@ -149,23 +156,12 @@ def test_a_soak_that_nobody_completes_ends_after_its_grace_and_the_copy_goes_onl
     cells_estate: TestEstate,
 ) -> None:
     tenant = "overdue"
-    cells_estate.add_tenant(tenant)
-    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
-    registry = open_registry(load_estate(cells_estate.config))
-
-    def ends(before: timedelta) -> None:
-        link = registry.links.active(registry.tenants.get(tenant).id)  # type: ignore[arg-type]
-        assert link is not None
-        registry.links.set_soak(link.name, datetime.now(UTC) - before)
-
-    try:
-        ends(timedelta(minutes=30))
-        assert checked(cells_estate, tenant)["ended_by"] is None
-        assert "still follows, but the soak ended on" in shown(cells_estate, tenant)["sentence"]
-        ends(timedelta(hours=2))
-    finally:
-        registry.close()
-    assert "is about to be let go of" in shown(cells_estate, tenant)["sentence"]
+    migrated(cells_estate, tenant)
+    cells_estate.end_soak(tenant, ago=timedelta(minutes=30))
+    assert checked(cells_estate, tenant)["ended_by"] is None
+    assert "still follows, but the soak ended on" in shown(cells_estate, tenant).sentence
+    cells_estate.end_soak(tenant, ago=timedelta(hours=2))
+    assert "is about to be let go of" in shown(cells_estate, tenant).sentence
     assert checked(cells_estate, tenant)["state"] == "expired"
     with psycopg.connect(cells_estate.local.cells[CellName("green")].dsn, autocommit=True) as green:
         green.execute("update public.documents set title = 'later' where tenant_id = %s", (tenant,))

@@ -55,6 +55,12 @@ def main() -> int:
                 operation = service.rollback(tenant, apply=None, observer=killer)
             case "complete", [tenant]:
                 operation = service.complete(tenant, apply=None, observer=killer)
+            case "rehearse", [tenant]:
+                operation = service.rehearse_rollback(tenant, observer=killer)
+            case "expire", [tenant]:
+                (report,) = service.check_soaks(tenant, end=True, observer=killer)
+                assert report.ended is not None
+                operation = report.ended
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:
