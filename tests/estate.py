@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ class TestEstate:
     def go_wrong(self, cell: str, faults: Mapping[str, Fault]) -> None:
         """Let the app of a cell do wrong by these tenants from now on; by nobody with an empty mapping."""
         write_faults(faults_file(self.local.running.folder / "etc" / "app", cell), faults)
+
+    def end_soak(self, tenant: str, *, ago: timedelta) -> None:
+        """Have the tenant's soak end that long ago."""
+        registry = open_registry(load_estate(self.config))
+        try:
+            link = registry.links.active(TenantId(tenant))
+            assert link is not None
+            registry.links.set_soak(link.name, datetime.now(UTC) - ago)
+        finally:
+            registry.close()
 
     def wait_for_lease(self, operation: str, *, deadline_s: float = 40.0) -> None:
         """Wait until the lease of the operation's running step has run out."""

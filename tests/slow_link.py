@@ -39,7 +39,7 @@ class SlowLink:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(*self.target)
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.CancelledError):
             await asyncio.gather(
                 self._pass(reader, back, upwards=True), self._pass(there, writer, upwards=False)
             )

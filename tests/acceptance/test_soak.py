@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,24 @@ import pytest
 import redis
 import yaml
 
-from tenure.estate.config import load_estate
+from tenure.engine.observer import nobody
+from tenure.errors import NotAllowed
 from tenure.model.names import CellName
-from tenure.wiring import open_registry
+from tenure.service import TenantStatus
 from tests.estate import TestEstate
 
 MIB = 1024**2
-PARTS = {"hold", "drain", "fence", "seal", "compare", "close", "commit", "open"}
 
 
-def shown(estate: TestEstate, tenant: str) -> dict[str, Any]:
-    return estate.command("tenant", "show", tenant, "--json").json
+def shown(estate: TestEstate, tenant: str) -> TenantStatus:
+    with estate.service() as service:
+        return service.status(tenant)
+
+
+def migrated(estate: TestEstate, tenant: str) -> None:
+    estate.add_tenant(tenant)
+    with estate.service() as service:
+        assert service.migrate(tenant, "green", apply=None, observer=nobody).error is None
 
 
 def checked(estate: TestEstate, *args: str, config: Path | None = None) -> dict[str, Any]:
@@ -38,41 +45,43 @@ def test_a_rehearsed_rollback_holds_nobody_and_says_what_a_real_one_will_take(
 ) -> None:
     tenant = "rehearsed"
     cells_estate.add_tenant(tenant)
-    with cells_estate.load(tenant, folder=tmp_path) as load:
-        assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
-        before = shown(cells_estate, tenant)
+    with cells_estate.service() as service, cells_estate.load(tenant, folder=tmp_path, rate=20.0) as load:
+        assert service.migrate(tenant, "green", apply=None, observer=nobody).error is None
+        before, route = service.status(tenant), service.observed_route(tenant)
         rehearsed = cells_estate.command("rollback", tenant, "--rehearse", "--json")
         assert rehearsed.exit_code == 0, rehearsed.stderr
-        after = shown(cells_estate, tenant)
-        told = cells_estate.command("op", "show", rehearsed.json["operation"], "--json").json
-        assert cells_estate.command("rollback", tenant, "--rehearse", "--plan").exit_code == 2
-        back = cells_estate.command("rollback", tenant, "--json")
-        assert back.exit_code == 0, back.stderr
+        after = service.status(tenant)
+        assert service.observed_route(tenant) == route
+        events = service.events(rehearsed.json["operation"])
+        back = service.rollback(tenant, apply=None, observer=nobody)
+        assert back.error is None
+        later = service.status(tenant)
         counts = load.stats()
         report = cells_estate.lost(load)
     assert counts.failed == 0
     assert report.clean, report
     result = rehearsed.json["result"]
-    assert set(result["parts_ms"]) == PARTS
+    assert set(result["parts_ms"]) == set(back.result["timing_ms"]), "the parts are those of a real hold"
     assert all(ms > 0 for ms in result["parts_ms"].values())
     assert result["predicted_hold_ms"] == pytest.approx(sum(result["parts_ms"].values()), abs=0.1)
     for seen in result["stores"].values():
         assert seen["processed"] == seen["matching"] > 0
-    actions = [event["action"] for event in told["events"]]
+    actions = {event["action"] for event in events}
     assert "rollback_rehearsed" in actions
-    assert not {"placement_changed", "hold_backed_out", "switched", "writes_throttled"} & set(actions)
-    phases = [e["data"].get("phase") for e in told["events"] if e["action"] == "phase_changed"]
-    assert "holding" not in phases
-    same = ("cell", "epoch", "link", "gateway")
-    assert {key: before[key] for key in same} == {key: after[key] for key in same}
-    assert before["rollback"]["loses_nothing"] is True
-    assert "holds from" in before["rollback"]["basis"]
-    assert after["rollback"]["hold_ms"] == result["predicted_hold_ms"]
-    assert after["rollback"]["basis"].startswith("rehearsed on ")
-    assert f"about {result['predicted_hold_ms']:.0f} ms of waiting" in after["sentence"]
-    assert "loses 0" in after["sentence"]
+    assert not {"placement_changed", "hold_backed_out", "switched", "writes_throttled"} & actions
+    assert "holding" not in {event["data"].get("phase") for event in events}
+    assert (before.placement, before.link) == (after.placement, after.link)
+    assert before.outlook is not None
+    assert before.outlook.loses_nothing
+    assert "holds from" in before.outlook.basis
+    assert after.outlook is not None
+    assert after.outlook.hold_ms == result["predicted_hold_ms"]
+    assert after.outlook.basis.startswith("rehearsed on ")
+    assert f"about {result['predicted_hold_ms']:.0f} ms of waiting" in after.sentence
+    assert "loses 0" in after.sentence
     # The tenant is in another cell now: what was rehearsed there says nothing about the way back from here.
-    assert "holds from" in shown(cells_estate, tenant)["rollback"]["basis"]
+    assert later.outlook is not None
+    assert "holds from" in later.outlook.basis
     assert cells_estate.command("complete", tenant, "--yes", tenant).exit_code == 0
     assert cells_estate.left_behind(tenant) == []
 
@@ -81,8 +90,7 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
     cells_estate: TestEstate,
 ) -> None:
     tenant = "retaining"
-    cells_estate.add_tenant(tenant)
-    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
+    migrated(cells_estate, tenant)
     assert checked(cells_estate, tenant)["said"] == "follows"
     document = yaml.safe_load(cells_estate.config.read_text(encoding="utf-8"))
     document["soak"] = {"most_wal_bytes": MIB}
@@ -95,8 +103,10 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
         with psycopg.connect(cells_estate.local.cells[CellName("green")].dsn, autocommit=True) as green:
             green.execute("select pg_logical_emit_message(false, 'test', repeat('x', 3000000))")
             away = shown(cells_estate, tenant)
-            assert away["rollback"]["loses_nothing"] is False
-            assert "blue does not follow now" in away["sentence"]
+            assert away.outlook is not None
+            assert not away.outlook.loses_nothing
+            assert "blue does not follow now" in away.sentence
+            assert "loses" not in away.sentence
             planned = checked(cells_estate, tenant, "--plan", config=bounded)
             assert "over the bound of 1,048,576" in planned["over"]
             assert planned["state"] == "active"
@@ -107,21 +117,25 @@ def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
             assert green.execute(of_tenant).fetchone() == (0,)
     finally:
         running.start("postgres-blue")
-    status = shown(cells_estate, tenant)
+    status = cells_estate.command("tenant", "show", tenant, "--json").json
     assert "The soak is over: blue has not followed since" in status["sentence"]
     assert "over the bound of" in status["sentence"]
     assert "There is no way back" in status["sentence"]
     assert status["rollback"] is None
     assert status["next_steps"] == [f"tenure complete {tenant} --plan"]
-    for command in (
-        ("rollback", tenant),
-        ("rollback", tenant, "--rehearse"),
-        ("migrate", tenant, "--to", "blue"),
-        ("verify", tenant),
-    ):
-        refused = cells_estate.command(*command)
-        assert refused.exit_code == 4, command
-        assert "over the bound of" in refused.stderr
+    refused = cells_estate.command("rollback", tenant)
+    assert refused.exit_code == 4
+    assert f"tenure complete {tenant}" in refused.stderr
+    with cells_estate.service() as service:
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: service.rollback(tenant, apply=None, observer=nobody),
+            lambda: service.rehearse_rollback(tenant, observer=nobody),
+            lambda: service.migrate(tenant, "blue", apply=None, observer=nobody),
+            lambda: service.verify(tenant, repair=True, observer=nobody),
+        )
+        for attempt in attempts:
+            with pytest.raises(NotAllowed, match="over the bound of"):
+                attempt()
     # What could not be reached then is removed now: blue's own slot.
     assert checked(cells_estate, tenant)["left"] == []
     with psycopg.connect(cells_estate.local.cells[CellName("blue")].dsn) as blue:
@@ -142,23 +156,12 @@ def test_a_soak_that_nobody_completes_ends_after_its_grace_and_the_copy_goes_onl
     cells_estate: TestEstate,
 ) -> None:
     tenant = "overdue"
-    cells_estate.add_tenant(tenant)
-    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
-    registry = open_registry(load_estate(cells_estate.config))
-
-    def ends(before: timedelta) -> None:
-        link = registry.links.active(registry.tenants.get(tenant).id)  # type: ignore[arg-type]
-        assert link is not None
-        registry.links.set_soak(link.name, datetime.now(UTC) - before)
-
-    try:
-        ends(timedelta(minutes=30))
-        assert checked(cells_estate, tenant)["ended_by"] is None
-        assert "still follows, but the soak ended on" in shown(cells_estate, tenant)["sentence"]
-        ends(timedelta(hours=2))
-    finally:
-        registry.close()
-    assert "is about to be let go of" in shown(cells_estate, tenant)["sentence"]
+    migrated(cells_estate, tenant)
+    cells_estate.end_soak(tenant, ago=timedelta(minutes=30))
+    assert checked(cells_estate, tenant)["ended_by"] is None
+    assert "still follows, but the soak ended on" in shown(cells_estate, tenant).sentence
+    cells_estate.end_soak(tenant, ago=timedelta(hours=2))
+    assert "is about to be let go of" in shown(cells_estate, tenant).sentence
     assert checked(cells_estate, tenant)["state"] == "expired"
     with psycopg.connect(cells_estate.local.cells[CellName("green")].dsn, autocommit=True) as green:
         green.execute("update public.documents set title = 'later' where tenant_id = %s", (tenant,))

@@ -59,6 +59,12 @@ def main() -> int:
                 operation = service.resume(operation_id, killer)
             case "confirm", [operation_id]:
                 operation = service.confirm(operation_id, killer)
+            case "rehearse", [tenant]:
+                operation = service.rehearse_rollback(tenant, observer=killer)
+            case "expire", [tenant]:
+                (report,) = service.check_soaks(tenant, end=True, observer=killer)
+                assert report.ended is not None
+                operation = report.ended
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:

@@ -1,4 +1,4 @@
-"""Every named point of a migrate, a rollback and a complete, in the order in which they are reached."""
+"""Every named point of each operation, in the order in which they are reached."""
 
 from __future__ import annotations
 
@@ -70,6 +70,18 @@ COMPLETE: Final = (
     "erase.gone",
     "erase:end",
 )
+REHEARSE: Final = (
+    "prepare:start",
+    "prepare.following",
+    "prepare.equal",
+    "arm.reverse",
+    "arm.gated",
+    "prepare:end",
+    "rehearse:start",
+    "rehearse.measured",
+    "rehearse:end",
+)
+EXPIRE: Final = ("expire:start", "expire.noted", "expire.stopped", "expire:end")
 COMMIT: Final = "switch.committed"
 """The first point behind the point of no return."""
 

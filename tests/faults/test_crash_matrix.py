@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.estate import TestEstate
-from tests.faults.points import ABORT, COMPLETE, MIGRATE, ROLLBACK, SELECTION, committed
+from tests.faults.points import ABORT, COMPLETE, EXPIRE, MIGRATE, REHEARSE, ROLLBACK, SELECTION, committed
 
 pytestmark = pytest.mark.faults
 _numbers = itertools.count(1)
@@ -25,6 +26,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "rollback_point": ROLLBACK,
         "abort_point": ABORT,
         "complete_point": COMPLETE,
+        "rehearse_point": REHEARSE,
+        "expire_point": EXPIRE,
     }
     for name, all_of_them in points.items():
         if name in metafunc.fixturenames:
@@ -164,3 +167,25 @@ def test_a_second_process_is_refused_while_an_operation_is_unfinished(
         assert operation in refused.stderr
     assert cells_estate.command("op", "cancel", operation).exit_code == 0
     finish(cells_estate, tenant, "blue")
+
+
+def test_a_killed_rehearsal_is_resumed_and_changes_nothing(
+    cells_estate: TestEstate, tenant: str, rehearse_point: str
+) -> None:
+    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
+    operation = kill(cells_estate, rehearse_point, "rehearse", tenant)
+    resumed = cells_estate.command("op", "resume", operation, "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.json["result"]["predicted_hold_ms"] > 0
+    finish(cells_estate, tenant, "green")
+
+
+def test_a_killed_expiry_is_resumed(cells_estate: TestEstate, tenant: str, expire_point: str) -> None:
+    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
+    cells_estate.end_soak(tenant, ago=timedelta(days=2))
+    operation = kill(cells_estate, expire_point, "expire", tenant)
+    resumed = cells_estate.command("op", "resume", operation, "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.json["result"]["left"] == []
+    assert "There is no way back" in resumed.json["sentence"]
+    finish(cells_estate, tenant, "green")

@@ -121,7 +121,7 @@ class Move:
     def catch_up(self, ctx: StepContext) -> StepOutcome:
         """Wait until every copy follows and keeps pace with the writes, showing how far each one is."""
         began = time.monotonic()
-        session = self._started(ctx, following=False)
+        session = self.started(ctx, following=False)
         deadline = began + CATCH_UP_TIMEOUT_S
         following: set[StoreName] = set()
         while len(following) < len(session.copies):
@@ -153,7 +153,7 @@ class Move:
 
     def verify(self, ctx: StepContext) -> StepOutcome:
         """Compare everything; repair what differs, or re-sync in full if it is too much."""
-        session = self._started(ctx)
+        session = self.started(ctx)
         compared = {str(n): c.as_dict() for n, c in evidence.verify(self._deps, ctx, session).items()}
         ctx.reach("verify.equal")
         return Done(result=compared)
@@ -166,7 +166,7 @@ class Move:
 
     def prepare(self, ctx: StepContext) -> StepOutcome:
         """Of a rollback: what follows is brought up to date and compared, as far as the soak has not done it."""
-        session = self._started(ctx)
+        session = self.started(ctx)
         self.wait_following(ctx, session)
         ctx.reach("prepare.following")
         self._ladder.keep_up(ctx, session)
@@ -176,7 +176,7 @@ class Move:
 
     def arm(self, ctx: StepContext) -> StepOutcome:
         """Everything the hold must not pay for: reverse copies, the gate in the tenant's path."""
-        session = self._started(ctx)
+        session = self.started(ctx)
         fence = self._deps.fence(session.tenant, ctx.token)
         session.arm(fence)
         ctx.reach("arm.reverse")
@@ -197,7 +197,7 @@ class Move:
         fence = self._deps.fence(session.tenant, ctx.token)
         if ctx.attempt > 1 or ctx.taken_over:
             back_out(deps, ctx, session, fence)
-        session = self._started(ctx)
+        session = self.started(ctx)
         session.arm(fence)
         steering.steer(deps, ctx, session, epoch=placement.epoch)
         session.claim(fence)
@@ -300,9 +300,13 @@ class Move:
         source, target = cell_name(request["from"]), cell_name(request["to"])
         return self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
 
-    def _started(self, ctx: StepContext, *, following: bool = True) -> Session:
-        """The session with its copies running, and caught up; also in a process that has just taken over."""
+    def started(self, ctx: StepContext, *, following: bool = True) -> Session:
+        """The session with its copies running, and caught up; also in a process that has just taken over, and in one
+        that did this before another process worked on the link. The fence refuses whoever is not the newest holder."""
         session = self.session(ctx)
+        if session.started and session.displaced():
+            self._deps.sessions.drop(session.link)
+            session = self.session(ctx)
         if not session.started:
             session.start(self._deps.fence(session.tenant, ctx.token))
             if following:

@@ -20,7 +20,7 @@ from tenure.operations import evidence
 from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold
 from tenure.operations.move import Move
-from tenure.operations.observe import cost_so_far, record_measurement, route
+from tenure.operations.observe import cost_so_far, route
 from tenure.operations.pace import Ladder
 from tenure.operations.soak import SoakState
 
@@ -91,7 +91,6 @@ class Rehearsal:
         }
         ctx.reach("rehearse.measured")
         predicted_ms = sum(parts.values())
-        record_measurement(deps, ctx, "rehearsal", None, last.left, 0, predicted_ms / 1000)
         told = {
             "predicted_hold_ms": round(predicted_ms, 2),
             "parts_ms": {name: round(ms, 2) for name, ms in parts.items()},

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from tenure.errors import EvidenceStale
+from tenure.errors import EvidenceStale, LeaseLost
 from tenure.model.comparison import Comparison
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.stores.contract import Fence, LiveCopy, Store
@@ -122,6 +122,15 @@ class Session:
         for names in (self.draining(), self.others(), self.riders()):
             self.each(lambda n: self.copies[n].start(fence), names)
         self.started = True
+
+    def displaced(self) -> bool:
+        """Whether another process has taken over one of the copies since they were started here."""
+        try:
+            for copy in self.copies.values():
+                copy.progress()
+        except LeaseLost:
+            return True
+        return False
 
     def compare(
         self, progress: Callable[[StoreName, int], None], names: Iterable[StoreName] | None = None

@@ -37,8 +37,7 @@ class Verify:
         """
         session = self._move.session(ctx)
         if ctx.operation.request.get("repair"):
-            session.start(self._deps.fence(session.tenant, ctx.token))
-            self._move.wait_following(ctx, session)
+            session = self._move.started(ctx)
             seen = evidence.verify(self._deps, ctx, session)
         else:
             found = session.compare(lambda name, items: ctx.progress(f"verify {name}", items))
