@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from rag_app.faults import Fault
 from rag_app.history import History, Outcome
 from tenure.operations.canary import TTL_S
+from tenure.operations.watch import Outcome as WatchOutcome
 from tenure.wiring import open_service
 from tests.estate import TestEstate
 
@@ -167,7 +169,7 @@ def test_a_bad_target_is_left_within_seconds_and_few_users_notice(
 
 
 def test_a_killed_canary_falls_back_by_the_gates_own_deadline_and_goes_on_where_it_was(
-    cells_estate: TestEstate, config: Path, tmp_path: Path
+    cells_estate: TestEstate, config: Path, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     tenant = "canary-killed"
     add(cells_estate, config, tenant, "told")
@@ -203,6 +205,15 @@ def test_a_killed_canary_falls_back_by_the_gates_own_deadline_and_goes_on_where_
     assert reads(history, died - 1, died + TTL_S - 1)["green"] > 0
     abandoned = reads(history, died + TTL_S + 0.5, died + TTL_S + 2)
     assert abandoned["green"] == 0 < abandoned["blue"]
+    # A watch outlasts an Envoy that is started again meanwhile.
+    running = cells_estate.local.running
+    with closing(open_service(config)) as service, ThreadPoolExecutor(max_workers=1) as pool:
+        looked: list[object] = []
+        watched = pool.submit(service.watch, tenant, for_s=1, observer=looked.append, look_s=0.2)
+        wait_until(lambda: looked, "the first look")
+        running.stop("envoy")
+        running.start("envoy")
+        assert watched.result(60).outcome is WatchOutcome.HEALTHY
     assert cells_estate.command("complete", tenant, "--yes", tenant, config=config).exit_code == 0
 
 

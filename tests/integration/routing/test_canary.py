@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tenure.errors import FenceRefused
 from tenure.model.names import CellName
 from tenure.model.traffic import Traffic
+from tenure.operations.health import Health, Kinds
+from tenure.plan.bounds import Bounds, State, Verdict
 from tenure.routing.envoy import EnvoyOptions
 from tests.integration.routing.gateway import BLUE, GREEN, Gateway, User, tenant
 
@@ -144,3 +147,26 @@ def test_requests_are_counted_per_tenant_cell_and_kind_over_all_envoys(gateway: 
         gateway.stop_cells()
         assert gateway.ask(ACME.host).status == 503
         assert came(GREEN)[0].failed == 1
+
+
+def test_a_cell_that_hangs_is_found_before_any_of_its_requests_has_an_answer(gateway: Gateway) -> None:
+    router = gateway.router(options=OPTIONS)
+    router.gate(ACME, BLUE, token=1, epoch=1)
+    router.canary(ACME.tenant, token=1, cell=GREEN, share=1, ttl_s=60)
+    health = Health(router, ACME.tenant, GREEN)
+    bounds = Bounds(error_rate=0, latency_ratio=2, latency_margin_ms=0, latency_ms=300, min_requests=50)
+    nothing = Kinds(reads=Traffic(), others=Traffic())
+
+    def verdict() -> Verdict:
+        health.look()
+        return health.verdicts(nothing, bounds, others=False)["reads"]
+
+    with ThreadPoolExecutor(max_workers=5) as pool:
+        asked = [pool.submit(gateway.ask, ACME.host, "/slow") for _ in range(5)]
+        gateway.until(lambda: gateway.cells[GREEN].under_way == 5, what="all hang")
+        gateway.until(lambda: verdict().state is State.OUTSIDE, what="it is noticed")
+        seen = verdict()
+        assert (seen.overdue, seen.seen.answered) == (5, 0)
+        gateway.finish_slow(GREEN)
+        assert {one.result(20).status for one in asked} == {200}
+    assert verdict().overdue == 0
