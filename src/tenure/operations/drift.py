@@ -241,7 +241,10 @@ class Drift:
         cell: CellName,
         addresses: Sequence[str] = (),
     ) -> bool:
-        """Whether a request of the tenant's users at the url comes out in the cell; True where there is no probe."""
+        """Whether a request of the tenant's users at the url comes out in the cell; True where there is no probe.
+
+        That nobody answers is no sign that requests stray: a rollback away from a broken app keeps its hold.
+        """
         if self._deps.probe is None:
             return True
         try:
@@ -251,12 +254,16 @@ class Drift:
                 answered = self._deps.probe.cell_at(url, host, addresses)
         except StoreUnavailable as error:
             notes.saw.append(f"a request through {what} is not answered")
-            notes.differs("no_answer", url, error.message, error.hint)
+            notes.differs("no_answer", url, error.message, error.hint, strays=False)
             return False
         notes.saw.append(f"a request through {what} is answered by {answered or 'nobody who names a cell'}")
-        if answered != cell:
-            by = answered or "nobody who names a cell"
-            notes.differs("answer", url, f"a request through {what} is answered by {by}, not by {cell}")
+        if answered is None:
+            message = (
+                f"a request through {what} is answered by nobody who names a cell: is the app of {cell} up?"
+            )
+            notes.differs("no_answer", url, message, f"mend the app of {cell}", strays=False)
+        elif answered != cell:
+            notes.differs("answer", url, f"a request through {what} is answered by {answered}, not by {cell}")
         return answered == cell
 
     # -- mending -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ past the gateway, and is not called done before a person has looked and confirme
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from tenure.engine.context import StepContext
@@ -76,7 +77,8 @@ def _past_the_gate(deps: Deps, ctx: StepContext, tenant: TenantId) -> str | None
     before = deps.router.asked(tenant)
     deadline = time.monotonic() + _GATE_SEEN_WITHIN_S
     while True:
-        deps.probe.cell_at(listen, host)
+        with suppress(StoreUnavailable):  # whoever does not answer may have been asked through the gate
+            deps.probe.cell_at(listen, host)
         if deps.router.asked(tenant) != before:
             return None
         if time.monotonic() > deadline:
@@ -123,10 +125,11 @@ def divert(deps: Deps, ctx: StepContext, tenant: TenantId) -> StepOutcome:
 
 
 def confirm(deps: Deps, ctx: StepContext, tenant: TenantId) -> StepOutcome:
-    """See that users reach the cell. On the second path a person has to have looked and confirmed before."""
+    """See that no request strays. On the second path users must be seen to reach the cell, by a person as well."""
     look = Drift(deps).look(tenant)
     ctx.reach("confirm.looked")
-    if look.reached and (ctx.confirmed or not ungated(ctx)):
+    asks = ungated(ctx) is not None or ctx.confirmed
+    if (ctx.confirmed and look.reached) if asks else (look.strays is None):
         ctx.event("route_seen", confirmed_by=ctx.operation.data.get("confirmed"), saw=list(look.saw))
         return Done(result={"saw": list(look.saw), "confirmed_by": ctx.operation.data.get("confirmed")})
     ctx.event("route_not_seen" if not look.reached else "look_wanted", saw=list(look.saw))
@@ -144,5 +147,5 @@ def question(look: Look, operation: str) -> str:
 def not_reached(look: Look) -> tuple[str, ...]:
     """What stands against a confirmation: everything seen that differs, each with its fix."""
     return tuple(
-        f"{d.message}. Fix: {d.fix}" for d in look.differences if d.strays or d.kind == "name_unknown"
+        f"{d.message}. Fix: {d.fix}" for d in look.differences if d.kind not in {"gated", "diverted"}
     )
