@@ -161,7 +161,7 @@ class Move:
     def canary(self, ctx: StepContext) -> StepOutcome:
         """Let a growing share of the reads try the target, and go back at once when it does badly."""
         return Canary(
-            self._deps, ctx, self._started(ctx), CanaryPlan.of(ctx.operation.request["canary"])
+            self._deps, ctx, self.started(ctx), CanaryPlan.of(ctx.operation.request["canary"])
         ).run()
 
     def prepare(self, ctx: StepContext) -> StepOutcome:
