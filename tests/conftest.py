@@ -79,6 +79,16 @@ def servers() -> Iterator[RunningEstate]:
 def fresh_database(servers: RunningEstate) -> Iterator[Callable[..., str]]:
     """`fresh_database(server="pg18a", name=None)` gives the DSN of a new empty database, dropped with its links
     after the test."""
+    yield from _databases(servers)
+
+
+@pytest.fixture(scope="session")
+def lasting_database(servers: RunningEstate) -> Iterator[Callable[..., str]]:
+    """As `fresh_database`, but dropped after the last test."""
+    yield from _databases(servers)
+
+
+def _databases(servers: RunningEstate) -> Iterator[Callable[..., str]]:
     made: list[tuple[str, str]] = []
 
     def make(server: str = "pg18a", name: str | None = None) -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from tenure.catalogue import StoreKind
 from tenure.engine.context import StepContext
 from tenure.errors import UsageError
-from tenure.model.finding import Finding
+from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
 from tenure.model.operation import Operation
 from tenure.operations.deps import Deps
@@ -122,7 +122,7 @@ def _quickest_ms(ask: Callable[[], object]) -> float:
     return min(took)
 
 
-def _store(deps: Deps, session: Session, name: StoreName) -> StoreObservation:
+def _store(deps: Deps, session: Session, name: StoreName, *, comparable: bool) -> StoreObservation:
     store = session.source_store(name)
     store.ping()
     round_trip_ms = _quickest_ms(lambda: store.fence_state(session.tenant))
@@ -139,10 +139,12 @@ def _store(deps: Deps, session: Session, name: StoreName) -> StoreObservation:
         round_trip_ms=round_trip_ms,
         fence_enforced=store.capabilities.fence_enforced,
         rides_with=store.capabilities.rides_with,
-        fingerprint_source=session.copies[name].fingerprint(),
+        fingerprint_source=session.copies[name].fingerprint() if comparable else "",
         fingerprint_target=deps.factory.copy(
             session.link, name, session.tenant, session.target, session.source
-        ).fingerprint(),
+        ).fingerprint()
+        if comparable
+        else "",
         copied=_rate(deps, "copy", name, session.source, session.target),
         compared=_rate(deps, "verify", name, session.source, session.target),
     )
@@ -155,9 +157,11 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
     if placement.cell != session.source:
         raise UsageError(f"{session.tenant} is served by {placement.cell}, not by {session.source}")
     session.each(lambda n: session.target_store(n).ping())
-    stores = session.each(lambda n: _store(deps, session, n))
     found = session.each(lambda n: session.copies[n].preflight())
     findings: list[Finding] = [finding for of_store in found.values() for finding in of_store]
+    # What is refused may be that there is nothing to compare: the plan says so with all the rest.
+    comparable = not any(finding.severity is Severity.REFUSAL for finding in findings)
+    stores = session.each(lambda n: _store(deps, session, n, comparable=comparable))
     for name, of_store in found.items():
         if any(finding.code == "fence_cooperates" for finding in of_store):
             stores[name] = replace(stores[name], fence_enforced=False)

@@ -32,6 +32,7 @@ from tenure.stores.postgres import (
 from tests.contract.rigs.protocol import AppRefused, Rig, Side
 
 KINDS = ("postgres", "pgvector", "postgres-mixed", "postgres-database")
+SERVERS = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
 TENANTS = tuple(map(TenantId, ("acme", "acme1", "Acme")))
 
 ROLE = """
@@ -89,19 +90,17 @@ class Layout:
 
 def make(kind: str, request: pytest.FixtureRequest) -> Rig:
     fresh: Callable[..., str] = request.getfixturevalue("fresh_database")
-    servers = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
     if kind == "postgres-database":
-        name = f"c{secrets.token_hex(4)}"
-        databases = {
-            (side, tenant): fresh(server, f"{name}_{tenant}")
-            for side, server in servers.items()
-            for tenant in TENANTS
-        }
-        for dsn in databases.values():
-            _run(dsn, ROLE, _own("public"))
+        name, neighbours = request.getfixturevalue("neighbours_of_contract")
+        for dsn in neighbours.values():
+            _run(dsn, "delete from public.items")
+        databases = dict(neighbours)
+        for side, server in SERVERS.items():
+            databases[side, TENANTS[0]] = fresh(server, f"{name}_{TENANTS[0]}")
+            _run(databases[side, TENANTS[0]], ROLE, _own("public"))
         layout = Layout(tables=[DATABASE_ITEMS], homes=[DATABASE_ITEMS], database=f"{name}_{{tenant}}")
         return PostgresRig(kind, layout, databases)
-    shared = {side: fresh(server) for side, server in servers.items()}
+    shared = {side: fresh(server) for side, server in SERVERS.items()}
     for dsn in shared.values():
         _run(dsn, ROLE, SHARED)
         if kind == "postgres-mixed":
@@ -114,6 +113,19 @@ def make(kind: str, request: pytest.FixtureRequest) -> Rig:
     else:
         layout = Layout(tables=[ITEMS], carried=[VECTORS], homes=[ITEMS if kind == "postgres" else VECTORS])
     return PostgresRig(kind, layout, databases)
+
+
+def neighbour_databases(make: Callable[..., str]) -> tuple[str, dict[tuple[Side, TenantId], str]]:
+    """How tenants' databases begin, and those of the neighbours. They serve every test, since none may change them."""
+    name = f"c{secrets.token_hex(4)}"
+    made = {
+        (side, tenant): make(server, f"{name}_{tenant}")
+        for side, server in SERVERS.items()
+        for tenant in TENANTS[1:]
+    }
+    for dsn in made.values():
+        _run(dsn, ROLE, _own("public"))
+    return name, made
 
 
 def _own(schema: str) -> sql.Composed:

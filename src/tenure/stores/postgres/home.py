@@ -52,7 +52,7 @@ class Home:
         return self.database is not None or bool(self.schemas)
 
 
-def settle(home: Home, tenant: TenantId, *, server: str, database: Template | None) -> Home:
+def home_of(home: Home, tenant: TenantId, *, server: str, database: Template | None) -> Home:
     """The home of that tenant, from one whose names may be templates. `server` says in messages where it is.
 
     Raises `StoreRefused` where the names that follow from the tenant's id cannot be its own.

@@ -18,7 +18,7 @@ from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
 from tenure.stores.postgres.connect import Pool, translate
-from tenure.stores.postgres.home import Home, settle
+from tenure.stores.postgres.home import Home, home_of
 from tenure.stores.postgres.repair import erase
 from tenure.stores.postgres.tables import TenantTable, require
 
@@ -73,7 +73,7 @@ class PostgresStore:
         with self._lock:
             home = self._homes.pop(tenant, None)
             if home is None:
-                home = settle(self._unsettled, tenant, server=self.pool.where, database=self._database)
+                home = home_of(self._unsettled, tenant, server=self.pool.where, database=self._database)
             self._homes[tenant] = home
             if len(self._homes) > MOST_HOMES:
                 oldest = self._homes.pop(next(iter(self._homes)))
