@@ -90,6 +90,14 @@ class SmallApp:
         schema = self.schema.replace("{tenant}", tenant)
         return sql.SQL(statements).format(schema=sql.Identifier(schema), tenant=sql.Literal(tenant))
 
+    def create_database(self, cell: str, name: str) -> None:
+        with psycopg.connect(self.servers[cell], autocommit=True) as connection:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        with psycopg.connect(self.servers[cell], dbname=name, autocommit=True) as connection:
+            connection.execute("create extension vector")
+            if self.isolation == "schema":
+                connection.execute(SHARED)
+
     def deploy(self, cell: str, tenant: str) -> None:
         self.run(cell, tenant, OWN)
 
@@ -129,16 +137,10 @@ def app(request: pytest.FixtureRequest, cells_estate: TestEstate, tmp_path: Path
         tenant=tenant,
         neighbours=neighbours,
     )
-    databases = {small.database.replace("{tenant}", t) for t in (tenant, *neighbours)}
     for cell in CELLS:
-        with psycopg.connect(servers[cell], autocommit=True) as connection:
-            for name in databases:
-                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        for name in databases:
-            with psycopg.connect(servers[cell], dbname=name, autocommit=True) as connection:
-                connection.execute("create extension vector")
-                if isolation == "schema":
-                    connection.execute(SHARED)
+        there = (tenant, *neighbours) if (cell, isolation) != ("green", "database") else neighbours
+        for name in {small.database.replace("{tenant}", its) for its in there}:
+            small.create_database(cell, name)
     for its in (tenant, *neighbours):
         small.deploy("blue", its)
         small.run("blue", its, OWN_ROWS + (SHARED_ROWS if isolation == "schema" else ""))
@@ -200,10 +202,7 @@ def test_a_tenant_of_its_own_moves_goes_back_and_leaves(app: SmallApp, cells_est
     missing = next(f for f in refused.value.findings if f"tenant's {app.isolation} is not there" in f)
     assert f"create {app.isolation} " in missing
     if app.isolation == "database":
-        name = app.database.replace("{tenant}", tenant)
-        with psycopg.connect(app.servers["green"], autocommit=True) as connection:
-            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        app.run("green", tenant, "create extension vector")
+        app.create_database("green", app.database.replace("{tenant}", tenant))
     app.deploy("green", tenant)
 
     _succeeds(service.migrate, tenant, "green")

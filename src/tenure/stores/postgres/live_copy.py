@@ -172,8 +172,8 @@ class PostgresLiveCopy:
         self._verification.resync(fence, workers=workers)
 
     def detach(self) -> None:
-        self._from.pool.close()
-        self._to.pool.close()
+        for pool in (self._from.pool, self._to.pool, self.source.pool, self.target.pool):
+            pool.close()
 
     def stop(self, fence: Fence) -> None:
         """Works on each server that can be reached; raises `StoreUnavailable` at the end if one could not be.

@@ -160,6 +160,7 @@ class PgVectorLiveCopy:
     def detach(self) -> None:
         for store in (self.source, self.target):
             store.carrier.home(self.tenant).pool.close()
+            store.carrier.pool.close()
 
     def stop(self, fence: Fence) -> None:
         """Nothing to do: the carrier's stop removes the link."""
