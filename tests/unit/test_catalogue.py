@@ -475,15 +475,144 @@ def test_what_is_wrong_is_said_at_its_place(problems: Problems, old: str, new: s
     assert expected in problems(GOOD.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("isolation", ["schema", "database"])
-def test_other_isolation_models_are_recognised_and_refused(problems: Problems, isolation: str) -> None:
-    text = GOOD.replace(
-        "    tenant_column: tenant_id\n", f"    isolation: {isolation}\n    tenant_column: tenant_id\n", 1
+OWN = """\
+version: 1
+stores:
+  app:
+    kind: postgresql
+    isolation: schema
+    tenant_column: tenant_id
+    tables:
+      public.plans: {columns: {tenant_id: tenant, name: plain}}
+      t_{tenant}.orders: {columns: {id: key, tenant_id: tenant}}
+      '"My {tenant}"."T"': {columns: {id: key}}
+    ignore: ['t_{tenant}.migrations']
+  vectors:
+    kind: pgvector
+    rides_with: app
+    tables:
+      't_{tenant}.embeddings': {columns: {id: key, embedding: content}}
+"""
+DATABASE = """\
+version: 1
+stores:
+  app:
+    kind: postgresql
+    isolation: database
+    tables:
+      public.orders: {columns: {id: key, tenant_id: tenant}}
+  vectors:
+    kind: pgvector
+    rides_with: app
+    tables:
+      public.embeddings: {columns: {id: key, embedding: content}}
+"""
+
+
+def test_tables_in_a_schema_of_the_tenants_own_have_no_tenant_column(load: Load) -> None:
+    catalogue = load(OWN.replace('"My {tenant}"', '"My_{tenant}"'))
+    app, vectors = catalogue.store(StoreName("app")), catalogue.store(StoreName("vectors"))
+    assert isinstance(app, PostgresMap)
+    assert isinstance(vectors, PgvectorMap)
+    assert app.isolation is Isolation.SCHEMA
+    assert {str(name): table.tenant_column for name, table in app.tables.items()} == {
+        "public.plans": "tenant_id",
+        "t_{tenant}.orders": None,
+        '"My_{tenant}"."T"': None,
+    }
+    assert [name.own_schema for name in vectors.tables] == [True]
+    assert {str(name) for name in app.ignore} == {"t_{tenant}.migrations"}
+
+
+def test_tables_in_a_database_of_the_tenants_own_have_no_tenant_column(load: Load) -> None:
+    catalogue = load(DATABASE)
+    for name in ("app", "vectors"):
+        its = catalogue.store(StoreName(name))
+        assert isinstance(its, PostgresMap | PgvectorMap)
+        assert [table.tenant_column for table in its.tables.values()] == [None]
+    shared = DATABASE.replace("database", "shared").replace(
+        "    tables", "    tenant_column: tenant_id\n    tables"
     )
-    assert problems(text) == [
-        f"5:16: stores.postgres.isolation: '{isolation}' is not supported yet: only 'shared' is (tables "
-        "that tenants share, with a tenant column)"
-    ]
+    shared = shared.replace("{id: key, embedding", "{tenant_id: tenant, id: key, embedding")
+    assert catalogue.digest != load(shared).digest
+
+
+@pytest.mark.parametrize(
+    ("good", "old", "new", "expected"),
+    [
+        (
+            OWN,
+            "schema",
+            "shared",
+            "9:7: stores.app.tables.'t_{tenant}.orders': {tenant} needs isolation: schema",
+        ),
+        (
+            DATABASE,
+            "public.orders",
+            "t_{tenant}.orders",
+            "7:7: stores.app.tables.'t_{tenant}.orders': {tenant} needs isolation: schema; here it is database",
+        ),
+        (
+            DATABASE,
+            "    tables:",
+            "    ignore: ['t_{tenant}.x']\n    tables:",
+            "6:14: stores.app.ignore[0]: {tenant} needs isolation: schema; here it is database",
+        ),
+        (
+            DATABASE,
+            "    tables:",
+            "    tenant_column: tenant_id\n    tables:",
+            "6:20: stores.app.tenant_column: is not needed: every row is the tenant's own there",
+        ),
+        (
+            OWN,
+            "orders: {columns",
+            "orders: {tenant_column: id, columns",
+            "stores.app.tables.'t_{tenant}.orders'.tenant_column: is not needed",
+        ),
+        (
+            GOOD,
+            "    tenant_column",
+            "    isolation: schema\n    tenant_column",
+            "5:16: stores.postgres.isolation: schema: but no table has {tenant} in its schema's name",
+        ),
+        (OWN, "t_{tenant}.orders", "public.orders_{tenant}", "must have {tenant} in the schema only"),
+        (OWN, "t_{tenant}.orders", "t_{tenant}_{tenant}.orders", "must contain {tenant} exactly once"),
+        (
+            OWN,
+            "t_{tenant}.embeddings",
+            "t_{tenant}_v.embeddings",
+            "the schema 't_{tenant}_v' of one tenant can be 't_{tenant}' of another",
+        ),
+    ],
+)
+def test_tables_that_do_not_fit_how_tenants_are_kept_apart_are_refused(
+    problems: Problems, good: str, old: str, new: str, expected: str
+) -> None:
+    good = good.replace('"My {tenant}"', '"My_{tenant}"')
+    assert old in good
+    said = problems(good.replace(old, new, 1))
+    assert [problem for problem in said if expected in problem], said
+
+
+@given(st.text("ab_.-:", max_size=3), st.text("ab_.-:", max_size=3), st.data())
+def test_two_templates_meet_whenever_they_can_name_the_same_for_two_tenants(
+    before: str, after: str, data: st.DataObject
+) -> None:
+    more, less = data.draw(st.text("a_.-", max_size=2)), data.draw(st.text("a_.-", max_size=2))
+    tenant = TenantId("t" + data.draw(st.text("ab_.-", max_size=3)))
+    longer, shorter = (
+        Template.name(f"{before}{{tenant}}{less}{after}"),
+        Template.name(f"{before}{{tenant}}{after}"),
+    )
+    if less:
+        assert longer.expand(tenant) == shorter.expand(TenantId(f"{tenant}{less}"))
+        assert longer.meets(shorter)
+        assert shorter.meets(longer)
+    crossed = Template.name(f"{before}{more}{{tenant}}{after}")
+    assert crossed.meets(longer) == (crossed.text != longer.text)
+    assert not Template.name("x" + before + "{tenant}").meets(Template.name("y" + before + "{tenant}"))
+    assert not Template.name("{tenant}:" + after).meets(Template.name("{tenant}" + after))
 
 
 @pytest.mark.parametrize("isolation", ["{}", "[schema]", "~", "1"])
@@ -491,7 +620,9 @@ def test_an_isolation_that_is_no_text_is_refused(problems: Problems, isolation: 
     text = GOOD.replace(
         "    tenant_column: tenant_id\n", f"    isolation: {isolation}\n    tenant_column: tenant_id\n", 1
     )
-    assert problems(text)[0].startswith("5:16: stores.postgres.isolation: must be shared, ")
+    assert problems(text)[0].startswith(
+        "5:16: stores.postgres.isolation: must be one of shared, schema, database, "
+    )
 
 
 def test_a_catalogue_that_is_not_there_is_said_to_be_missing(tmp_path: pathlib.Path) -> None:

@@ -820,3 +820,19 @@ def test_any_damage_to_the_text_is_explained(folder: pathlib.Path) -> None:
 
 def test_cells_come_in_the_order_of_the_file(folder: pathlib.Path) -> None:
     assert list(load().cells) == [CellName("blue"), CellName("green")]
+
+
+def test_a_store_names_its_tenants_databases_where_the_catalogue_says_there_are_some(
+    folder: pathlib.Path,
+) -> None:
+    apart = CATALOGUE.replace("    tenant_column: tenant_id\n", "    isolation: database\n")
+    (folder / "catalogue.yaml").write_text(apart)
+    missing = "database: missing: in the catalogue the store has isolation: database"
+    assert [p.partition("stores.postgres.")[2] for p in problems(GOOD)] == [missing, missing]
+    named = GOOD.replace("kind: postgresql,", "kind: postgresql, database: 'app_{tenant}',")
+    store = load(named).cell("blue").stores[StoreName("postgres")]
+    assert isinstance(store, PostgresSettings)
+    assert store.database == "app_{tenant}"
+    assert "must contain {tenant} exactly once" in problems(named.replace("app_{tenant}", "app", 1))[0]
+    (folder / "catalogue.yaml").write_text(CATALOGUE)
+    assert "needs isolation: database in the catalogue; there it is shared" in problems(named)[0]

@@ -78,14 +78,26 @@ def check_reference(
         )
 
 
+def _needs_schema(isolation: str | None) -> str:
+    return f"{PLACEHOLDER} needs isolation: schema; here it is {isolation}"
+
+
 def _check_tables(document: Document, store: StoreSketch, isolation: str | None) -> None:
     default = text_at(store.entry.get("tenant_column"))
     if default is not None and isolation == Isolation.DATABASE:
         document.report((*store.path, "tenant_column"), _NO_COLUMN)
+    ignored = store.entry.get("ignore")
+    for n, name in enumerate(ignored if isinstance(ignored, tuple) else ()):
+        if (
+            isinstance(name, str)
+            and PLACEHOLDER in name
+            and isolation in {Isolation.SHARED, Isolation.DATABASE}
+        ):
+            document.report((*store.path, "ignore", n), _needs_schema(isolation))
     for table, value in block_at(store.entry.get("tables")).items():
         path = (*store.path, "tables", table)
         if PLACEHOLDER in table and isolation in {Isolation.SHARED, Isolation.DATABASE}:
-            document.report(path, f"{PLACEHOLDER} needs isolation: schema; here it is {isolation}", key=True)
+            document.report(path, _needs_schema(isolation), key=True)
         if not isinstance(value, Block) or not isinstance(value.get("columns"), Block):
             continue
         if PLACEHOLDER in table or isolation == Isolation.DATABASE:

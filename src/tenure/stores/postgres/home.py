@@ -60,9 +60,8 @@ def home_of(home: Home, tenant: TenantId, *, server: str, database: Template | N
     tables, carried, ignored = (
         tuple(t.of(tenant) for t in given) for given in (home.tables, home.carried, home.ignored)
     )
-    known = (*home.all_tables, *home.ignored)
-    templates = {Template.name(t.schema) for t in known if t.own_schema}
-    shared = {t.schema for t in known if not t.own_schema}
+    templates = {Template.name(t.schema) for t in home.all_tables if t.own_schema}
+    shared = {t.schema for t in (*home.all_tables, *home.ignored) if not t.own_schema}
     settled = replace(
         home,
         tables=tables,

@@ -28,7 +28,7 @@ where c.relkind in ('r', 'p', 'S') and not c.relispartition and (%(whole)s or n.
     and n.nspname not in ('information_schema', 'tenure') and n.nspname not like 'pg\\_%%'
     and n.nspname || '.' || c.relname <> all(%(known)s::text[])
     and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
-                    and d.deptype in ('e', 'a', 'i'))
+                    and (d.deptype = 'e' or (c.relkind = 'S' and d.deptype in ('a', 'i'))))
     and not exists (select from pg_depend d where d.classid = 'pg_attrdef'::regclass and c.relkind = 'S'
                     and d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid)
 order by 2
