@@ -62,8 +62,12 @@ A secret that is missing or empty is an error that names the setting and the var
   tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
 - `drain_ms` is less than `budget_ms`; the price list has every cell; a residency rule's regions are regions
   of cells.
-- In the catalogue, a table has one column of class `tenant`, its tenant column; it is listed once per
-  database, as holding tenants' data or under `ignore`; no key pattern is hidden by one above it.
+- In the catalogue, a shared table has one column of class `tenant`, its tenant column; a table in a schema or a
+  database of the tenants' own has none, or a column of that class that only repeats the id. Each is listed once
+  per database, as holding tenants' data or under `ignore`; no key pattern is hidden by one above it.
+- With `isolation: schema`, no schema can be two tenants': beside `t_{tenant}`, `t_{tenant}_old` is refused, since
+  a tenant may be called `acme_old`; `old_{tenant}` is fine. With `isolation: database`, every cell's store has
+  a `database`.
 """
 
 _CLASSES: Final = """\

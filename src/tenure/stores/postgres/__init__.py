@@ -1,4 +1,5 @@
-"""PostgreSQL (and pgvector tables riding with it): tenants' rows in shared tables, moved by logical replication."""
+"""PostgreSQL, and pgvector tables riding with it: tenants' rows in shared tables, or in a schema or database of each
+tenant's own, moved by logical replication."""
 
 from tenure.stores.postgres.cell_schema import install_cell
 from tenure.stores.postgres.journal import PostgresJournal
