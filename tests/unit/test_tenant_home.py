@@ -10,6 +10,7 @@ from tenure.errors import StoreRefused
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.postgres import PostgresStore, TenantTable
+from tenure.stores.postgres.store import MOST_HOMES
 
 SHARED = TenantTable(schema="billing", name="plans", tenant_column="tenant_id")
 
@@ -78,3 +79,14 @@ def test_a_database_that_is_not_the_tenants_alone_is_refused(tenant: str) -> Non
     template = "t_{tenant}" if len(tenant) > 60 else "{tenant}"
     with pytest.raises(StoreRefused, match="database"):
         store(TenantTable(schema="public", name="orders"), database=template).home(TenantId(tenant))
+
+
+def test_only_so_many_homes_are_kept_and_the_oldest_go_first() -> None:
+    its = store(TenantTable(schema="public", name="orders"), database="app_{tenant}")
+    first, second = its.home(TenantId("first")), its.home(TenantId("second"))
+    for n in range(MOST_HOMES - 2):
+        its.home(TenantId(f"other{n}"))
+    assert its.home(TenantId("first")) is first
+    its.home(TenantId("one-more"))
+    assert its.home(TenantId("first")) is first
+    assert its.home(TenantId("second")) is not second

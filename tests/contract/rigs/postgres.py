@@ -1,7 +1,7 @@
 """PostgreSQL 16 and 18, or pgvector in them; the app writes as a role without special rights.
 
-Tenants share tables (`postgres`, `pgvector`), have some of their items in a shared table and the others in a schema of
-their own (`postgres-mixed`), or have a database each (`postgres-database`).
+Tenants share the tables with their vectors (`pgvector`), have some of their items in a shared table and the others in a
+schema of their own (`postgres-mixed`), or have a database each (`postgres-database`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tenure.stores.postgres import (
 )
 from tests.contract.rigs.protocol import AppRefused, Rig, Side
 
-KINDS = ("postgres", "pgvector", "postgres-mixed", "postgres-database")
+KINDS = ("pgvector", "postgres-mixed", "postgres-database")
 SERVERS = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
 TENANTS = tuple(map(TenantId, ("acme", "acme1", "Acme")))
 

@@ -99,7 +99,7 @@ class Pool:
         settings: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000, **given}
         settings["options"] = f"{given.get('options') or ''} {options}".strip()
         settings["client_encoding"] = "UTF8"
-        self.database: Final = given.get("dbname")
+        self.database: Final = given.get("dbname") or given.get("user")
         self._conninfo = Secret(make_conninfo("", **settings))
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
