@@ -111,7 +111,7 @@ def make(kind: str, request: pytest.FixtureRequest) -> Rig:
     if kind == "postgres-mixed":
         layout = Layout(tables=[ITEMS, OWN_ITEMS], homes=[ITEMS, OWN_ITEMS])
     else:
-        layout = Layout(tables=[ITEMS], carried=[VECTORS], homes=[ITEMS if kind == "postgres" else VECTORS])
+        layout = Layout(tables=[ITEMS], carried=[VECTORS], homes=[VECTORS])
     return PostgresRig(kind, layout, databases)
 
 
