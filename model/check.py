@@ -77,7 +77,7 @@ CALM: Final = bounds(operations=1)
 STOPPED: Final = bounds(expiries=1)
 
 HOLDING: Final = (
-    Check(name="nothing goes wrong", defines=bounds(writes=2, operations=2), cycles=True),
+    Check(name="nothing goes wrong", defines=bounds(writes=2, operations=2)),
     Check(name="a worker is stopped", defines=bounds(expiries=1, operations=2), cycles=True),
     Check(name="a worker is stopped, two writes", defines=bounds(writes=2, expiries=1)),
     Check(name="workers are killed twice", defines=bounds(crashes=2, operations=2), cycles=True),

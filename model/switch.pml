@@ -156,7 +156,7 @@ bool lifts_itself = true;   /* while the hold waits or reads, the source would o
   assert(no_return); \
   nothing_lost = !(acked[P] & ~data[at(place, P)]) && !(acked[O] & ~data[at(place, O)]); \
   assert(nothing_lost)
-/* Who slept through an abort may just be about to open O again. */
+/* O is not looked at while somebody who slept through the abort may be about to open it again. */
 #ifdef ANY_END
 #define final(o_too) skip
 #else
