@@ -155,6 +155,13 @@ BROKEN: Final = (
         defines=(*bounds(answers=1, expiries=1), "LOST_LEASE_BACKS_OUT"),
         expects="no_return",
     ),
+    Check(name="nobody takes over", defines=(*bounds(crashes=1), "NO_TAKEOVER"), expects="deadlock"),
+    Check(
+        name="who is refused asks for ever",
+        defines=(*STOPPED, "ASKS_FOR_EVER"),
+        expects="endless",
+        cycles=True,
+    ),
     Check(
         name="O opened again only if P agrees",
         defines=(*STOPPED, "LEFT_TO_NEWER_HOLDER"),

@@ -237,7 +237,12 @@ end:
 
 /* ---- workers ------------------------------------------------------------------------------------------------------- */
 /* A process that has crashed or is idle remembers nothing: of two idle ones it does not matter which goes on. */
-#define may_take (!over && (_pid == FIRST || !first_idle) && (!running || gone || (expiries > 0 && holder != _pid)))
+#ifdef NO_TAKEOVER
+#define to_be_had (!running)
+#else
+#define to_be_had (!running || gone || (expiries > 0 && holder != _pid))
+#endif
+#define may_take (!over && (_pid == FIRST || !first_idle) && to_be_had)
 #define FIRST 2
 #define rest() \
   t = 0; src = 0; tgt = 0; e = 0; need_p = 0; need_o = 0; again = false; refused = false; next = 0; \
@@ -298,11 +303,16 @@ end:
 #else
 #define reopens_o knows(src, O)
 #endif
+#ifdef ASKS_FOR_EVER
+#define when_refused goto failed
+#else
+#define when_refused skip
+#endif
 #define back_out() \
   request_or_go_on(src, P, fence[at(src, P)] = OPENED); \
   if \
   :: d_step { reopens_o -> remember(src, O); fence[at(src, O)] = OPENED; check() } \
-  :: !(reopens_o) \
+  :: !(reopens_o) -> when_refused \
   or_crash \
   fi; \
   ask_gate(held = false; routed = src)
