@@ -117,14 +117,15 @@ class Stores:
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
-        carried = [table for rider in self._estate.catalogue.riders(where.name) for table in _tables(rider)]
+        riders = self._estate.catalogue.riders(where.name)
+        carried = [table for rider in riders for table in _tables(rider)]
         return PostgresStore(
             name=where.name,
             cell=cell,
             dsn=settings.dsn.resolve(),
             tables=_tables(where),
             carried=carried,
-            ignore=tuple(f"{t.schema}.{t.name}" for t in where.ignore),
+            ignore=sorted(str(t) for t in where.ignore.union(*(r.ignore for r in riders))),
             dsn_from_cells=settings.replication_dsn.resolve(),
         )
 

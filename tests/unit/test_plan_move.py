@@ -25,8 +25,8 @@ STORE = StoreObservation(
     round_trip_ms=1.5,
     fence_enforced=True,
     rides_with=None,
-    fingerprint_source="a",
-    fingerprint_target="a",
+    fingerprint_source={"prefix": "a"},
+    fingerprint_target={"prefix": "a"},
 )
 SEEN = MoveObservation(
     tenant=TenantId("acme"),
@@ -66,8 +66,8 @@ def test_the_digest_changes_with_everything_that_was_agreed_to() -> None:
         replace(SEEN, epoch=4),
         replace(SEEN, tenant=TenantId("globex")),
         replace(SEEN, target=replace(SEEN.target, name=CellName("green"))),
-        replace(SEEN, stores=(replace(STORE, fingerprint_source="b"),)),
-        replace(SEEN, stores=(replace(STORE, fingerprint_target="b"),)),
+        replace(SEEN, stores=(replace(STORE, fingerprint_source={"prefix": "b"}),)),
+        replace(SEEN, stores=(replace(STORE, fingerprint_target={"prefix": "b"}),)),
         replace(SEEN, catalogue_digest="sha256:1"),
         replace(SEEN, linked=True),
         replace(SEEN, findings=(finding,)),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tenure.catalogue import StoreKind
 from tenure.engine.context import StepContext
-from tenure.errors import UsageError
-from tenure.model.finding import Finding
+from tenure.errors import StoreRefused, UsageError
+from tenure.model.finding import Finding, Severity
+from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
 from tenure.model.operation import Operation
 from tenure.operations.deps import Deps
@@ -25,6 +26,7 @@ from tenure.plan.observation import (
     StoreObservation,
 )
 from tenure.registry.measurements import Measurement
+from tenure.stores.contract import Store
 
 PAST_MEASUREMENTS = 20
 ROUND_TRIPS = 3
@@ -122,12 +124,23 @@ def _quickest_ms(ask: Callable[[], object]) -> float:
     return min(took)
 
 
-def _store(deps: Deps, session: Session, name: StoreName) -> StoreObservation:
+def _inventory(store: Store, tenant: TenantId, *, refused: bool) -> Inventory:
+    """What the store holds of the tenant; nothing where it cannot be said and preflight has found out why."""
+    try:
+        return store.inventory(tenant)
+    except StoreRefused:
+        if not refused:
+            raise
+        return Inventory(store=store.name, tenant=tenant, collections={})
+
+
+def _store(deps: Deps, session: Session, name: StoreName, found: Sequence[Finding]) -> StoreObservation:
     store = session.source_store(name)
     store.ping()
     round_trip_ms = _quickest_ms(lambda: store.fence_state(session.tenant))
     began = time.perf_counter()
-    inventory = store.inventory(session.tenant)
+    refused = any(f.severity is Severity.REFUSAL for f in found)
+    inventory = _inventory(store, session.tenant, refused=refused)
     inventory_s = time.perf_counter() - began
     kind: StoreKind = deps.estate.catalogue.store(name).kind
     return StoreObservation(
@@ -155,8 +168,9 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
     if placement.cell != session.source:
         raise UsageError(f"{session.tenant} is served by {placement.cell}, not by {session.source}")
     session.each(lambda n: session.target_store(n).ping())
-    stores = session.each(lambda n: _store(deps, session, n))
     found = session.each(lambda n: session.copies[n].preflight())
+    refusing = [finding for of_store in found.values() for finding in of_store]
+    stores = session.each(lambda n: _store(deps, session, n, refusing))
     findings: list[Finding] = [finding for of_store in found.values() for finding in of_store]
     for name, of_store in found.items():
         if any(finding.code == "fence_cooperates" for finding in of_store):

@@ -147,6 +147,10 @@ class Plan:
                     "size_bytes": s.size_bytes,
                     "fence": "enforced" if s.fence_enforced else "cooperative",
                     "rides_with": s.rides_with,
+                    "schema": {
+                        "source": dict(s.fingerprint_source),
+                        "target": dict(s.fingerprint_target),
+                    },
                 }
                 for s in self.stores
             ],
@@ -157,6 +161,7 @@ class Plan:
                     "where": f.where,
                     "message": f.message,
                     "fix": f.fix,
+                    "command": f.command or None,
                 }
                 for f in self.findings
             ],
@@ -290,7 +295,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         "epoch": seen.epoch,
         "linked": seen.linked,
         "catalogue": seen.catalogue_digest,
-        "schemas": {s.store: [s.fingerprint_source, s.fingerprint_target] for s in seen.stores},
+        "schemas": {s.store: [dict(s.fingerprint_source), dict(s.fingerprint_target)] for s in seen.stores},
         "steps": [s.name for s in steps],
         "findings": sorted({(str(f.severity), f.code, f.where) for f in findings}),
     }

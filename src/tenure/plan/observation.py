@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenure.model.finding import Finding
@@ -33,8 +34,9 @@ class StoreObservation:
     round_trip_ms: float
     fence_enforced: bool
     rides_with: StoreName | None
-    fingerprint_source: str
-    fingerprint_target: str
+    fingerprint_source: Mapping[str, str]
+    fingerprint_target: Mapping[str, str]
+    """What must not change on each side during the move, item by item."""
     copied: Rate | None = None
     compared: Rate | None = None
 

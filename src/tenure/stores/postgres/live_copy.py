@@ -6,12 +6,12 @@ nothing comes back to where it was written. The names follow from the link, so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from tenure.errors import FenceRefused, StoreRefused, TenureError
+from tenure.errors import FenceRefused, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
@@ -22,7 +22,7 @@ from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.preflight import preflight
 from tenure.stores.postgres.repair import drop_origins
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Table, digest, require
+from tenure.stores.postgres.tables import Table, describe, describe_all, require, shared_tables
 from tenure.stores.postgres.verification import Verification
 
 RECORD_DEADLINE_S: Final = 30.0
@@ -61,16 +61,8 @@ class PostgresLiveCopy:
     def preflight(self) -> Sequence[Finding]:
         return preflight(self.source, self.target, self.tenant, self.direction)
 
-    def fingerprint(self) -> str:
-        """Raises `StoreRefused` if the two sides differ: a digest of two different things would say nothing."""
-        here = digest(require(self.source.pool, self.source.all_tables))
-        there = digest(require(self.target.pool, self.target.all_tables))
-        if here != there:
-            raise StoreRefused(
-                f"the tables of {self.source.pool.where} and {self.target.pool.where} are not the same",
-                hint="bring both schemas to the same state; preflight lists what differs",
-            )
-        return here
+    def fingerprint(self) -> Mapping[str, str]:
+        return describe_all(describe(self.source.pool, self.source.all_tables))
 
     def start(self, fence: Fence) -> None:
         source, target = self.source.pool, self.target.pool
@@ -101,7 +93,10 @@ class PostgresLiveCopy:
             fences.claim(pool, fence)
 
     def _connect(self, *, copy_data: bool) -> None:
-        tables = require(self.source.pool, self.source.all_tables)
+        tables = shared_tables(
+            require(self.source.pool, self.source.all_tables),
+            require(self.target.pool, self.target.all_tables),
+        )
         if not self._subscribed():
             replication.publish(self.source.pool, self.direction, tables, self.tenant)
             replication.create_slot(self.source.pool, self.direction)

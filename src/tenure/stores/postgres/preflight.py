@@ -11,146 +11,94 @@ from psycopg.types.json import Jsonb
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
-from tenure.stores.postgres import catalog_checks, replication
+from tenure.stores.postgres import catalog_checks, references, replication, server_checks
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Table, describe
+from tenure.stores.postgres.tables import Column, Gap, Table, collection_of, describe, gaps
 
-OLDEST_SERVER: Final = 160000
-LONG_TRANSACTION_S: Final = 60
 KEYS_PER_QUERY: Final = 10_000
 
+_TABLES: Final = """
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p') and not c.relispartition
+"""
 
-def finding(severity: Severity, code: str, where: str, message: str, fix: str) -> Finding:
-    return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
-
-
-def refusal(code: str, where: str, message: str, fix: str) -> Finding:
-    return finding(Severity.REFUSAL, code, where, message, fix)
+_PARTITIONS: Final = """
+select r.oid::int8, pg_get_partkeydef(r.oid), n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid)
+from unnest(%(oids)s::oid[]) r (oid) join pg_inherits h on h.inhparent = r.oid join pg_class c on c.oid = h.inhrelid
+join pg_namespace n on n.oid = c.relnamespace where c.relispartition
+"""
 
 
 def preflight(
     source: PostgresStore, target: PostgresStore, tenant: TenantId, direction: str
 ) -> list[Finding]:
-    """All findings, the gravest first. Reads only."""
+    """All findings, the gravest first. Reads only.
+
+    Once the direction is linked, what was allowed when the link was made is allowed again, and only that.
+    """
     with ThreadPoolExecutor(max_workers=1) as thread:
-        theirs = thread.submit(lambda: list(_server(target)))
-        found = [*_server(source), *theirs.result()]
+        theirs = thread.submit(lambda: list(server_checks.findings(target)))
+        found = [*server_checks.findings(source), *theirs.result()]
     here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
-    linked = replication.subscription(target.pool, direction) is not None
-    found += _other_links(source.pool, target.pool, tenant, direction)
-    found += _alike(source, target, here, there)
+    linked = direction in fences.linked(target.pool, tenant)
+    tables_here, tables_there = _tables(source.pool), _tables(target.pool)
+    found += _other_links(source.pool, target.pool, tenant, direction, linked=linked)
+    found += _alike(source, target, here, there, direction)
+    found += _partitions(source.pool, here, target.pool, there)
+    found += server_checks.extensions(source, target)
     for store, tables in ((source, here), (target, there)):
         found += catalog_checks.findings(store, tables)
-    if not linked:
-        found += _empty(target.pool, there, tenant)
-        found += _collisions(source.pool, here, target.pool, there, tenant)
+    found += references.outside(source, elsewhere=tables_there if linked else None)
+    found += references.outside(target, elsewhere=tables_here)
+    # What reads the tenants' rows would fail, or see only some of them, without the rights that are asked for above.
+    if server_checks.superuser(source.pool) and server_checks.superuser(target.pool):
+        found += catalog_checks.unknown_tables(source, tenant, elsewhere=tables_there if linked else None)
+        found += catalog_checks.unknown_tables(target, tenant, elsewhere=tables_here)
+        found += catalog_checks.large_objects(source.pool, here, tenant)
+        found += _rows(source, target, _usable(here), _usable(there), tenant, linked=linked)
     order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
     return sorted(dict.fromkeys(found), key=lambda f: (order[f.severity], f.where, f.code))
 
 
-_SETTINGS: Final = """
-select current_setting('server_version_num')::int, current_setting('wal_level'),
-    current_setting('max_replication_slots')::int - (select count(*)::int from pg_replication_slots),
-    current_setting('max_wal_senders')::int - (select count(*)::int from pg_stat_replication),
-    current_setting('max_logical_replication_workers')::int
-        - (select count(*)::int from pg_stat_activity where backend_type like 'logical replication%%'),
-    current_setting('max_slot_wal_keep_size'),
-    (select rolsuper from pg_roles where rolname = current_user),
-    (select rolsuper or rolreplication from pg_roles where rolname = current_user),
-    pg_is_in_recovery()
-"""
-
-_LONG: Final = """
-select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_trunc('second', now() - a.xact_start)
-from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-    and a.xact_start < now() - make_interval(secs => %(seconds)s)
-"""
+def _tables(pool: Pool) -> frozenset[str]:
+    return frozenset(collection_of(schema, name) for schema, name in pool.rows(_TABLES))
 
 
-def _server(store: PostgresStore) -> Iterator[Finding]:
-    pool = store.pool
-    version, wal_level, slots, senders, workers, keep, superuser, replicates, standby = pool.rows(_SETTINGS)[
-        0
-    ]
-    where = pool.where
-    if version < OLDEST_SERVER:
-        yield refusal(
-            "server_too_old",
-            where,
-            f"PostgreSQL {version // 10000}: `origin = none` needs 16",
-            "upgrade the server",
-        )
-    if standby:
-        yield refusal(
-            "standby", where, "the server is a standby", "give Tenure the primary's connection string"
-        )
-    if wal_level != "logical":
-        yield refusal(
-            "wal_level",
-            where,
-            f"wal_level is {wal_level}",
-            "alter system set wal_level = logical; then restart the server",
-        )
-    for setting, free, needed in (
-        ("max_replication_slots", slots, 4),
-        ("max_wal_senders", senders, 4),
-        ("max_logical_replication_workers", workers, 3),
-    ):
-        if free < needed:
-            yield refusal(
-                f"few_{setting.removeprefix('max_')}",
-                where,
-                f"{free} of {setting} are free, {needed} are needed",
-                f"raise {setting} (and max_worker_processes) and restart the server, or end other links first",
-            )
-    if keep != "-1":
-        yield finding(
-            Severity.INFO,
-            "slot_wal_limit",
-            where,
-            f"max_slot_wal_keep_size is {keep}: a copy that falls further behind is lost and has to start anew",
-            "raise it if the tenant's copy takes long",
-        )
+def _usable(tables: Sequence[Table]) -> list[Table]:
+    """Those whose tenant's rows can be asked for; the others are refused by name."""
+    return [t for t in tables if any(c.name == t.spec.tenant_column for c in t.columns)]
+
+
+def _rows(
+    source: PostgresStore,
+    target: PostgresStore,
+    here: Sequence[Table],
+    there: Sequence[Table],
+    tenant: TenantId,
+    *,
+    linked: bool,
+) -> Iterator[Finding]:
+    """What has to be asked of the tenant's rows."""
+    yield from references.shared_rows(source.pool, here, target.pool, there, tenant)
+    if linked:
+        yield from references.dangling(source.pool, here, target.pool, there, tenant)
     else:
-        yield finding(
-            Severity.INFO,
-            "slot_wal_unlimited",
-            where,
-            "max_slot_wal_keep_size is -1: a copy that stands still retains WAL until the disk is full",
-            "set it to what the disk can spare",
-        )
-    if not superuser or not replicates:
-        yield refusal(
-            "rights",
-            where,
-            "Tenure's role is no superuser: it must create subscriptions, row filters on any table and origins",
-            "give Tenure the connection string of a superuser role",
-        )
-    for (gid,) in pool.rows("select gid from pg_prepared_xacts where database = current_database()"):
-        yield refusal(
-            "prepared_transaction",
-            where,
-            f"the prepared transaction {gid!r} could commit after the fence is down",
-            f"commit prepared or rollback prepared '{gid}'",
-        )
-    for (about,) in pool.rows(_LONG, {"seconds": LONG_TRANSACTION_S}):
-        yield finding(
-            Severity.WARNING,
-            "long_transaction",
-            where,
-            f"a transaction has been open for long ({about}): slots and triggers have to wait for it",
-            "end it, or wait",
-        )
+        yield from references.dangling(source.pool, here, None, (), tenant)
+        yield from server_checks.room(source.pool, here, target.pool, tenant)
+        yield from _empty(target.pool, there, tenant)
+        yield from _collisions(source.pool, here, target.pool, there, tenant)
 
 
-def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -> Iterator[Finding]:
+def _other_links(
+    source: Pool, target: Pool, tenant: TenantId, direction: str, *, linked: bool
+) -> Iterator[Finding]:
     mine = direction.rpartition("_")[0]
-    subscribed = replication.subscription(target, direction) is not None
     for pool in (source, target):
         others = [n for n in fences.linked(pool, tenant) if n != direction and n.startswith(mine)]
-        if others and not subscribed:
+        if others and not linked:
             yield refusal(
                 "other_link",
                 pool.where,
@@ -160,9 +108,14 @@ def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -
 
 
 def _alike(
-    source: PostgresStore, target: PostgresStore, here: Sequence[Table], there: Sequence[Table]
+    source: PostgresStore,
+    target: PostgresStore,
+    here: Sequence[Table],
+    there: Sequence[Table],
+    direction: str,
 ) -> Iterator[Finding]:
     left, right = ({t.collection: t for t in tables} for tables in (here, there))
+    published = replication.published(source.pool, direction)
     for spec in source.all_tables:
         name = spec.collection
         for store, tables in ((source, left), (target, right)):
@@ -173,52 +126,108 @@ def _alike(
                     "the table does not exist",
                     "create it there, or correct catalogue.yaml",
                 )
-        if name not in left or name not in right:
-            continue
-        mine, theirs = left[name].description, right[name].description
-        for item in sorted(mine.keys() | theirs.keys()):
-            if mine.get(item) != theirs.get(item):
-                yield refusal(
-                    "schema_differs",
-                    f"{target.pool.where}, {name}",
-                    f"{item}: {mine.get(item, 'absent')} in {source.cell},"
-                    f" {theirs.get(item, 'absent')} in {target.cell}",
-                    "run the schema migrations that one side lacks",
-                )
+        if name in left and name in right:
+            yield from _gaps(source, target, left[name], right[name], published.get(name))
     if {t.collection for t in source.all_tables} != {t.collection for t in target.all_tables}:
         yield refusal(
             "catalogue_differs", target.pool.where, "the cells list different tables", "use one catalogue"
         )
-    yield from _extensions(source, target)
 
 
-def _extensions(source: PostgresStore, target: PostgresStore) -> Iterator[Finding]:
-    query: Final = "select extname::text, extversion from pg_extension where extname <> 'plpgsql'"
-    mine: dict[str, str] = dict(source.pool.rows(query))
-    theirs: dict[str, str] = dict(target.pool.rows(query))
-    for name in sorted(mine.keys() - theirs.keys()):
-        yield finding(
-            Severity.WARNING,
-            "extension_missing",
-            target.pool.where,
-            f"the extension {name} {mine[name]} of {source.cell} is not there",
-            f"create extension {name}",
+def _gaps(
+    source: PostgresStore,
+    target: PostgresStore,
+    mine: Table,
+    theirs: Table,
+    published: frozenset[str] | None,
+) -> Iterator[Finding]:
+    """What differs between the two tables. `published` are the columns that the link carries, if there is one."""
+    where = f"{target.pool.where}, {mine.collection}"
+    for gap in gaps(mine, theirs):
+        told = (
+            f"{gap.item}: {gap.here or 'absent'} in {source.cell}, {gap.there or 'absent'} in {target.cell}"
         )
-    for name in sorted(mine.keys() & theirs.keys()):
-        if mine[name] != theirs[name]:
-            yield finding(
-                Severity.INFO,
-                "extension_version",
-                target.pool.where,
-                f"extension {name} is {mine[name]} in {source.cell} and {theirs[name]} in {target.cell}",
-                f"alter extension {name} update, where it is older",
+        stays = gap.column is not None and not gap.obstacle
+        if stays and not gap.here:
+            yield warning(
+                "newer_column",
+                where,
+                f"{told}: rows that arrive get its default, and what is written to it stays in {target.cell} if the"
+                " tenant is rolled back; only the other columns are compared",
+                f"run the same schema migration in {source.cell} if a rollback is to keep it",
+                _add_column(mine, gap),
             )
+        elif stays and published is not None and gap.column is not None and gap.column.name not in published:
+            yield warning(
+                "newer_column",
+                where,
+                f"{told}: what was written to it stays in {source.cell}; only the other columns move and are compared",
+                f"run the same schema migration in {target.cell}, complete the move and plan it anew, if it is to move",
+            )
+        else:
+            obstacle = gap.obstacle or f"its values would not be in {target.cell}"
+            yield refusal(
+                "schema_differs",
+                where,
+                f"{told} ({obstacle})",
+                "run the schema migrations that one side lacks",
+                _add_column(theirs, gap) if gap.here and not gap.there else "",
+            )
+    if published is not None:
+        both = {c.name for c in mine.stored} & {c.name for c in theirs.stored}
+        for name in sorted(both - published):
+            yield refusal(
+                "column_not_replicated",
+                f"{where}, {name}",
+                f"both cells have the column now, but the link was made when {target.cell} did not have it",
+                "complete or abort this migration and start it anew: the new link carries the column",
+            )
+
+
+def _add_column(table: Table, gap: Gap) -> str:
+    """The statement that gives `table` the other side's column, where it says everything about it."""
+    column: Column | None = gap.column
+    if column is None or column.generated or column.identity or not column.fills_itself:
+        return ""
+    return sql.SQL("alter table {} add column {} {}").format(
+        table.spec.sql, sql.Identifier(column.name), sql.SQL(gap.here or gap.there)
+    ).as_string() + (f" default {column.expression}" if column.expression else "")
+
+
+def _partitions(
+    source: Pool, here: Sequence[Table], target: Pool, there: Sequence[Table]
+) -> Iterator[Finding]:
+    """Partitions by range or list that one side alone has: rows of theirs could not be stored on the other side."""
+    right = {t.collection: t for t in there}
+    both = [(t, right[t.collection]) for t in here if t.partitioned and t.collection in right]
+    left_found, right_found = (
+        pool.rows(_PARTITIONS, {"oids": [pair[n].oid for pair in both]})
+        for n, pool in enumerate((source, target))
+    )
+    for mine, theirs in both:
+        my_rows = [row for row in left_found if row[0] == mine.oid]
+        their_rows = [row for row in right_found if row[0] == theirs.oid]
+        keys = {row[1] for row in (*my_rows, *their_rows)}
+        if not theirs.partitioned or len(keys) != 1 or next(iter(keys)).startswith("HASH"):
+            continue
+        for pool, rows, others in ((target, their_rows, my_rows), (source, my_rows, their_rows)):
+            bounds = {row[4] for row in rows}
+            for _, _, schema, name, bound in others:
+                if bound in bounds or "DEFAULT" in bounds:
+                    continue
+                yield refusal(
+                    "partition_missing",
+                    f"{pool.where}, {mine.collection}",
+                    f"there is no partition {bound}, which the other cell has: its rows could not be stored here",
+                    "create it",
+                    sql.SQL("create table {} partition of {} {}")
+                    .format(sql.Identifier(schema, name), mine.spec.sql, sql.SQL(bound))
+                    .as_string(),
+                )
 
 
 def _empty(target: Pool, tables: Sequence[Table], tenant: TenantId) -> Iterator[Finding]:
     for table in tables:
-        if not any(c.name == table.spec.tenant_column for c in table.columns):
-            continue
         if target.value(
             sql.SQL("select exists (select from {} where {})").format(table.spec.sql, table.of_tenant(tenant))
         ):

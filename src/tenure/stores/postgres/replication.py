@@ -18,7 +18,7 @@ from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.postgres.connect import Connection, Pool
-from tenure.stores.postgres.tables import Table
+from tenure.stores.postgres.tables import Table, collection_of
 
 SLOT_DEADLINE_S: Final = 60.0
 DROP_DEADLINE_S: Final = 20.0
@@ -59,10 +59,16 @@ class Subscription:
 
 
 def publish(pool: Pool, name: str, tables: Sequence[Table], tenant: TenantId) -> None:
-    """Create the publication of the tenant's rows. Idempotent."""
+    """Create the publication of the tenant's rows. Idempotent.
+
+    A list of columns only where the subscriber lacks some: without one, columns that are added on both sides while the
+    link exists are carried as well.
+    """
     if pool.rows("select 1 from pg_publication where pubname = %(name)s", {"name": name}):
         return
-    targets = [sql.SQL("{} where ({})").format(t.spec.sql, t.of_tenant(tenant)) for t in tables]
+    targets = [
+        sql.SQL("{}{} where ({})").format(t.spec.sql, _column_list(t), t.of_tenant(tenant)) for t in tables
+    ]
     mark = sql.SQL("tenure.mark where (tenant_id = {} and link = {})").format(
         sql.Literal(str(tenant)), sql.Literal(name)
     )
@@ -73,6 +79,22 @@ def publish(pool: Pool, name: str, tables: Sequence[Table], tenant: TenantId) ->
                 " (publish = 'insert, update, delete', publish_via_partition_root = true)"
             ).format(sql.Identifier(name), sql.SQL(", ").join([*targets, mark]))
         )
+
+
+def _column_list(table: Table) -> sql.Composable:
+    if not table.unshared:
+        return sql.SQL("")
+    return sql.SQL(" ({})").format(sql.SQL(", ").join(sql.Identifier(c.name) for c in table.stored))
+
+
+def published(pool: Pool, name: str) -> dict[str, frozenset[str]]:
+    """The columns that the publication carries, table by table; empty where it does not exist."""
+    rows = pool.rows(
+        "select schemaname::text, tablename::text, attnames::text[] from pg_publication_tables"
+        " where pubname = %(name)s",
+        {"name": name},
+    )
+    return {collection_of(schema, table): frozenset(columns) for schema, table, columns in rows}
 
 
 def create_slot(pool: Pool, name: str) -> None:
