@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from psycopg.conninfo import make_conninfo
+
 from tenure.model.finding import Severity
 from tenure.stores.postgres import PostgresLiveCopy, TenantTable
 from tests.integration.postgres.cells import ACME, TABLES, Cells, fence, make_store
@@ -86,7 +89,8 @@ def test_every_trouble_is_found_at_once_and_each_has_a_fix(cells: Cells) -> None
         make_store(cell, dsn, [*TABLES, *MORE])
         for cell, dsn in (("blue", cells.blue_dsn), ("green", cells.green_dsn))
     )
-    found = PostgresLiveCopy(link="test", source=blue, target=green, tenant=ACME).preflight()
+    copy = PostgresLiveCopy(link="test", source=blue, target=green, tenant=ACME)
+    found = copy.preflight()
     app.execute("rollback prepared 'test_preflight'")
     seen = {(f.severity.value, f.code, f.where.rpartition("public.")[2]) for f in found}
     assert seen >= {
@@ -127,8 +131,58 @@ def test_every_trouble_is_found_at_once_and_each_has_a_fix(cells: Cells) -> None
     assert [f.severity.value for f in found] == sorted(
         (f.severity.value for f in found), key=["refusal", "warning", "info"].index
     )
+    with_command = [f for f in found if f.command]
+    assert {f.code for f in with_command} >= {
+        "replica_identity", "unlogged", "sequence_cache", "trigger_fires_on_apply", "extension_missing",
+        "newer_column", "schema_differs", "partition_missing", "reference_missing",
+    }
+    for finding in sorted(with_command, key=lambda f: f.code != "extension_missing"):
+        store = cells.blue if finding.where.startswith("postgres in blue") else cells.green
+        cells.run(store, *finding.command.splitlines())
+    assert not set(with_command) & set(copy.preflight())
     blue.close()
     green.close()
+
+
+def test_a_role_that_does_not_see_every_row_is_refused(cells: Cells) -> None:
+    """An owner without superuser rights, and a table whose policies hold for its owner too."""
+    role = f"owner_{cells.rows(cells.blue, 'select current_database()')[0][0]}"
+    cells.run(
+        cells.blue,
+        f"create role {role} login password 'owner' ",
+        *(f"alter table public.{t.name} owner to {role}" for t in TABLES),
+        "alter table public.documents enable row level security",
+        "alter table public.parts enable row level security",
+        "alter table public.parts force row level security",
+    )
+    limited = make_store(
+        "blue", make_conninfo(cells.blue_dsn, user=role, password="owner")  # noqa: S106
+    )
+    copy = PostgresLiveCopy(link="test", source=limited, target=cells.green, tenant=ACME)
+
+    def refused() -> dict[tuple[str, str], str]:
+        return {(f.code, f.where): f.command for f in copy.preflight() if f.severity is Severity.REFUSAL}
+
+    try:
+        before = refused()
+        assert set(before) == {
+            ("rights", "postgres in blue"), ("row_level_security", "postgres in blue, public.parts")
+        }
+        cells.run(cells.blue, before["row_level_security", "postgres in blue, public.parts"])
+        assert set(refused()) == {("rights", "postgres in blue")}
+        cells.run(cells.blue, before["rights", "postgres in blue"])
+        assert not refused()
+    finally:
+        limited.close()
+        cells.run(cells.blue, f"reassign owned by {role} to current_user", f"drop owned by {role}", f"drop role {role}")
+
+
+def test_a_disk_that_is_too_small_is_refused(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells.run(cells.blue, "analyze")
+    monkeypatch.setattr("tenure.stores.postgres.server_checks.ROOM_PER_BYTE", 1e12)
+    found = {f.code: f for f in cells.copy().preflight()}
+    assert found["disk_room"].severity is Severity.REFUSAL
+    assert found["disk_room"].where == "postgres in green"
 
 
 def test_another_link_of_the_tenant_is_refused(cells: Cells) -> None:

@@ -151,7 +151,7 @@ def _gaps(
         if stays and not gap.here:
             yield warning(
                 "newer_column",
-                where,
+                f"{source.pool.where}, {mine.collection}",
                 f"{told}: rows that arrive get its default, and what is written to it stays in {target.cell} if the"
                 " tenant is rolled back; only the other columns are compared",
                 f"run the same schema migration in {source.cell} if a rollback is to keep it",
