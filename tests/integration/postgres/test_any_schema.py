@@ -10,7 +10,7 @@ from tenure.model.finding import Severity
 from tenure.model.names import TenantId
 from tenure.stores.postgres import PostgresLiveCopy, PostgresStore
 from tests.integration.postgres import peculiar
-from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, eventually, fence, make_cells
+from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence, make_cells
 
 BY_ID = "app.parted"
 
@@ -95,4 +95,118 @@ def test_a_schema_of_every_peculiarity_moves_and_goes_back(odd_cells: Cells) -> 
     changed = "select sum(changed) from app.audited where tenant_id = 'acme' and id >= 5"
     assert cells.rows(cells.green, changed) == [(16,)]
     assert digests(cells.blue, NEIGHBOUR) == neighbour
-    assert digests(cells.green, NEIGHBOUR) == {name: digests(cells.green, TenantId("nobody"))[name] for name in neighbour}
+    assert digests(cells.green, NEIGHBOUR) == {
+        name: digests(cells.green, TenantId("nobody"))[name] for name in neighbour
+    }
+
+
+def test_what_cannot_be_moved_is_refused_by_name(cells: Cells) -> None:
+    for store in (cells.blue, cells.green):
+        cells.run(
+            store,
+            "alter table public.parts drop constraint parts_pkey",
+            "alter table public.parts replica identity full",
+            "alter table public.visits replica identity nothing",
+            "alter table public.visits_2025 replica identity nothing",
+        )
+    cells.run(
+        cells.green,
+        "alter table public.kinds replica identity full",
+        "alter table public.kinds add extra int",
+    )
+    cells.run(cells.green, "create unique index other on public.documents (tenant_id, id, created_at)")
+    cells.run(cells.green, "alter table public.documents replica identity using index other")
+    assert refusals(cells.copy()) == {
+        *(("no_primary_key", f"postgres in {cell}, public.parts") for cell in ("blue", "green")),
+        *(("replica_identity", f"postgres in {cell}, public.visits") for cell in ("blue", "green")),
+        *(
+            ("replica_identity_differs", f"postgres in {cell}, public.{table}")
+            for cell in ("blue", "green")
+            for table in ("visits_2025", "visits_2026")
+        ),
+        ("replica_identity_differs", "postgres in green, public.documents"),
+        ("schema_differs", "postgres in green, public.kinds"),
+    }
+
+
+NEWER = (
+    "alter table public.documents add column stars int not null default 5",
+    "alter table public.documents add column note text",
+    "alter table public.documents add column serial_ bigint generated always as identity",
+    "alter table public.visits add column doubled int generated always as (n * 2)",
+    "alter table public.visits add column note text",
+    "create table public.badges (tenant_id text, id int, primary key (tenant_id, id))",
+)
+
+
+def extras(cells: Cells, id_: int) -> tuple[object, ...]:
+    found = cells.rows(
+        cells.green,
+        f"select title, stars, note, serial_ is null from public.documents where tenant_id = 'acme' and id = {id_}",
+    )
+    return found[0]
+
+
+def test_a_target_with_a_newer_schema_takes_a_tenant_and_gives_it_back(cells: Cells) -> None:
+    cells.run(cells.green, *NEWER)
+    found = cells.copy().preflight()
+    assert not refusals(cells.copy())
+    warned = {(f.code, f.where) for f in found if f.severity is Severity.WARNING}
+    assert warned == {
+        ("newer_column", "postgres in blue, public.documents"),
+        ("newer_column", "postgres in blue, public.visits"),
+        ("newer_table", "postgres in green, public.badges"),
+    }
+    copy = cells.link()
+    cells.run(cells.blue, "update public.documents set title = 'in blue' where tenant_id = 'acme' and id < 9")
+    back = switch(copy, 1)
+    assert extras(cells, 1) == ("in blue", 5, None, False)
+    cells.run(
+        cells.green,
+        "update public.documents set stars = 1, note = 'only here' where tenant_id = 'acme' and id < 20",
+        "update public.documents set title = 'in green' where tenant_id = 'acme' and id = 2",
+        "insert into public.documents (tenant_id, id, title) values ('acme', 9000, 'new')",
+        "delete from public.documents where tenant_id = 'acme' and id = 3",
+        "update public.visits set note = 'x', n = n + 1000 where tenant_id = 'acme' and n % 2 = 0",
+        "insert into public.badges values ('acme', 1)",
+    )
+    assert not refusals(back)
+    assert "1 rows of acme" in next(f.message for f in back.preflight() if f.code == "newer_table")
+    again = switch(back, 2)
+    assert cells.rows(
+        cells.blue, "select title from public.documents where tenant_id = 'acme' and id in (2, 9000)"
+    ) == [
+        ("in green",),
+        ("new",),
+    ]
+    # What only the newer side knows survives changes that arrive, and repairs.
+    cells.run(cells.blue, "update public.documents set title = 'again' where tenant_id = 'acme' and id = 1")
+    again.seal(again.mark(), timeout_s=20)
+    assert extras(cells, 1) == ("again", 1, "only here", False)
+    cells.past_the_fence(
+        cells.green,
+        "update public.documents set title = 'wrong' where tenant_id = 'acme' and id = 4",
+        "delete from public.documents where tenant_id = 'acme' and id = 5",
+    )
+    differences = again.compare().differences
+    assert {d.key for d in differences} == {'["acme", "4"]', '["acme", "5"]'}
+    assert again.repair(differences, fence(2)) == len(differences)
+    assert again.compare().equal
+    assert extras(cells, 4) == ("in blue", 1, "only here", False)
+    assert extras(cells, 5) == ("in blue", 5, None, False)
+    # A column that both sides have by now is not in the link's list: a switch over it would lose its values.
+    cells.run(cells.blue, "alter table public.documents add column note text")
+    assert ("column_not_replicated", "postgres in blue, public.documents, note") in refusals(back)
+
+
+def test_a_foreign_key_that_leads_nowhere_on_the_target_refuses_the_switch(cells: Cells) -> None:
+    copy = cells.link()
+    assert not refusals(copy)
+    cells.past_the_fence(
+        cells.green,
+        "set session_replication_role = replica",
+        "delete from public.documents where tenant_id = 'acme' and id = 7",
+    )
+    found = [f for f in copy.preflight() if f.severity is Severity.REFUSAL]
+    assert [(f.code, f.where) for f in found] == [("dangling_reference", "postgres in green, public.parts")]
+    assert "1 rows of acme refer (parts_tenant_id_document_id_fkey)" in found[0].message

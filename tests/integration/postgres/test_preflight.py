@@ -11,7 +11,21 @@ from tests.integration.postgres.cells import ACME, TABLES, Cells, fence, make_st
 
 MORE = [
     TenantTable(schema="public", name=name, tenant_column="tenant_id")
-    for name in ("keyless", "by_id", "fast", "typed", "elders", "absent", "files", "mails", "reports", "old", "days", "blobs", "listed")
+    for name in (
+        "keyless",
+        "by_id",
+        "fast",
+        "typed",
+        "elders",
+        "absent",
+        "files",
+        "mails",
+        "reports",
+        "old",
+        "days",
+        "blobs",
+        "listed",
+    )
 ]
 TROUBLE = """
 create table public.keyless (tenant_id text, note text);
@@ -43,7 +57,8 @@ create table public.old (tenant_id text, "Id" int primary key);
 create table public.days (tenant_id text not null, day date, primary key (day)) partition by range (day);
 create table public."days 1" partition of public.days for values from ('2026-01-01') to ('2027-01-01');
 create table public.blobs (tenant_id text not null, id int, content oid, primary key (tenant_id, id));
-create table public.plans (name text primary key, price numeric, gross numeric generated always as (price * 1.2) stored);
+create table public.plans (name text primary key, price numeric,
+    gross numeric generated always as (price * 1.2) stored);
 create table public.listed (tenant_id text not null, id int, plan text references public.plans, up int,
     primary key (tenant_id, id), constraint tree foreign key (tenant_id, up) references public.listed not valid);
 """
@@ -77,7 +92,7 @@ def test_every_trouble_is_found_at_once_and_each_has_a_fix(cells: Cells) -> None
         "alter table public.parts alter column body set not null",
         "alter table public.kinds add column needed int not null",
         "drop extension vector cascade",
-        "drop table public.\"days 1\"",
+        'drop table public."days 1"',
         "create table public.newer (tenant_id text)",
         "drop table public.fast",
     )
@@ -133,8 +148,15 @@ def test_every_trouble_is_found_at_once_and_each_has_a_fix(cells: Cells) -> None
     )
     with_command = [f for f in found if f.command]
     assert {f.code for f in with_command} >= {
-        "replica_identity", "unlogged", "sequence_cache", "trigger_fires_on_apply", "extension_missing",
-        "newer_column", "schema_differs", "partition_missing", "reference_missing",
+        "replica_identity",
+        "unlogged",
+        "sequence_cache",
+        "trigger_fires_on_apply",
+        "extension_missing",
+        "newer_column",
+        "schema_differs",
+        "partition_missing",
+        "reference_missing",
     }
     for finding in sorted(with_command, key=lambda f: f.code != "extension_missing"):
         store = cells.blue if finding.where.startswith("postgres in blue") else cells.green
@@ -156,7 +178,8 @@ def test_a_role_that_does_not_see_every_row_is_refused(cells: Cells) -> None:
         "alter table public.parts force row level security",
     )
     limited = make_store(
-        "blue", make_conninfo(cells.blue_dsn, user=role, password="owner")  # noqa: S106
+        "blue",
+        make_conninfo(cells.blue_dsn, user=role, password="owner"),
     )
     copy = PostgresLiveCopy(link="test", source=limited, target=cells.green, tenant=ACME)
 
@@ -166,7 +189,8 @@ def test_a_role_that_does_not_see_every_row_is_refused(cells: Cells) -> None:
     try:
         before = refused()
         assert set(before) == {
-            ("rights", "postgres in blue"), ("row_level_security", "postgres in blue, public.parts")
+            ("rights", "postgres in blue"),
+            ("row_level_security", "postgres in blue, public.parts"),
         }
         cells.run(cells.blue, before["row_level_security", "postgres in blue, public.parts"])
         assert set(refused()) == {("rights", "postgres in blue")}
@@ -174,7 +198,12 @@ def test_a_role_that_does_not_see_every_row_is_refused(cells: Cells) -> None:
         assert not refused()
     finally:
         limited.close()
-        cells.run(cells.blue, f"reassign owned by {role} to current_user", f"drop owned by {role}", f"drop role {role}")
+        cells.run(
+            cells.blue,
+            f"reassign owned by {role} to current_user",
+            f"drop owned by {role}",
+            f"drop role {role}",
+        )
 
 
 def test_a_disk_that_is_too_small_is_refused(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:

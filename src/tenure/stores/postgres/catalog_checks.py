@@ -13,7 +13,7 @@ from tenure.stores.postgres import names
 from tenure.stores.postgres.connect import Pool
 from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Leaf, Table, collection_of
+from tenure.stores.postgres.tables import Relation, Table, collection_of
 
 _CANDIDATES: Final = """
 select n.nspname::text, c.relname::text, a.attname::text
@@ -183,30 +183,34 @@ def _identity(where: str, table: Table) -> Iterator[Finding]:
             " apart or not be picked by tenant",
             "have the app write this column",
         )
-    lacking = [leaf for leaf in table.stored_in if not leaf.logs(tenant_column)]
+    lacking = [r for r in table.relations if not r.logs(tenant_column)]
     if lacking:
-        partitions = ", ".join(collection_of(*leaf.relation) for leaf in lacking)
-        named = f" of {partitions}" if table.partitioned else ""
+        relations = ", ".join(collection_of(*r.name) for r in lacking)
+        named = f" of {relations}" if table.partitioned else ""
         yield refusal(
             "replica_identity",
             where,
             f"{tenant_column} is not part of the replica identity{named}: updates and deletes cannot be filtered by"
             " tenant, and would fail",
-            "make a unique index over the key with the tenant column, and have it be the replica identity",
-            "\n".join(_make_identity(table, leaf) for leaf in lacking),
+            "make a unique index over the key with the tenant column, and have it be the replica identity"
+            + (", of the table and of each partition, new ones too" if table.partitioned else ""),
+            "\n".join(_make_identity(table, r) for r in lacking),
         )
 
 
-def _make_identity(table: Table, leaf: Leaf) -> str:
-    """Statements that give one relation a replica identity with the tenant column. They wait for its writers."""
+def _make_identity(table: Table, relation: Relation) -> str:
+    """Statements that give one relation a replica identity with the tenant column. They wait for its writers.
+
+    A partitioned table comes last: its index takes those of its partitions for its own.
+    """
     columns = (table.spec.tenant_column, *(k for k in table.key if k != table.spec.tenant_column))
-    index = sql.Identifier(f"{leaf.relation[1][:40]}_{names.short(*leaf.relation)}")
+    index = sql.Identifier(f"{relation.name[1][:40]}_{names.short(*relation.name)}")
     nullable = [c for c in columns if not table.column(c).not_null]
     return (
         sql.SQL("")
         .join(
             sql.SQL("alter table {} alter column {} set not null; ").format(
-                sql.Identifier(*leaf.relation), sql.Identifier(c)
+                sql.Identifier(*relation.name), sql.Identifier(c)
             )
             for c in nullable
         )
@@ -217,7 +221,7 @@ def _make_identity(table: Table, leaf: Leaf) -> str:
         )
         .format(
             index=index,
-            table=sql.Identifier(*leaf.relation),
+            table=sql.Identifier(*relation.name),
             columns=sql.SQL(", ").join(sql.Identifier(c) for c in columns),
         )
         .as_string()

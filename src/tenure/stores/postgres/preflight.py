@@ -128,10 +128,26 @@ def _alike(
                 )
         if name in left and name in right:
             yield from _gaps(source, target, left[name], right[name], published.get(name))
+            yield from _unlike_identities(source.pool, left[name], target.pool, right[name])
+            yield from _unlike_identities(target.pool, right[name], source.pool, left[name])
     if {t.collection for t in source.all_tables} != {t.collection for t in target.all_tables}:
         yield refusal(
             "catalogue_differs", target.pool.where, "the cells list different tables", "use one catalogue"
         )
+
+
+def _unlike_identities(publisher: Pool, mine: Table, subscriber: Pool, theirs: Table) -> Iterator[Finding]:
+    """A subscriber looks rows up by its own replica identity (or primary key), so the publisher has to send it."""
+    sent = mine.row_image
+    for relation in theirs.relations:
+        lacking = sorted(theirs.needs(relation) - sent) if relation.leaf and sent is not None else []
+        if lacking:
+            yield refusal(
+                "replica_identity_differs",
+                f"{subscriber.where}, {collection_of(*relation.name)}",
+                f"rows are looked up by {', '.join(lacking)} as well, which {publisher.where} does not send",
+                "give the table (and its partitions) the same replica identity in both cells",
+            )
 
 
 def _gaps(

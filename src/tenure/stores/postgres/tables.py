@@ -80,10 +80,12 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaf:
-    """Where rows are stored, and what of an old row the server's log holds: `f`ull, `d`efault, `i`ndex, `n`othing."""
+class Relation:
+    """A table or partition, and what of an old row the server's log holds: `f`ull, `d`efault, `i`ndex, `n`othing."""
 
-    relation: tuple[str, str]
+    name: tuple[str, str]
+    leaf: bool
+    """Rows are stored in it."""
     replica_identity: str
     identity: tuple[str, ...]
 
@@ -101,8 +103,8 @@ class Table:
     persistence: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
-    stored_in: tuple[Leaf, ...]
-    """The table itself, or its leaf partitions."""
+    relations: tuple[Relation, ...]
+    """Its leaf partitions, if it has any, and last the table itself."""
     inherited_by: int
     unshared: tuple[Column, ...] = ()
     """Columns that the other cell's table does not have: neither copied, nor compared, nor published."""
@@ -112,12 +114,21 @@ class Table:
         return self.spec.collection
 
     @property
+    def row_image(self) -> frozenset[str] | None:
+        """The columns of an old row that a publication of this table marks as its identity; None for all of them."""
+        return None if self.relations[-1].replica_identity == "f" else frozenset(self.relations[-1].identity)
+
+    def needs(self, relation: Relation) -> frozenset[str]:
+        """The columns by which a row that arrives for `relation` is looked up there."""
+        return frozenset(relation.identity or self.key)
+
+    @property
     def partitioned(self) -> bool:
         return self.kind == "p"
 
     @property
     def leaves(self) -> tuple[tuple[str, str], ...]:
-        return tuple(leaf.relation for leaf in self.stored_in)
+        return tuple(r.name for r in self.relations if r.leaf)
 
     def column(self, name: str) -> Column:
         return next(c for c in self.columns if c.name == name)
@@ -197,19 +208,18 @@ join pg_class c on c.relnamespace = s.oid and c.relname = w.name and c.relkind i
 order by w.n
 """
 
-_LEAVES: Final = """
-select r.oid::int8, n.nspname::text, c.relname::text, c.relreplident::text,
+_RELATIONS: Final = """
+select r.oid::int8, n.nspname::text, c.relname::text, c.relkind <> 'p', c.relreplident::text,
     coalesce((select array_agg(a.attname::text order by k.n) from pg_index i,
         unnest(i.indkey::int2[]) with ordinality k (attnum, n) join pg_attribute a on a.attnum = k.attnum
         where i.indrelid = c.oid and a.attrelid = c.oid and k.n <= i.indnkeyatts
         and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end), '{}')
 from unnest(%(oids)s::oid[]) r (oid)
 cross join lateral (
-    select r.oid as leaf where not exists (select from pg_partition_tree(r.oid) t where not t.isleaf)
-    union select t.relid from pg_partition_tree(r.oid) t where t.isleaf
+    select r.oid as relation union select t.relid from pg_partition_tree(r.oid) t where t.isleaf
 ) l
-join pg_class c on c.oid = l.leaf join pg_namespace n on n.oid = c.relnamespace
-order by 1, 2, 3
+join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
+order by 1, c.oid = r.oid, 2, 3
 """
 
 _COLUMNS: Final = """
@@ -250,7 +260,7 @@ def describe(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
     found = pool.rows(_TABLES, {"schemas": [t.schema for t in specs], "names": [t.name for t in specs]})
     oids = [row[1] for row in found]
     columns = pool.rows(_COLUMNS, {"oids": oids})
-    leaves = pool.rows(_LEAVES, {"oids": oids})
+    relations = pool.rows(_RELATIONS, {"oids": oids})
     return tuple(
         Table(
             spec=specs[n - 1],
@@ -259,9 +269,9 @@ def describe(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
             persistence=persistence,
             columns=tuple(_column(c) for c in columns if c[0] == oid),
             key=tuple(primary or identity),
-            stored_in=tuple(
-                Leaf(relation=(schema, name), replica_identity=logged, identity=tuple(identity_of))
-                for root, schema, name, logged, identity_of in leaves
+            relations=tuple(
+                Relation(name=(schema, name), leaf=leaf, replica_identity=logged, identity=tuple(identity_of))
+                for root, schema, name, leaf, logged, identity_of in relations
                 if root == oid
             ),
             inherited_by=inherited_by,
@@ -341,9 +351,9 @@ def gaps(here: Table, there: Table) -> list[Gap]:
 def _obstacle(newer: Table, column: Column) -> str:
     if not column.fills_itself:
         return "rows that come from the other cell would have no value for it"
-    if any(leaf.replica_identity == "f" for leaf in newer.stored_in):
+    if any(r.replica_identity == "f" for r in newer.relations):
         return "with REPLICA IDENTITY FULL the way back would have to carry it, and the other cell cannot take it"
-    if any(column.name in leaf.identity for leaf in newer.stored_in):
+    if any(column.name in r.identity for r in newer.relations):
         return "it is part of the replica identity, so the way back would have to carry it"
     return ""
 

@@ -36,7 +36,6 @@ TABLES = [
 PLANS = "insert into app.plans values ('gold', 'NaN'), ('free', 0.00);"
 
 
-
 def rows(tenant: TenantId, n: int) -> str:
     """Statements that insert the tenant's rows; keys that are unique in a cell follow from `n`."""
     text = (FOLDER / "rows.sql").read_text(encoding="utf-8")
