@@ -103,3 +103,14 @@ def test_a_plan_names_every_reason_at_once_when_a_table_is_missing(cells_estate:
         assert "the catalogue does not know it" in refused.stdout
     finally:
         run(cells_estate, "green", "alter table public.chunks_away rename to chunks")
+
+
+def test_a_freeze_of_the_estate_refuses_a_move_now(cells_estate: TestEstate) -> None:
+    tenant = "frozen"
+    cells_estate.add_tenant(tenant)
+    frozen = cells_estate.config.with_name("frozen.yaml")
+    window = '{begins: "2020-01-01T00:00:00Z", ends: "2120-01-01T00:00:00Z", reason: audit}'
+    frozen.write_text(f"{cells_estate.config.read_text()}\nfreeze:\n  always: {window}\n")
+    refused = cells_estate.command("migrate", tenant, "--to", "green", config=frozen)
+    assert refused.exit_code == 4
+    assert "no tenant is moved now: always (audit) until 2120-01-01" in refused.stderr

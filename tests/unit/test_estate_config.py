@@ -133,6 +133,7 @@ def test_what_is_left_out_has_its_default(folder: pathlib.Path) -> None:
     assert (estate.verify.resync_above, estate.verify.evidence_ttl_s, estate.soak.ttl_h) == (0.05, 300, 24)
     assert estate.gateway.tenant_header == "x-tenant-id"
     assert estate.residency == {}
+    assert estate.freeze == {}
     assert estate.prices is None
     assert estate.tiers["platinum"].soak_h is None
 
@@ -141,6 +142,8 @@ def test_every_kind_of_store_is_read(folder: pathlib.Path) -> None:
     pathlib.Path("catalogue.yaml").write_text(examples.CATALOGUE)
     estate = load(examples.ESTATE)
     blue, frankfurt = estate.cell("blue").stores, estate.cell("frankfurt").stores
+    year_end = load(examples.ESTATE).freeze["year-end"]
+    assert year_end.begins.isoformat() == "2026-12-20T00:00:00+00:00"
     postgres, vectors, objects = (blue[StoreName(n)] for n in ("postgres", "vectors", "objects"))
     assert isinstance(postgres, PostgresSettings)
     assert postgres.replication_dsn == postgres.dsn_from_cells != postgres.dsn
@@ -519,6 +522,17 @@ def test_a_wrong_cell_name_is_quoted(folder: pathlib.Path) -> None:
             "regions: [eu-west-1]",
             "regions: [eu-west-2]",
             "29:23: residency.eu-only.regions[0]: no cell is in 'eu-west-2'; did you mean 'eu-west-1'?",
+        ),
+        (
+            "residency:",
+            'freeze:\n  now: {begins: "2026-12-20", ends: "2027-01-01T00:00:00Z", reason: r}\nresidency:',
+            "29:17: freeze.now.begins: must be a time with its zone, such as 2026-12-24T18:00:00+01:00",
+        ),
+        (
+            "residency:",
+            'freeze:\n  now: {begins: "2027-01-01T00:00:00Z", ends: "2027-01-01T01:00:00+01:00", reason: r}'
+            "\nresidency:",
+            "29:47: freeze.now.ends: must be later than `begins`",
         ),
         ("regions: [eu-west-1]", "regions: []", "29:22: residency.eu-only.regions: must not be empty"),
         ("green: 4600.5", "gren: 1", "30:36: prices.cell_hour.green: missing: every cell has a price"),

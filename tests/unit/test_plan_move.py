@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId
-from tenure.plan.move import COPY_PER_INVENTORY, COPY_STARTUP_S, MIGRATE_STEPS, Plan, plan_move
+from tenure.plan.move import (
+    COPY_PER_INVENTORY,
+    COPY_STARTUP_S,
+    MIGRATE_STEPS,
+    ROLLBACK_STEPS,
+    Plan,
+    plan_move,
+)
 from tenure.plan.observation import (
     CellObservation,
     MoveObservation,
@@ -33,6 +40,7 @@ SEEN = MoveObservation(
     tier="gold",
     residency=None,
     legal_hold=None,
+    freeze=None,
     epoch=3,
     source=CellObservation(name=CellName("blue"), region="us-east-1", infrastructure="v1", hour_price=100.0),
     target=CellObservation(name=CellName("eu"), region="eu-west-1", infrastructure="v2", hour_price=200.0),
@@ -88,6 +96,13 @@ def test_residency_refuses_a_region_that_the_rule_does_not_name() -> None:
 
 def test_a_legal_hold_refuses() -> None:
     assert codes(plan(replace(SEEN, legal_hold="case 17"))) == {"legal_hold"}
+
+
+def test_a_freeze_refuses_a_move_and_not_the_way_back() -> None:
+    frozen = replace(SEEN, freeze="year-end (closing of the books) until 2027-01-04T06:00:00+00:00")
+    assert codes(plan(frozen)) == {"freeze"}
+    assert "year-end (closing of the books)" in plan(frozen).refusals[0].message
+    assert not plan_move("rollback", ROLLBACK_STEPS, frozen).refusals
 
 
 def test_a_hold_over_the_budget_refuses() -> None:

@@ -5,6 +5,7 @@ settings."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from tenure.catalogue.catalogue import StoreKind
 from tenure.catalogue.checks import StoreSketch, check_reference, sketch_stores
@@ -33,6 +34,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
     _check_hold(document, block_at(root.get("hold")))
     _check_residency(document, block_at(root.get("residency")), cells)
+    _check_freeze(document, block_at(root.get("freeze")))
     _check_prices(document, block_at(root.get("prices")), cells)
 
 
@@ -111,6 +113,17 @@ def _check_residency(document: Document, residency: dict[str, Value], cells: dic
             if isinstance(region, str) and region not in known:
                 message = f"no cell is in {shown(region)}{did_you_mean(region, known)}"
                 document.report(("residency", name, "regions", n), message)
+
+
+def _check_freeze(document: Document, freeze: dict[str, Value]) -> None:
+    for name, window in freeze.items():
+        begins, ends = (text_at(block_at(window).get(edge)) for edge in ("begins", "ends"))
+        try:
+            backwards = begins and ends and datetime.fromisoformat(begins) >= datetime.fromisoformat(ends)
+        except (ValueError, TypeError):
+            continue  # reported where the value stands
+        if backwards:
+            document.report(("freeze", name, "ends"), "must be later than `begins`")
 
 
 def _check_prices(document: Document, prices: dict[str, Value], cells: dict[str, Value]) -> None:

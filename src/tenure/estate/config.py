@@ -18,6 +18,7 @@ from tenure.estate.settings import (
     Cell,
     Control,
     EstateSettings,
+    Freeze,
     Gate,
     Gateway,
     Hold,
@@ -71,6 +72,7 @@ class Estate:
     cells: Mapping[CellName, Cell]
     tiers: Mapping[str, Tier]
     residency: Mapping[str, ResidencyRule]
+    freeze: Mapping[str, Freeze]
     prices: Prices | None
 
     @property
@@ -153,6 +155,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         cells=settings.cells,
         tiers=settings.tiers,
         residency=settings.residency,
+        freeze=settings.freeze,
         prices=settings.prices,
     )
 

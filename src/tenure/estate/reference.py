@@ -61,7 +61,7 @@ A secret that is missing or empty is an error that names the setting and the var
 - No two cells share an app address, a database, a Redis or a bucket: a move between them would copy a
   tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
 - `drain_ms` is less than `budget_ms`; the price list has every cell; a residency rule's regions are regions
-  of cells.
+  of cells; a freeze ends after it begins.
 - In the catalogue, a table has one column of class `tenant`, its tenant column; it is listed once per
   database, as holding tenants' data or under `ignore`; no key pattern is hidden by one above it.
 """

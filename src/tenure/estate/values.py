@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from datetime import datetime
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -110,6 +111,18 @@ def _path(value: object, info: ValidationInfo) -> object:
     return (folder / pathlib.Path(value)).absolute()
 
 
+def _moment(value: object) -> object:
+    if value is REFUSED or isinstance(value, datetime):
+        return value
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise refuse("must be a time with its zone, such as 2026-12-24T18:00:00+01:00")
+    return moment
+
+
 Url = Annotated[str, AfterValidator(_url), Described(words="`http(s)://host:port`")]
 HeaderName = Annotated[str, AfterValidator(_header), Described(words="header name")]
 Domain = Annotated[str, AfterValidator(_domain), Described(words="domain")]
@@ -120,4 +133,5 @@ AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
 CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]
 StoreKey = Name
+Moment = Annotated[datetime, BeforeValidator(_moment), Described(words="time with zone")]
 RelativePath = Annotated[pathlib.Path, BeforeValidator(_path), Described(words="path")]

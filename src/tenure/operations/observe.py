@@ -100,6 +100,15 @@ def record_measurement(
     )
 
 
+def _freeze(deps: Deps) -> str | None:
+    """The freeze window of the estate that it is now."""
+    now = datetime.now(UTC)
+    for name, window in deps.estate.freeze.items():
+        if window.begins <= now < window.ends:
+            return f"{name} ({window.reason}) until {window.ends.isoformat()}"
+    return None
+
+
 def _rate(deps: Deps, kind: str, store: StoreName, source: CellName, target: CellName) -> Rate | None:
     past = deps.registry.measurements.recent(
         kind=kind, route=route(source, target), store=store, limit=PAST_MEASUREMENTS
@@ -187,6 +196,7 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
         if rule is None or tenant.residency is None
         else ResidencyRule(name=tenant.residency, regions=rule.regions, reason=rule.reason),
         legal_hold=tenant.legal_hold,
+        freeze=_freeze(deps),
         epoch=placement.epoch,
         source=cell_observation(deps, session.source),
         target=cell_observation(deps, session.target),

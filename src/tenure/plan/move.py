@@ -259,6 +259,16 @@ def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, .
                 fix=f"release the hold first: tenure tenant hold {seen.tenant} --release",
             )
         )
+    if seen.freeze is not None and kind == "migrate":
+        found.append(
+            Finding(
+                severity=Severity.REFUSAL,
+                code="freeze",
+                where=seen.tenant,
+                message=f"no tenant is moved now: {seen.freeze}",
+                fix="wait until then, or change `freeze` in tenure.yaml",
+            )
+        )
     if hold_ms > seen.hold_budget_ms:
         found.append(
             Finding(

@@ -77,6 +77,8 @@ class MoveObservation:
     tier: str
     residency: ResidencyRule | None
     legal_hold: str | None
+    freeze: str | None
+    """The window of no moves that it is now, in words: its name, its reason and its end."""
     epoch: int
     source: CellObservation
     target: CellObservation

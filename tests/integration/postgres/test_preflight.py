@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from tenure.estate.local import PostgresServer, RunningEstate
 from tenure.model.finding import Severity
-from tenure.stores.postgres import PostgresLiveCopy, TenantTable
+from tenure.stores.postgres import PostgresLiveCopy, TenantTable, server_checks
 from tests.integration.postgres.cells import ACME, TABLES, Cells, fence, make_store
 
 MORE = [
@@ -204,6 +206,49 @@ def test_a_role_that_does_not_see_every_row_is_refused(cells: Cells) -> None:
             f"drop owned by {role}",
             f"drop role {role}",
         )
+
+
+def test_a_server_that_is_not_set_up_is_refused_until_the_commands_have_run(
+    cells: Cells, servers: RunningEstate
+) -> None:
+    settings = {
+        "wal_level": "replica",
+        "max_replication_slots": "2",
+        "max_wal_senders": "2",
+        "max_logical_replication_workers": "2",
+        "max_active_replication_origins": "2",
+    }
+    servers.add(PostgresServer(name="unready", settings=settings))
+    store = make_store("unready", servers.dsn("unready"))
+    wanted = {"wal_level", *(f"few_{name.removeprefix('max_')}" for name in settings if name != "wal_level")}
+
+    def refused() -> dict[str, str]:
+        return {f.code: f.command for f in server_checks.findings(store) if f.severity is Severity.REFUSAL}
+
+    try:
+        found = refused()
+        assert set(found) == wanted
+        with psycopg.connect(servers.dsn("unready"), autocommit=True) as connection:
+            for command in found.values():
+                connection.execute(command.encode())
+        servers.stop("unready")
+        servers.start("unready")
+        store.close()
+        assert not refused()
+    finally:
+        store.close()
+        servers.remove("unready")
+
+
+def test_a_transaction_that_is_open_for_long_is_shown(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenure.stores.postgres.server_checks.LONG_TRANSACTION_S", 0)
+    app = cells.connect(cells.green)
+    app.execute("begin")
+    pid = app.info.backend_pid
+    found = [f for f in cells.copy().preflight() if f.code == "long_transaction"]
+    assert [(f.severity, f.where) for f in found if f"pid {pid}" in f.message] == [
+        (Severity.WARNING, "postgres in green")
+    ]
 
 
 def test_a_disk_that_is_too_small_is_refused(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:

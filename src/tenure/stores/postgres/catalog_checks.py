@@ -16,7 +16,7 @@ from tenure.stores.postgres.store import PostgresStore
 from tenure.stores.postgres.tables import Relation, Table, collection_of
 
 _CANDIDATES: Final = """
-select n.nspname::text, c.relname::text, a.attname::text
+select n.nspname::text, c.relname::text, a.attname::text, a.atttypid in ('text'::regtype, 'varchar'::regtype)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid
 where c.relkind in ('r', 'p') and not c.relispartition and a.attname = any(%(columns)s::name[]) and not a.attisdropped
     and n.nspname not in ('pg_catalog', 'information_schema', 'tenure') and n.nspname not like 'pg\\_%%'
@@ -269,7 +269,7 @@ def unknown_tables(
     """
     known = {t.collection for t in store.all_tables} | store.ignore
     columns = sorted({t.tenant_column for t in store.all_tables})
-    for schema, name, column in store.pool.rows(_CANDIDATES, {"columns": columns}):
+    for schema, name, column, textual in store.pool.rows(_CANDIDATES, {"columns": columns}):
         table = collection_of(schema, name)
         if table in known:
             continue
@@ -283,8 +283,11 @@ def unknown_tables(
             )
             continue
         count = store.pool.value(
-            sql.SQL("select count(*) from {} where {}::text = {}").format(
-                sql.Identifier(schema, name), sql.Identifier(column), sql.Literal(str(tenant))
+            sql.SQL("select count(*) from {} where {}{} = {}").format(
+                sql.Identifier(schema, name),
+                sql.Identifier(column),
+                sql.SQL("" if textual else "::text"),
+                sql.Literal(str(tenant)),
             )
         )
         yield warning(
