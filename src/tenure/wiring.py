@@ -102,7 +102,7 @@ class Stores:
         if isinstance(settings, PgvectorSettings) and isinstance(where, PgvectorMap):
             carrier = self.store(cell, where.rides_with)
             if isinstance(carrier, PostgresStore):
-                return PgVectorStore(name=name, cell=cell, carrier=carrier, tables=_tables(where))
+                return PgVectorStore(name=name, cell=cell, carrier=carrier, tables=_tables(where, cell))
         if isinstance(settings, RedisSettings) and isinstance(where, RedisMap):
             return RedisStore(
                 name=name,
@@ -118,12 +118,12 @@ class Stores:
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
         riders = self._estate.catalogue.riders(where.name)
-        carried = [table for rider in riders for table in _tables(rider)]
+        carried = [table for rider in riders for table in _tables(rider, cell)]
         return PostgresStore(
             name=where.name,
             cell=cell,
             dsn=settings.dsn.resolve(),
-            tables=_tables(where),
+            tables=_tables(where, cell),
             carried=carried,
             ignore=sorted(str(t) for t in where.ignore.union(*(r.ignore for r in riders))),
             dsn_from_cells=settings.replication_dsn.resolve(),
@@ -156,10 +156,11 @@ class Stores:
         return PostgresJournal(holder)
 
 
-def _tables(where: TableMap) -> tuple[TenantTable, ...]:
+def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:
     return tuple(
         TenantTable(schema=t.name.schema, name=t.name.name, tenant_column=t.tenant_column)
         for t in where.tables.values()
+        if t.is_in(cell)
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tenure.catalogue import PostgresMap
 from tenure.errors import ConfigurationError, UnknownName
 from tenure.estate import examples
 from tenure.estate.config import (
@@ -593,6 +594,21 @@ def test_half_of_a_pair_of_s3_keys_is_refused(folder: pathlib.Path, left_out: st
     assert line in examples.ESTATE
     (problem,) = problems(examples.ESTATE.replace(line, ""))
     assert problem.endswith(f"cells.frankfurt.stores.objects.{left_out}_key: missing: {given}_key is given")
+
+
+def test_a_table_that_some_cells_have_names_cells_of_the_estate(folder: pathlib.Path) -> None:
+    file = pathlib.Path("catalogue.yaml")
+    only = CATALOGUE.replace("id: key}}", "id: key}, cells: [green]}")
+    file.write_text(only)
+    postgres = load().catalogue.store(StoreName("postgres"))
+    assert isinstance(postgres, PostgresMap)
+    (table,) = postgres.tables.values()
+    assert table.is_in(CellName("green"))
+    assert not table.is_in(CellName("blue"))
+    file.write_text(only.replace("[green]", "[gren]"))
+    (problem,) = problems(GOOD)
+    assert problem.startswith("catalogue.yaml:6:")
+    assert "there is no cell 'gren'; did you mean 'green'?" in problem
 
 
 def test_rides_with_must_be_the_catalogues(folder: pathlib.Path) -> None:

@@ -74,7 +74,8 @@ def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping
     for text, its in tables.items():
         name, column = QualifiedName.parse(text), its.tenant_column or default
         assert column is not None
-        found[name] = Table(name=name, tenant_column=column, columns=its.columns)
+        cells = None if its.cells is None else frozenset(its.cells)
+        found[name] = Table(name=name, tenant_column=column, columns=its.columns, cells=cells)
     return MappingProxyType(found)
 
 

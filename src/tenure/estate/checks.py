@@ -32,6 +32,8 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
+    if catalogue is not None:
+        _check_table_cells(catalogue, mapped, cells)
     _check_hold(document, block_at(root.get("hold")))
     _check_residency(document, block_at(root.get("residency")), cells)
     _check_freeze(document, block_at(root.get("freeze")))
@@ -58,6 +60,16 @@ def _check_stores(
                 document.report(
                     (*store.path, setting), f"is {shown(here)}, but {shown(there)} in the catalogue"
                 )
+
+
+def _check_table_cells(catalogue: Document, mapped: dict[str, StoreSketch], cells: dict[str, Value]) -> None:
+    for store in mapped.values():
+        for table, value in block_at(store.entry.get("tables")).items():
+            listed = block_at(value).get("cells")
+            for n, cell in enumerate(listed if isinstance(listed, tuple) else ()):
+                if isinstance(cell, str) and cells and cell not in cells:
+                    path = (*store.path, "tables", table, "cells", n)
+                    catalogue.report(path, f"there is no cell {shown(cell)}{did_you_mean(cell, cells)}")
 
 
 def _home_setting(store: StoreSketch) -> str:

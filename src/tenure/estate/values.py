@@ -10,9 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
-from tenure.catalogue.schema import Name, converted
+from tenure.catalogue.schema import Name
 from tenure.document import REFUSED, Described, refuse
-from tenure.model.names import CellName, cell_name
 
 _HOST_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN: Final = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
@@ -131,7 +130,6 @@ BucketName = Annotated[str, AfterValidator(_bucket), Described(words="bucket nam
 Currency = Annotated[str, AfterValidator(_currency), Described(words="three capital letters")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
-CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]
 StoreKey = Name
 Moment = Annotated[datetime, BeforeValidator(_moment), Described(words="time with zone")]
 RelativePath = Annotated[pathlib.Path, BeforeValidator(_path), Described(words="path")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
 from tenure.model.finding import Severity
 from tenure.model.names import TenantId
-from tenure.stores.postgres import PostgresLiveCopy, PostgresStore
+from tenure.stores.postgres import PostgresLiveCopy, PostgresStore, TenantTable
 from tests.integration.postgres import peculiar
-from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence, make_cells
+from tests.integration.postgres.cells import ACME, NEIGHBOUR, TABLES, Cells, fence, make_cells, make_store
 
 BY_ID = "app.parted"
 
@@ -136,6 +137,7 @@ NEWER = (
     "alter table public.visits add column doubled int generated always as (n * 2)",
     "alter table public.visits add column note text",
     "create table public.badges (tenant_id text, id int, primary key (tenant_id, id))",
+    "create table public.medals (tenant_id text, id int, primary key (tenant_id, id))",
 )
 
 
@@ -149,6 +151,9 @@ def extras(cells: Cells, id_: int) -> tuple[object, ...]:
 
 def test_a_target_with_a_newer_schema_takes_a_tenant_and_gives_it_back(cells: Cells) -> None:
     cells.run(cells.green, *NEWER)
+    # One of the new tables is in the catalogue already, as one of green's, the other is not.
+    medals = TenantTable(schema="public", name="medals", tenant_column="tenant_id")
+    cells.green = make_store("green", cells.green_dsn, [*TABLES, medals])
     found = cells.copy().preflight()
     assert not refusals(cells.copy())
     warned = {(f.code, f.where) for f in found if f.severity is Severity.WARNING}
@@ -156,6 +161,10 @@ def test_a_target_with_a_newer_schema_takes_a_tenant_and_gives_it_back(cells: Ce
         ("newer_column", "postgres in blue, public.documents"),
         ("newer_column", "postgres in blue, public.visits"),
         ("newer_table", "postgres in green, public.badges"),
+        ("newer_table", "postgres in green, public.medals"),
+    }
+    assert refusals(cells.copy(cells.green, cells.blue)) >= {
+        ("older_target", "postgres in green, public.medals")
     }
     copy = cells.link()
     cells.run(cells.blue, "update public.documents set title = 'in blue' where tenant_id = 'acme' and id < 9")
@@ -169,9 +178,16 @@ def test_a_target_with_a_newer_schema_takes_a_tenant_and_gives_it_back(cells: Ce
         "delete from public.documents where tenant_id = 'acme' and id = 3",
         "update public.visits set note = 'x', n = n + 1000 where tenant_id = 'acme' and n % 2 = 0",
         "insert into public.badges values ('acme', 1)",
+        "insert into public.medals values ('acme', 1), ('acme', 2)",
     )
     assert not refusals(back)
-    assert "1 rows of acme" in next(f.message for f in back.preflight() if f.code == "newer_table")
+    stay = sorted(f.message for f in back.preflight() if f.code == "newer_table")
+    assert "2 rows of acme stay in green" in stay[0]
+    assert "1 rows of acme: they stay here" in stay[1]
+    cells.green.fence(fence(1), expires_in_s=None, drain_s=5)
+    with pytest.raises(psycopg.DatabaseError, match="fenced"):
+        cells.run(cells.green, "insert into public.medals values ('acme', 3)")
+    cells.green.open(fence(1))
     again = switch(back, 2)
     assert cells.rows(
         cells.blue, "select title from public.documents where tenant_id = 'acme' and id in (2, 9000)"

@@ -22,7 +22,7 @@ from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.preflight import preflight
 from tenure.stores.postgres.repair import drop_origins
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Table, describe, describe_all, require, shared_tables
+from tenure.stores.postgres.tables import Table, describe, describe_all, in_both, require, shared_tables
 from tenure.stores.postgres.verification import Verification
 
 RECORD_DEADLINE_S: Final = 30.0
@@ -48,12 +48,13 @@ class PostgresLiveCopy:
         self.tenant: Final = tenant
         self.direction: Final = names.direction(tenant, link, source.cell, target.cell)
         self._opposite: Final = names.direction(tenant, link, target.cell, source.cell)
+        self._specs: Final = in_both(source.all_tables, target.all_tables)
         self._estimates: dict[str, tuple[int, int]] = {}
         self._verification: Final = Verification(
             store=source.name,
             source=source.pool,
             target=target.pool,
-            specs=source.tables,
+            specs=in_both(source.tables, target.tables),
             tenant=tenant,
             direction=self.direction,
         )
@@ -94,8 +95,8 @@ class PostgresLiveCopy:
 
     def _connect(self, *, copy_data: bool) -> None:
         tables = shared_tables(
-            require(self.source.pool, self.source.all_tables),
-            require(self.target.pool, self.target.all_tables),
+            require(self.source.pool, self._specs),
+            require(self.target.pool, self._specs),
         )
         if not self._subscribed():
             replication.publish(self.source.pool, self.direction, tables, self.tenant)
@@ -115,7 +116,7 @@ class PostgresLiveCopy:
         source, target = self.source.pool, self.target.pool
         found = replication.check(target, self.direction)
         lag_bytes = replication.check_slot(source, self.direction)
-        tables = require(target, self.target.all_tables)
+        tables = require(target, self._specs)
         self._estimate(tables)
         states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
         copying: dict[int, tuple[int, int]] = {oid: (rows, size) for oid, rows, size in target.rows(_COPYING)}
@@ -138,7 +139,7 @@ class PostgresLiveCopy:
 
     def _estimate(self, targets: Sequence[Table]) -> None:
         if len(self._estimates) != len(targets):
-            for table in require(self.source.pool, self.source.all_tables):
+            for table in require(self.source.pool, self._specs):
                 side = Side(pool=self.source.pool, table=table)
                 self._estimates[table.collection] = expected_rows(side, self.tenant)
 

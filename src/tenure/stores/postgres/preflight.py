@@ -16,7 +16,7 @@ from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.connect import Pool
 from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Column, Gap, Table, collection_of, describe, gaps
+from tenure.stores.postgres.tables import Column, Gap, Table, collection_of, describe, gaps, in_both
 
 KEYS_PER_QUERY: Final = 10_000
 
@@ -46,7 +46,7 @@ def preflight(
     linked = direction in fences.linked(target.pool, tenant)
     tables_here, tables_there = _tables(source.pool), _tables(target.pool)
     found += _other_links(source.pool, target.pool, tenant, direction, linked=linked)
-    found += _alike(source, target, here, there, direction)
+    found += _alike(source, target, here, there, tenant, direction)
     found += _partitions(source.pool, here, target.pool, there)
     found += server_checks.extensions(source, target)
     for store, tables in ((source, here), (target, there)):
@@ -112,11 +112,13 @@ def _alike(
     target: PostgresStore,
     here: Sequence[Table],
     there: Sequence[Table],
+    tenant: TenantId,
     direction: str,
 ) -> Iterator[Finding]:
     left, right = ({t.collection: t for t in tables} for tables in (here, there))
     published = replication.published(source.pool, direction)
-    for spec in source.all_tables:
+    yield from _in_one_cell(source, target, tenant, linked=bool(published))
+    for spec in in_both(source.all_tables, target.all_tables):
         name = spec.collection
         for store, tables in ((source, left), (target, right)):
             if name not in tables:
@@ -130,10 +132,43 @@ def _alike(
             yield from _gaps(source, target, left[name], right[name], published.get(name))
             yield from _unlike_identities(source.pool, left[name], target.pool, right[name])
             yield from _unlike_identities(target.pool, right[name], source.pool, left[name])
-    if {t.collection for t in source.all_tables} != {t.collection for t in target.all_tables}:
-        yield refusal(
-            "catalogue_differs", target.pool.where, "the cells list different tables", "use one catalogue"
-        )
+
+
+def _in_one_cell(
+    source: PostgresStore, target: PostgresStore, tenant: TenantId, *, linked: bool
+) -> Iterator[Finding]:
+    """Tables that the catalogue has in one of the two cells only."""
+    for spec in target.all_tables:
+        if spec not in source.all_tables:
+            yield warning(
+                "newer_table",
+                f"{target.pool.where}, {spec.collection}",
+                f"the catalogue has the table in {target.cell} and not in {source.cell}: rows that are written to it"
+                f" stay in {target.cell} if the tenant is rolled back",
+                f"nothing, if {target.cell} runs the newer version of the app",
+            )
+    for spec in source.all_tables:
+        if spec in target.all_tables:
+            continue
+        where = f"{source.pool.where}, {spec.collection}"
+        message = f"the catalogue has the table in {source.cell} and not in {target.cell}"
+        if linked:
+            count = sum(
+                source.pool.value(
+                    sql.SQL("select count(*) from {} where {}").format(spec.sql, table.of_tenant(tenant))
+                )
+                for table in _usable(describe(source.pool, [spec]))
+            )
+            yield warning(
+                "newer_table",
+                where,
+                f"{message}: {count} rows of {tenant} stay in {source.cell}",
+                f"nothing, if {target.cell} runs the older version of the app",
+            )
+        else:
+            yield refusal(
+                "older_target", where, message, f"run the schema migration that {target.cell} lacks"
+            )
 
 
 def _unlike_identities(publisher: Pool, mine: Table, subscriber: Pool, theirs: Table) -> Iterator[Finding]:

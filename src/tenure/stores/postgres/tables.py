@@ -368,6 +368,11 @@ def shared(table: Table, other: Table) -> Table:
     )
 
 
+def in_both(specs: Sequence[TenantTable], others: Sequence[TenantTable]) -> tuple[TenantTable, ...]:
+    """Those of `specs` that the catalogue has in the other cell as well."""
+    return tuple(spec for spec in specs if spec in set(others))
+
+
 def shared_tables(tables: Sequence[Table], others: Sequence[Table]) -> tuple[Table, ...]:
     """As `shared`, table by table, matched by name."""
     by_name = {t.collection: t for t in others}

@@ -14,7 +14,7 @@ from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
-from tenure.stores.postgres.tables import TenantTable, describe, describe_all
+from tenure.stores.postgres.tables import TenantTable, describe, describe_all, in_both
 from tenure.stores.postgres.verification import Verification
 
 
@@ -88,7 +88,7 @@ class PgVectorLiveCopy:
             store=source.name,
             source=source.carrier.pool,
             target=target.carrier.pool,
-            specs=source.tables,
+            specs=in_both(source.tables, target.tables),
             tenant=tenant,
             direction=names.direction(tenant, link, source.cell, target.cell),
         )
