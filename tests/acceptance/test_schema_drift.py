@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
+import yaml
 
 from tenure.engine.observer import Notice, PointReached
 from tenure.errors import TenureError
@@ -19,12 +21,13 @@ def run(estate: TestEstate, cell: str, statement: str) -> None:
 
 
 @contextmanager
-def column(estate: TestEstate, cell: str, name: str) -> Iterator[None]:
+def restored(estate: TestEstate, cell: str, name: str) -> Iterator[None]:
     """The tables of the estate are everybody's: what a test adds goes again."""
     try:
         yield
     finally:
         run(estate, cell, f"alter table public.chunks drop column if exists {name}")
+        run(estate, cell, "drop table if exists public.badges")
 
 
 def refused_move(estate: TestEstate, tenant: str, point: str, cell: str, statement: str) -> str:
@@ -44,13 +47,39 @@ def refused_move(estate: TestEstate, tenant: str, point: str, cell: str, stateme
         return str(operation.error["message"])
 
 
+def newer_app(estate: TestEstate) -> Path:
+    """The estate of an app whose newer version, in green, has one more table."""
+    catalogue = yaml.safe_load(load_catalogue_text(estate))
+    catalogue["stores"]["postgres"]["tables"]["public.badges"] = {
+        "columns": {"tenant_id": "tenant", "id": "key"},
+        "tenant_column": "tenant_id",
+        "cells": ["green"],
+    }
+    settings = yaml.safe_load(estate.config.read_text(encoding="utf-8"))
+    settings["catalogue"] = "newer-catalogue.yaml"
+    estate.config.with_name("newer-catalogue.yaml").write_text(yaml.safe_dump(catalogue), encoding="utf-8")
+    config = estate.config.with_name("newer.yaml")
+    config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return config
+
+
+def load_catalogue_text(estate: TestEstate) -> str:
+    named = yaml.safe_load(estate.config.read_text(encoding="utf-8"))["catalogue"]
+    return estate.config.parent.joinpath(named).read_text(encoding="utf-8")
+
+
+def rows(estate: TestEstate, cell: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(estate.local.cells[CellName(cell)].dsn, autocommit=True) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
 def test_ddl_during_a_move_is_named_and_the_move_can_start_again_to_the_newer_schema(
     cells_estate: TestEstate,
 ) -> None:
     tenant = "drifting"
     cells_estate.add_tenant(tenant)
     held = cells_estate.items_in(tenant, "blue")
-    with column(cells_estate, "blue", "drift"), column(cells_estate, "green", "drift"):
+    with restored(cells_estate, "blue", "drift"), restored(cells_estate, "green", "drift"):
         told = refused_move(
             cells_estate,
             tenant,
@@ -60,7 +89,7 @@ def test_ddl_during_a_move_is_named_and_the_move_can_start_again_to_the_newer_sc
         )
         assert "public.chunks, column drift (text) was added in blue" in told
         assert cells_estate.left_behind(tenant) == []
-    with column(cells_estate, "green", "stars"):
+    with restored(cells_estate, "green", "stars"):
         told = refused_move(
             cells_estate,
             tenant,
@@ -77,18 +106,34 @@ def test_ddl_during_a_move_is_named_and_the_move_can_start_again_to_the_newer_sc
         assert f"$ {command}" in plan.stdout
         shown = cells_estate.command("migrate", tenant, "--to", "green", "--plan", "--json").json
         assert command in [finding["command"] for finding in shown["findings"]]
-        moved = cells_estate.command("migrate", tenant, "--to", "green")
+        run(
+            cells_estate,
+            "green",
+            "create table public.badges (tenant_id text, id int, primary key (tenant_id, id))",
+        )
+        newer = newer_app(cells_estate)
+        moved = cells_estate.command("migrate", tenant, "--to", "green", config=newer)
         assert moved.exit_code == 0, moved.stderr
+        run(cells_estate, "green", f"insert into public.badges values ('{tenant}', 1), ('another', 1)")
         run(
             cells_estate,
             "green",
             f"update public.chunks set stars = 1, text = 'written in green' where tenant_id = '{tenant}'",
         )
-        back = cells_estate.command("rollback", tenant, "--json")
+        told = cells_estate.command("rollback", tenant, "--plan", config=newer).stdout
+        assert (
+            f"the catalogue has the table in green and not in blue: 1 rows of {tenant} stay in green" in told
+        )
+        back = cells_estate.command("rollback", tenant, "--json", config=newer)
         assert back.exit_code == 0, back.stderr
         for seen in back.json["result"]["stores"].values():
             assert seen["processed"] == seen["matching"] > 0
-        assert cells_estate.command("complete", tenant, "--yes", tenant).exit_code == 0
+        done = cells_estate.command("complete", tenant, "--yes", tenant, config=newer)
+        assert done.exit_code == 0, done.stderr
+        assert rows(cells_estate, "green", "select tenant_id from public.badges") == [("another",)]
+    assert rows(cells_estate, "blue", f"select distinct text from chunks where tenant_id = '{tenant}'") == [
+        ("written in green",)
+    ]
     assert cells_estate.items_in(tenant, "blue") == held
     assert cells_estate.left_behind(tenant) == []
 
@@ -110,7 +155,7 @@ def test_a_freeze_of_the_estate_refuses_a_move_now(cells_estate: TestEstate) -> 
     cells_estate.add_tenant(tenant)
     frozen = cells_estate.config.with_name("frozen.yaml")
     window = '{begins: "2020-01-01T00:00:00Z", ends: "2120-01-01T00:00:00Z", reason: audit}'
-    frozen.write_text(f"{cells_estate.config.read_text()}\nfreeze:\n  always: {window}\n")
+    frozen.write_text(f"{cells_estate.config.read_text(encoding='utf-8')}\nfreeze:\n  always: {window}\n")
     refused = cells_estate.command("migrate", tenant, "--to", "green", config=frozen)
     assert refused.exit_code == 4
     assert "no tenant is moved now: always (audit) until 2120-01-01" in refused.stderr
