@@ -338,7 +338,7 @@ class Move:
             f"{item} in {cells[side]}"
             for planned in ctx.operation.plan.get("stores", ())
             for side in cells
-            for item in schema_changes(planned["schema"][side], now[planned["store"]][side])
+            for item in schema_changes(planned["schema"][side], now.get(planned["store"], {}).get(side, {}))
         ]
         if changes:
             raise NotAllowed(

@@ -370,7 +370,8 @@ def shared(table: Table, other: Table) -> Table:
 
 def in_both(specs: Sequence[TenantTable], others: Sequence[TenantTable]) -> tuple[TenantTable, ...]:
     """Those of `specs` that the catalogue has in the other cell as well."""
-    return tuple(spec for spec in specs if spec in set(others))
+    known = set(others)
+    return tuple(spec for spec in specs if spec in known)
 
 
 def shared_tables(tables: Sequence[Table], others: Sequence[Table]) -> tuple[Table, ...]:

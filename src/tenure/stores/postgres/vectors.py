@@ -101,7 +101,8 @@ class PgVectorLiveCopy:
                 code="extension_missing",
                 where=f"{store.name} in {store.cell}",
                 message="the extension vector is not there",
-                fix="create extension vector",
+                fix="create it",
+                command="create extension vector",
             )
             for store in (self.source, self.target)
             if not store.carrier.pool.value(
