@@ -17,13 +17,14 @@ from tenure.stores.postgres.store import ROW_OVERHEAD_BYTES, PostgresStore
 from tenure.stores.postgres.tables import Table
 
 OLDEST_SERVER: Final = 160000
+LOGS_CONFLICTS: Final = 180000
 LONG_TRANSACTION_S: Final = 60
 ROOM_PER_BYTE: Final = 3.0
 """Bytes of disk for a byte of rows: the rows, about as much again for indexes, and the WAL of both."""
 
 _SETTINGS: Final = """
 select current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
-    current_setting('max_slot_wal_keep_size')
+    current_setting('max_slot_wal_keep_size'), current_setting('track_commit_timestamp')::bool
 """
 
 _LIMITS: Final = """
@@ -53,7 +54,7 @@ def superuser(pool: Pool) -> bool:
 def findings(store: PostgresStore) -> Iterator[Finding]:
     """Everything about the server itself."""
     pool, where = store.pool, store.pool.where
-    version, wal_level, standby, keep = pool.rows(_SETTINGS)[0]
+    version, wal_level, standby, keep, timestamps = pool.rows(_SETTINGS)[0]
     if version < OLDEST_SERVER:
         yield refusal(
             "server_too_old",
@@ -72,6 +73,15 @@ def findings(store: PostgresStore) -> Iterator[Finding]:
             f"wal_level is {wal_level}",
             "set it to logical and restart the server",
             "alter system set wal_level = logical",
+        )
+    if timestamps and version >= LOGS_CONFLICTS:
+        yield warning(
+            "conflicts_logged",
+            where,
+            "track_commit_timestamp is on: for every change of a row that the first copy brought, this server logs a"
+            " conflict together with the row's contents",
+            "switch it off and restart the server, or see to it that nobody reads the log who may not read the rows",
+            "alter system set track_commit_timestamp = off",
         )
     yield from _wal_limit(where, keep)
     yield from _rights(pool)

@@ -32,7 +32,6 @@ _SETTINGS: Final[Mapping[str, str]] = {
     # How long a failed apply worker waits before it is started again: short, because a switch waits for it.
     "wal_retrieve_retry_interval": "100ms",
     "max_prepared_transactions": "10",
-    "track_commit_timestamp": "on",
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
