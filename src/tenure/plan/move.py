@@ -323,7 +323,8 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
             code="route_drifted",
             where=seen.tenant,
             message=f"its requests cannot be held: {problem}",
-            fix=f"tenure drift {seen.tenant} --repair",
+            fix=f"have its route mended: tenure drift {seen.tenant} --repair",
+            command=f"tenure drift {seen.tenant} --repair",
         )
     then = "its name is then led past the gateway" if seen.has_names else "the gateway has to be mended then"
     return Finding(
@@ -332,7 +333,8 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
         where=seen.tenant,
         message=f"{problem}. Unless arming mends that, nothing is held: requests that meet a fence fail, none is lost; "
         f"{then}, and the rollback waits for a confirmed look",
-        fix=f"tenure drift {seen.tenant} --repair, if there is time",
+        fix=f"have its route mended, if there is time: tenure drift {seen.tenant} --repair",
+        command=f"tenure drift {seen.tenant} --repair",
     )
 
 
