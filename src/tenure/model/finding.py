@@ -26,3 +26,8 @@ class Finding:
     message: str
     fix: str
     command: str = ""
+
+    @property
+    def cure(self) -> str:
+        """The fix in one sentence: with the command, unless that takes several lines, which a plan shows."""
+        return f"{self.fix} ({self.command})" if self.command and "\n" not in self.command else self.fix

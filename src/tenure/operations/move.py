@@ -88,7 +88,7 @@ class Move:
         )
         refusals = plan_move(ctx.operation.kind, MIGRATE_STEPS, seen).refusals
         if refusals:
-            named = tuple(f"{f.where}: {f.message}; {f.fix}" for f in refusals)
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in refusals)
             raise NotAllowed(
                 f"the move of {session.tenant} to {session.target} is refused: {'. '.join(named)}",
                 findings=named,
@@ -330,7 +330,7 @@ class Move:
         found = [f for found in session.each(lambda n: session.copies[n].preflight()).values() for f in found]
         refusals = [f for f in found if f.severity is Severity.REFUSAL]
         if refusals:
-            named = tuple(f"{f.where}: {f.message}; {f.fix}" for f in refusals)
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in refusals)
             raise NotAllowed(
                 f"the switch of {session.tenant} to {session.target} is refused: {'. '.join(named)}",
                 findings=named,

@@ -323,7 +323,7 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
             code="route_drifted",
             where=seen.tenant,
             message=f"its requests cannot be held: {problem}",
-            fix=f"have its route mended: tenure drift {seen.tenant} --repair",
+            fix="have its route mended",
             command=f"tenure drift {seen.tenant} --repair",
         )
     then = "its name is then led past the gateway" if seen.has_names else "the gateway has to be mended then"
@@ -333,7 +333,7 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
         where=seen.tenant,
         message=f"{problem}. Unless arming mends that, nothing is held: requests that meet a fence fail, none is lost; "
         f"{then}, and the rollback waits for a confirmed look",
-        fix=f"have its route mended, if there is time: tenure drift {seen.tenant} --repair",
+        fix="have its route mended, if there is time",
         command=f"tenure drift {seen.tenant} --repair",
     )
 

@@ -69,7 +69,7 @@ def switch(copy: PostgresLiveCopy, token: int) -> PostgresLiveCopy:
 
 
 def lose_a_row(table: TenantTable) -> str:
-    mine = sql.SQL("true")
+    mine: sql.Composable = sql.SQL("true")
     if table.tenant_column is not None:
         mine = sql.SQL("{} = 'acme'").format(sql.Identifier(table.tenant_column))
     return (

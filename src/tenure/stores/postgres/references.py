@@ -209,7 +209,7 @@ def dangling(
                 "dangling_reference",
                 where,
                 message + f", and do so only in this cell, not in {source.where}",
-                f"compare and repair: tenure verify {tenant} --repair",
+                "compare and repair",
                 f"tenure verify {tenant} --repair",
             )
 
