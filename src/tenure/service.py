@@ -519,7 +519,7 @@ class Service:
         if plan.refusals:
             raise NotAllowed(
                 f"{plan.kind} of {plan.tenant} to {plan.target} is refused by {len(plan.refusals)} finding(s)",
-                findings=tuple(f"{f.where}: {f.message}. Fix: {f.fix}" for f in plan.refusals),
+                findings=tuple(f"{f.where}: {f.message}. Fix: {f.cure}" for f in plan.refusals),
                 hint="mend what the findings name, then plan again",
             )
         request = {"from": plan.source, "to": plan.target, **extra}

@@ -110,7 +110,7 @@ class Stores:
         if isinstance(settings, PgvectorSettings) and isinstance(where, PgvectorMap):
             carrier = self.store(cell, where.rides_with)
             if isinstance(carrier, PostgresStore):
-                return PgVectorStore(name=name, cell=cell, carrier=carrier, tables=_tables(where))
+                return PgVectorStore(name=name, cell=cell, carrier=carrier, tables=_tables(where, cell))
         if isinstance(settings, RedisSettings) and isinstance(where, RedisMap):
             return RedisStore(
                 name=name,
@@ -125,12 +125,13 @@ class Stores:
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
-        carried = [table for rider in self._estate.catalogue.riders(where.name) for table in _tables(rider)]
+        riders = self._estate.catalogue.riders(where.name)
+        carried = [table for rider in riders for table in _tables(rider, cell)]
         return PostgresStore(
             name=where.name,
             cell=cell,
             dsn=settings.dsn.resolve(),
-            tables=_tables(where),
+            tables=_tables(where, cell),
             carried=carried,
             ignore=tuple(TenantTable(schema=t.schema, name=t.name) for t in self._ignored(where)),
             dsn_from_cells=settings.replication_dsn.resolve(),
@@ -170,10 +171,11 @@ class Stores:
         return PostgresJournal(holder)
 
 
-def _tables(where: TableMap) -> tuple[TenantTable, ...]:
+def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:
     return tuple(
         TenantTable(schema=t.name.schema, name=t.name.name, tenant_column=t.tenant_column)
         for t in where.tables.values()
+        if t.is_in(cell)
     )
 
 

@@ -341,6 +341,7 @@ def test_the_digest_ignores_layout_comments_and_order(load: Load) -> None:
         ('{"session:*": personal, "counter:*": plain}', '{"counter:*": plain, "session:*": personal}'),
         ("  vectors:", "  vectors2:"),
         ("customer", "client"),
+        ("embedding: content}}", "embedding: content}, cells: [green]}"),
     ],
 )
 def test_the_digest_changes_with_the_content(load: Load, old: str, new: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tenure.catalogue import PostgresMap
 from tenure.errors import ConfigurationError, UnknownName
 from tenure.estate import examples
 from tenure.estate.config import (
@@ -133,6 +134,7 @@ def test_what_is_left_out_has_its_default(folder: pathlib.Path) -> None:
     assert (estate.verify.resync_above, estate.verify.evidence_ttl_s, estate.soak.ttl_h) == (0.05, 300, 24)
     assert estate.gateway.tenant_header == "x-tenant-id"
     assert estate.residency == {}
+    assert estate.freeze == {}
     assert estate.prices is None
     assert estate.tiers["platinum"].soak_h is None
 
@@ -141,6 +143,8 @@ def test_every_kind_of_store_is_read(folder: pathlib.Path) -> None:
     pathlib.Path("catalogue.yaml").write_text(examples.CATALOGUE)
     estate = load(examples.ESTATE)
     blue, frankfurt = estate.cell("blue").stores, estate.cell("frankfurt").stores
+    year_end = load(examples.ESTATE).freeze["year-end"]
+    assert year_end.begins.isoformat() == "2026-12-20T00:00:00+00:00"
     postgres, vectors, objects = (blue[StoreName(n)] for n in ("postgres", "vectors", "objects"))
     assert isinstance(postgres, PostgresSettings)
     assert postgres.replication_dsn == postgres.dsn_from_cells != postgres.dsn
@@ -541,6 +545,17 @@ def test_a_wrong_cell_name_is_quoted(folder: pathlib.Path) -> None:
             "regions: [eu-west-2]",
             "29:23: residency.eu-only.regions[0]: no cell is in 'eu-west-2'; did you mean 'eu-west-1'?",
         ),
+        (
+            "residency:",
+            'freeze:\n  now: {begins: "2026-12-20", ends: "2027-01-01T00:00:00Z", reason: r}\nresidency:',
+            "29:17: freeze.now.begins: must be a time with its zone, such as 2026-12-24T18:00:00+01:00",
+        ),
+        (
+            "residency:",
+            'freeze:\n  now: {begins: "2027-01-01T00:00:00Z", ends: "2027-01-01T01:00:00+01:00", reason: r}'
+            "\nresidency:",
+            "29:47: freeze.now.ends: must be later than `begins`",
+        ),
         ("regions: [eu-west-1]", "regions: []", "29:22: residency.eu-only.regions: must not be empty"),
         ("green: 4600.5", "gren: 1", "30:36: prices.cell_hour.green: missing: every cell has a price"),
         (
@@ -610,6 +625,21 @@ def test_half_of_a_pair_of_s3_keys_is_refused(folder: pathlib.Path, left_out: st
     assert line in examples.ESTATE
     (problem,) = problems(examples.ESTATE.replace(line, ""))
     assert problem.endswith(f"cells.frankfurt.stores.objects.{left_out}_key: missing: {given}_key is given")
+
+
+def test_a_table_that_some_cells_have_names_cells_of_the_estate(folder: pathlib.Path) -> None:
+    file = pathlib.Path("catalogue.yaml")
+    only = CATALOGUE.replace("id: key}}", "id: key}, cells: [green]}")
+    file.write_text(only)
+    postgres = load().catalogue.store(StoreName("postgres"))
+    assert isinstance(postgres, PostgresMap)
+    (table,) = postgres.tables.values()
+    assert table.is_in(CellName("green"))
+    assert not table.is_in(CellName("blue"))
+    file.write_text(only.replace("[green]", "[gren]"))
+    (problem,) = problems(GOOD)
+    assert problem.startswith("catalogue.yaml:6:")
+    assert "there is no cell 'gren'; did you mean 'green'?" in problem
 
 
 def test_rides_with_must_be_the_catalogues(folder: pathlib.Path) -> None:

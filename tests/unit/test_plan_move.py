@@ -34,14 +34,15 @@ STORE = StoreObservation(
     round_trip_ms=1.5,
     fence_enforced=True,
     rides_with=None,
-    fingerprint_source="a",
-    fingerprint_target="a",
+    fingerprint_source={"prefix": "a"},
+    fingerprint_target={"prefix": "a"},
 )
 SEEN = MoveObservation(
     tenant=TenantId("acme"),
     tier="gold",
     residency=None,
     legal_hold=None,
+    freeze=None,
     epoch=3,
     source=CellObservation(name=CellName("blue"), region="us-east-1", infrastructure="v1", hour_price=100.0),
     target=CellObservation(name=CellName("eu"), region="eu-west-1", infrastructure="v2", hour_price=200.0),
@@ -84,8 +85,8 @@ def test_the_digest_changes_with_everything_that_was_agreed_to() -> None:
         replace(SEEN, epoch=4),
         replace(SEEN, tenant=TenantId("globex")),
         replace(SEEN, target=replace(SEEN.target, name=CellName("green"))),
-        replace(SEEN, stores=(replace(STORE, fingerprint_source="b"),)),
-        replace(SEEN, stores=(replace(STORE, fingerprint_target="b"),)),
+        replace(SEEN, stores=(replace(STORE, fingerprint_source={"prefix": "b"}),)),
+        replace(SEEN, stores=(replace(STORE, fingerprint_target={"prefix": "b"}),)),
         replace(SEEN, catalogue_digest="sha256:1"),
         replace(SEEN, linked=True),
         replace(SEEN, findings=(finding,)),
@@ -130,6 +131,13 @@ def test_a_canary_is_a_step_before_the_switch_and_takes_its_time_with_the_source
 
 def test_a_legal_hold_refuses() -> None:
     assert codes(plan(replace(SEEN, legal_hold="case 17"))) == {"legal_hold"}
+
+
+def test_a_freeze_refuses_a_move_and_not_the_way_back() -> None:
+    frozen = replace(SEEN, freeze="year-end (closing of the books) until 2027-01-04T06:00:00+00:00")
+    assert codes(plan(frozen)) == {"freeze"}
+    assert "year-end (closing of the books)" in plan(frozen).refusals[0].message
+    assert not plan_move("rollback", ROLLBACK_STEPS, frozen).refusals
 
 
 def test_a_hold_over_the_budget_refuses() -> None:

@@ -14,7 +14,7 @@ from tenure.catalogue.classes import DataClass
 from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.errors import UnknownName
-from tenure.model.names import StoreName
+from tenure.model.names import CellName, StoreName
 
 
 class StoreKind(StrEnum):
@@ -41,6 +41,11 @@ class Table:
     name: QualifiedName
     tenant_column: str | None
     columns: Mapping[str, DataClass]
+    cells: frozenset[CellName] | None = None
+    """The cells that have it; None for all."""
+
+    def is_in(self, cell: CellName) -> bool:
+        return self.cells is None or cell in self.cells
 
     def columns_of(self, data_class: DataClass) -> tuple[str, ...]:
         return tuple(name for name, its in self.columns.items() if its is data_class)
@@ -158,7 +163,11 @@ def _content(its: StoreMap) -> dict[str, object]:
 
 def _tables(its: TableMap) -> dict[str, object]:
     tables = {
-        str(name): {"tenant_column": table.tenant_column, "columns": dict(table.columns)}
+        str(name): {
+            "tenant_column": table.tenant_column,
+            "columns": dict(table.columns),
+            **({} if table.cells is None else {"cells": sorted(table.cells)}),
+        }
         for name, table in its.tables.items()
     }
     return {"tables": tables, "ignore": sorted(str(name) for name in its.ignore)}

@@ -86,7 +86,8 @@ def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping
     for text, its in tables.items():
         name = QualifiedName.parse(text)
         column = None if name.own_schema else its.tenant_column or default
-        found[name] = Table(name=name, tenant_column=column, columns=its.columns)
+        cells = None if its.cells is None else frozenset(its.cells)
+        found[name] = Table(name=name, tenant_column=column, columns=its.columns, cells=cells)
     return MappingProxyType(found)
 
 

@@ -13,7 +13,7 @@ from tenure.catalogue.patterns import Template
 from tenure.catalogue.qualified_name import QualifiedName, check_identifier
 from tenure.document import Described, Settings, Version, read_only, refuse, setting
 from tenure.errors import UsageError
-from tenure.model.names import StoreName
+from tenure.model.names import CellName, StoreName, cell_name
 
 STORE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 OWN_SCHEMAS: Final = {"tenure", "pg_catalog", "information_schema"}
@@ -69,6 +69,7 @@ def _pattern(text: str) -> str:
 
 
 Name = Annotated[StoreName, AfterValidator(_store_name), Described(words="store name")]
+CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]
 TableName = Annotated[str, AfterValidator(_table_name), Described(words="`schema.table`")]
 Identifier = Annotated[str, AfterValidator(_identifier), Described(words="column name")]
 Class = Annotated[DataClass, Field(strict=False), Described(words="[class](#classes-of-data)")]
@@ -89,6 +90,10 @@ class TableSettings(Settings):
     columns: Columns = setting(
         "Every column of the table and its class. In a shared table the tenant column, and only it, is of "
         "class `tenant`."
+    )
+    cells: Annotated[tuple[CellKey, ...], Field(min_length=1)] | None = setting(
+        "The cells that have the table, where others run an older version of the app that does not. Not set: all.",
+        default=None,
     )
 
 

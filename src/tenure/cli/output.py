@@ -111,7 +111,9 @@ def show_plan(plan: Plan) -> str:
     ]
     if plan.findings:
         lines.append("Findings:")
-        lines += [f"  {f.severity:<8} {f.where}: {f.message}. Fix: {f.fix}" for f in plan.findings]
+        for f in plan.findings:
+            lines.append(f"  {f.severity:<8} {f.where}: {f.message}. Fix: {f.fix}")
+            lines += [f"           $ {line}" for line in f.command.splitlines()]
         lines.append("")
     p = plan.prediction
     lines += [

@@ -386,7 +386,7 @@ returns table (column_name text, sequence oid, last_drawn bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
     return query
-        select distinct on (1) w.w_schema || '.' || w.w_table || '.' || a.attname, q.seqrelid, pg_sequence_last_value(q.seqrelid)
+        select distinct on (1) format('%I.%I.%I', w.w_schema, w.w_table, a.attname), q.seqrelid, pg_sequence_last_value(q.seqrelid)
         from unnest(schemas, tables) w (w_schema, w_table)
         join pg_namespace s on s.nspname = w.w_schema
         join pg_class r on r.relnamespace = s.oid and r.relname = w.w_table

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from tenure.catalogue.catalogue import Isolation, StoreKind
@@ -34,9 +35,12 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
     _check_names(document, block_at(root.get("gateway")), cells)
+    if catalogue is not None:
+        _check_table_cells(catalogue, mapped, cells)
     _check_hold(document, block_at(root.get("hold")))
     _check_sync(document, block_at(root.get("sync")))
     _check_residency(document, block_at(root.get("residency")), cells)
+    _check_freeze(document, block_at(root.get("freeze")))
     _check_prices(document, block_at(root.get("prices")), cells)
 
 
@@ -71,6 +75,16 @@ def _check_database(document: Document, store: StoreSketch, isolation: str | Non
         document.report(path, "missing: in the catalogue the store has isolation: database")
     elif isolation is not None and isolation != Isolation.DATABASE and given:
         document.report(path, f"needs isolation: database in the catalogue; there it is {isolation}")
+
+
+def _check_table_cells(catalogue: Document, mapped: dict[str, StoreSketch], cells: dict[str, Value]) -> None:
+    for store in mapped.values():
+        for table, value in block_at(store.entry.get("tables")).items():
+            listed = block_at(value).get("cells")
+            for n, cell in enumerate(listed if isinstance(listed, tuple) else ()):
+                if isinstance(cell, str) and cells and cell not in cells:
+                    path = (*store.path, "tables", table, "cells", n)
+                    catalogue.report(path, f"there is no cell {shown(cell)}{did_you_mean(cell, cells)}")
 
 
 def _home_setting(store: StoreSketch) -> str:
@@ -193,6 +207,17 @@ def _check_residency(document: Document, residency: dict[str, Value], cells: dic
             if isinstance(region, str) and region not in known:
                 message = f"no cell is in {shown(region)}{did_you_mean(region, known)}"
                 document.report(("residency", name, "regions", n), message)
+
+
+def _check_freeze(document: Document, freeze: dict[str, Value]) -> None:
+    for name, window in freeze.items():
+        begins, ends = (text_at(block_at(window).get(edge)) for edge in ("begins", "ends"))
+        try:
+            backwards = begins and ends and datetime.fromisoformat(begins) >= datetime.fromisoformat(ends)
+        except (ValueError, TypeError):
+            continue  # reported where the value stands
+        if backwards:
+            document.report(("freeze", name, "ends"), "must be later than `begins`")
 
 
 def _check_prices(document: Document, prices: dict[str, Value], cells: dict[str, Value]) -> None:

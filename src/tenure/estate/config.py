@@ -19,6 +19,7 @@ from tenure.estate.settings import (
     Control,
     DnsSettings,
     EstateSettings,
+    Freeze,
     Gate,
     Gateway,
     Hold,
@@ -78,6 +79,7 @@ class Estate:
     cells: Mapping[CellName, Cell]
     tiers: Mapping[str, Tier]
     residency: Mapping[str, ResidencyRule]
+    freeze: Mapping[str, Freeze]
     prices: Prices | None
 
     @property
@@ -163,6 +165,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         cells=settings.cells,
         tiers=settings.tiers,
         residency=settings.residency,
+        freeze=settings.freeze,
         prices=settings.prices,
     )
 

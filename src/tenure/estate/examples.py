@@ -78,6 +78,8 @@ tiers:
   bronze: {rank: 3}
 residency:
   eu-only: {regions: [eu-central-1], reason: "GDPR, customer contract"}
+freeze:
+  year-end: {begins: "2026-12-20T00:00:00+00:00", ends: "2027-01-04T06:00:00+00:00", reason: "closing of the books"}
 prices:
   currency: INR
   cell_hour: {blue: 4200, frankfurt: 4600}

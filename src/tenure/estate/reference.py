@@ -63,7 +63,7 @@ A secret that is missing or empty is an error that names the setting and the var
 - `gateway.dns` needs `gateway.probe`; its zone holds the gateway's domain, every cell has an endpoint there, and no
   two places (gateway or cells) have the same target, nor one that the record's type cannot hold.
 - `drain_ms` is less than `budget_ms`; `longest_window_s` is at least `window_s`; the price list has every
-  cell; a residency rule's regions are regions of cells.
+  cell; a residency rule's regions are regions of cells; a freeze ends after it begins.
 - In the catalogue, a shared table has one column of class `tenant`, its tenant column; a table in a schema or a
   database of the tenants' own has none, or a column of that class that only repeats the id. Each is listed once
   per database, as holding tenants' data or under `ignore`; no key pattern is hidden by one above it.

@@ -8,16 +8,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field
 
+from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.values import (
     AnyName,
     BucketName,
-    CellKey,
     Currency,
     DatabaseTemplate,
     Domain,
     HeaderName,
+    Moment,
     ProbePath,
     Region,
     RelativePath,
@@ -414,6 +415,15 @@ class ResidencyRule(Settings):
     reason: Text = setting("Why: shown when an operation is refused because of it.")
 
 
+class Freeze(Settings):
+    """A time in which no tenant is moved. What was moved before can still be rolled back."""
+
+    title: ClassVar[str] = "freeze.NAME"
+    begins: Moment = setting("From then on.")
+    ends: Moment = setting("Until then.")
+    reason: Text = setting("Why: shown when an operation is refused because of it.")
+
+
 class Prices(Settings):
     """What things cost, so that plans can predict it."""
 
@@ -449,5 +459,8 @@ class EstateSettings(Settings):
     )
     residency: Annotated[Mapping[AnyName, ResidencyRule], AfterValidator(read_only)] = setting(
         "Residency rules, by name.", default={}, validate_default=True
+    )
+    freeze: Annotated[Mapping[AnyName, Freeze], AfterValidator(read_only)] = setting(
+        "Times in which no tenant is moved, by name.", default={}, validate_default=True
     )
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)

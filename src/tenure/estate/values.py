@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import pathlib
 import re
+from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
@@ -14,7 +15,6 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from tenure.catalogue.patterns import Template
 from tenure.catalogue.schema import Name, converted
 from tenure.document import REFUSED, Described, refuse
-from tenure.model.names import CellName, cell_name
 
 _HOST_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN: Final = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
@@ -181,6 +181,18 @@ def _path(value: object, info: ValidationInfo) -> object:
     return (folder / pathlib.Path(value)).absolute()
 
 
+def _moment(value: object) -> object:
+    if value is REFUSED or isinstance(value, datetime):
+        return value
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise refuse("must be a time with its zone, such as 2026-12-24T18:00:00+01:00")
+    return moment
+
+
 Url = Annotated[str, AfterValidator(_url), Described(words="`http(s)://host:port`")]
 Server = Annotated[str, AfterValidator(_server), Described(words="`address` or `address:port`")]
 Target = Annotated[str, AfterValidator(_target), Described(words="address or name")]
@@ -195,6 +207,6 @@ Currency = Annotated[str, AfterValidator(_currency), Described(words="three capi
 UrlPath = Annotated[str, AfterValidator(_url_path), Described(words="URL path")]
 AnyName = Annotated[str, AfterValidator(_any_name), Described(words="name")]
 Text = Annotated[str, AfterValidator(_text)]
-CellKey = Annotated[CellName, AfterValidator(converted(cell_name)), Described(words="cell name")]
 StoreKey = Name
+Moment = Annotated[datetime, BeforeValidator(_moment), Described(words="time with zone")]
 RelativePath = Annotated[pathlib.Path, BeforeValidator(_path), Described(words="path")]

@@ -14,10 +14,20 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Finding:
-    """One finding: a stable `code`, where it was found (store, table, server), what it is, and how to mend it."""
+    """One finding: a stable `code`, where it was found (store, table, server), what it is, and how to mend it.
+
+    `command` does that where it can be done safely without knowing more: SQL for the server that `where` names, or a
+    `tenure` command. Empty where it takes a decision.
+    """
 
     severity: Severity
     code: str
     where: str
     message: str
     fix: str
+    command: str = ""
+
+    @property
+    def cure(self) -> str:
+        """The fix in one sentence: with the command, unless that takes several lines, which a plan shows."""
+        return f"{self.fix} ({self.command})" if self.command and "\n" not in self.command else self.fix

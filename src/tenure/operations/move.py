@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, OperationSpec, Retry, StepOutcome, StepSpec
-from tenure.errors import DataDiffers, DeadlineExceeded, EvidenceStale, NotAllowed, Outpaced
+from tenure.errors import DataDiffers, DeadlineExceeded, EvidenceStale, NotAllowed, Outpaced, StoreRefused
 from tenure.model.finding import Severity
 from tenure.model.names import StoreName, TenantId, cell_name
 from tenure.model.operation import OperationState
@@ -17,6 +18,7 @@ from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement
 from tenure.operations.pace import Ladder, show
+from tenure.operations.schema_change import schema_changes
 from tenure.operations.session import Session
 from tenure.operations.teardown import erase_copy, unlink
 from tenure.plan.canary import CanaryPlan
@@ -47,8 +49,8 @@ class Move:
             steps=(
                 StepSpec(name="preflight", run=self.preflight, phase="preflight"),
                 StepSpec(name="provision", run=self.provision, phase="provisioning"),
-                StepSpec(name="catch_up", run=self.catch_up, phase="copying"),
-                StepSpec(name="verify", run=self.verify, phase="verifying"),
+                StepSpec(name="catch_up", run=self._naming_ddl(self.catch_up), phase="copying"),
+                StepSpec(name="verify", run=self._naming_ddl(self.verify), phase="verifying"),
                 *measured,
                 StepSpec(name="arm", run=self.arm, phase="ready"),
                 StepSpec(name="switch", run=self.switch, phase="armed", max_attempts=SWITCH_ATTEMPTS),
@@ -80,16 +82,19 @@ class Move:
         session = self.session(ctx)
         linked = self._deps.registry.links.active(session.tenant) is not None
         seen = observe(self._deps, session, linked=linked)
+        self._require_schema(
+            ctx,
+            {s.store: {"source": s.fingerprint_source, "target": s.fingerprint_target} for s in seen.stores},
+        )
         refusals = plan_move(ctx.operation.kind, MIGRATE_STEPS, seen).refusals
         if refusals:
-            named = tuple(f"{f.where}: {f.message}; {f.fix}" for f in refusals)
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in refusals)
             raise NotAllowed(
                 f"the move of {session.tenant} to {session.target} is refused: {'. '.join(named)}",
                 findings=named,
                 hint="mend what the findings name and plan again",
             )
         ctx.remember(
-            fingerprints={s.store: [s.fingerprint_source, s.fingerprint_target] for s in seen.stores},
             linked_before=linked,
             items={s.store: s.items for s in seen.stores},
             size_bytes=sum(s.size_bytes for s in seen.stores),
@@ -321,23 +326,56 @@ class Move:
 
     def _look_again(self, ctx: StepContext, session: Session) -> None:
         """Just before the hold: DDL since the plan, or anything else that preflight refuses, refuses the switch."""
-        planned = ctx.operation.data.get("fingerprints", {})
-        now = session.each(lambda n: session.copies[n].fingerprint())
-        changed = [n for n, seen in now.items() if planned.get(n, [seen])[0] != seen]
-        if changed:
-            raise NotAllowed(
-                f"the schema of {', '.join(changed)} has changed since the plan was made",
-                hint="start the move again when the deployment is over",
-            )
+        self._require_schema(ctx, self._schemas(session))
         found = [f for found in session.each(lambda n: session.copies[n].preflight()).values() for f in found]
         refusals = [f for f in found if f.severity is Severity.REFUSAL]
         if refusals:
-            named = tuple(f"{f.where}: {f.message}; {f.fix}" for f in refusals)
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in refusals)
             raise NotAllowed(
                 f"the switch of {session.tenant} to {session.target} is refused: {'. '.join(named)}",
                 findings=named,
                 hint="mend what the findings name, then resume or start again",
             )
+
+    def _schemas(self, session: Session) -> dict[StoreName, dict[str, Mapping[str, str]]]:
+        """What must not change, on both sides, as it is now."""
+
+        def of(name: StoreName) -> dict[str, Mapping[str, str]]:
+            back = self._deps.factory.copy(session.link, name, session.tenant, session.target, session.source)
+            return {"source": session.copies[name].fingerprint(), "target": back.fingerprint()}
+
+        return session.each(of)
+
+    def _require_schema(
+        self, ctx: StepContext, now: Mapping[StoreName, Mapping[str, Mapping[str, str]]]
+    ) -> None:
+        """Refuse if the schema is not the one that the plan was made for, and say what has changed."""
+        request = ctx.operation.request
+        cells = {"source": request["from"], "target": request["to"]}
+        changes = [
+            f"{item} in {cells[side]}"
+            for planned in ctx.operation.plan.get("stores", ())
+            for side in cells
+            for item in schema_changes(planned["schema"][side], now.get(planned["store"], {}).get(side, {}))
+        ]
+        if changes:
+            raise NotAllowed(
+                f"the schema has changed since the plan was made: {'; '.join(changes)}",
+                findings=tuple(changes),
+                hint="start the move again when the deployment is over",
+            )
+
+    def _naming_ddl(self, step: Callable[[StepContext], StepOutcome]) -> Callable[[StepContext], StepOutcome]:
+        """A step that says what was changed by DDL, if that is why a store refuses to go on."""
+
+        def run(ctx: StepContext) -> StepOutcome:
+            try:
+                return step(ctx)
+            except StoreRefused:
+                self._require_schema(ctx, self._schemas(self.session(ctx)))
+                raise
+
+        return run
 
     def _record_hold(
         self, ctx: StepContext, session: Session, report: HoldReport, switched: Switched | None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tenure.catalogue import StoreKind
 from tenure.engine.context import StepContext
-from tenure.errors import UsageError
+from tenure.errors import StoreRefused, UsageError
 from tenure.model.finding import Finding, Severity
+from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
 from tenure.model.operation import Operation
 from tenure.operations.deps import Deps
@@ -26,6 +27,7 @@ from tenure.plan.observation import (
     StoreObservation,
 )
 from tenure.registry.measurements import Measurement
+from tenure.stores.contract import Store
 
 PAST_MEASUREMENTS = 20
 ROUND_TRIPS = 3
@@ -99,6 +101,15 @@ def record_measurement(
     )
 
 
+def _freeze(deps: Deps) -> str | None:
+    """The freeze window of the estate that it is now."""
+    now = datetime.now(UTC)
+    for name, window in deps.estate.freeze.items():
+        if window.begins <= now < window.ends:
+            return f"{name} ({window.reason}) until {window.ends.isoformat()}"
+    return None
+
+
 def _rate(deps: Deps, kind: str, store: StoreName, source: CellName, target: CellName) -> Rate | None:
     past = deps.registry.measurements.recent(
         kind=kind, route=route(source, target), store=store, limit=PAST_MEASUREMENTS
@@ -123,12 +134,23 @@ def _quickest_ms(ask: Callable[[], object]) -> float:
     return min(took)
 
 
-def _store(deps: Deps, session: Session, name: StoreName, *, comparable: bool) -> StoreObservation:
+def _inventory(store: Store, tenant: TenantId, *, refused: bool) -> Inventory:
+    """What the store holds of the tenant; nothing where it cannot be said and preflight has found out why."""
+    try:
+        return store.inventory(tenant)
+    except StoreRefused:
+        if not refused:
+            raise
+        return Inventory(store=store.name, tenant=tenant, collections={})
+
+
+def _store(deps: Deps, session: Session, name: StoreName, found: Sequence[Finding]) -> StoreObservation:
     store = session.source_store(name)
     store.ping()
     round_trip_ms = _quickest_ms(lambda: store.fence_state(session.tenant))
     began = time.perf_counter()
-    inventory = store.inventory(session.tenant)
+    refused = any(f.severity is Severity.REFUSAL for f in found)
+    inventory = _inventory(store, session.tenant, refused=refused)
     inventory_s = time.perf_counter() - began
     kind: StoreKind = deps.estate.catalogue.store(name).kind
     return StoreObservation(
@@ -140,12 +162,10 @@ def _store(deps: Deps, session: Session, name: StoreName, *, comparable: bool) -
         round_trip_ms=round_trip_ms,
         fence_enforced=store.capabilities.fence_enforced,
         rides_with=store.capabilities.rides_with,
-        fingerprint_source=session.copies[name].fingerprint() if comparable else "",
+        fingerprint_source=session.copies[name].fingerprint(),
         fingerprint_target=deps.factory.copy(
             session.link, name, session.tenant, session.target, session.source
-        ).fingerprint()
-        if comparable
-        else "",
+        ).fingerprint(),
         copied=_rate(deps, "copy", name, session.source, session.target),
         compared=_rate(deps, "verify", name, session.source, session.target),
     )
@@ -160,9 +180,7 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
     session.each(lambda n: session.target_store(n).ping())
     found = session.each(lambda n: session.copies[n].preflight())
     findings: list[Finding] = [finding for of_store in found.values() for finding in of_store]
-    # What is refused may be that there is nothing to compare: the plan says so with all the rest.
-    comparable = not any(finding.severity is Severity.REFUSAL for finding in findings)
-    stores = session.each(lambda n: _store(deps, session, n, comparable=comparable))
+    stores = session.each(lambda n: _store(deps, session, n, findings))
     for name, of_store in found.items():
         if any(finding.code == "fence_cooperates" for finding in of_store):
             stores[name] = replace(stores[name], fence_enforced=False)
@@ -178,6 +196,7 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
         if rule is None or tenant.residency is None
         else ResidencyRule(name=tenant.residency, regions=rule.regions, reason=rule.reason),
         legal_hold=tenant.legal_hold,
+        freeze=_freeze(deps),
         epoch=placement.epoch,
         source=cell_observation(deps, session.source),
         target=cell_observation(deps, session.target),

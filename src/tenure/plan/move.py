@@ -159,6 +159,10 @@ class Plan:
                     "size_bytes": s.size_bytes,
                     "fence": "enforced" if s.fence_enforced else "cooperative",
                     "rides_with": s.rides_with,
+                    "schema": {
+                        "source": dict(s.fingerprint_source),
+                        "target": dict(s.fingerprint_target),
+                    },
                 }
                 for s in self.stores
             ],
@@ -169,6 +173,7 @@ class Plan:
                     "where": f.where,
                     "message": f.message,
                     "fix": f.fix,
+                    "command": f.command or None,
                 }
                 for f in self.findings
             ],
@@ -269,6 +274,16 @@ def _rules(kind: str, seen: MoveObservation, hold_ms: float) -> tuple[Finding, .
                 fix=f"release the hold first: tenure tenant hold {seen.tenant} --release",
             )
         )
+    if seen.freeze is not None and kind == "migrate":
+        found.append(
+            Finding(
+                severity=Severity.REFUSAL,
+                code="freeze",
+                where=seen.tenant,
+                message=f"no tenant is moved now: {seen.freeze}",
+                fix="wait until then, or change `freeze` in tenure.yaml",
+            )
+        )
     if hold_ms > seen.hold_budget_ms:
         found.append(
             Finding(
@@ -308,7 +323,8 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
             code="route_drifted",
             where=seen.tenant,
             message=f"its requests cannot be held: {problem}",
-            fix=f"tenure drift {seen.tenant} --repair",
+            fix="have its route mended",
+            command=f"tenure drift {seen.tenant} --repair",
         )
     then = "its name is then led past the gateway" if seen.has_names else "the gateway has to be mended then"
     return Finding(
@@ -317,7 +333,8 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
         where=seen.tenant,
         message=f"{problem}. Unless arming mends that, nothing is held: requests that meet a fence fail, none is lost; "
         f"{then}, and the rollback waits for a confirmed look",
-        fix=f"tenure drift {seen.tenant} --repair, if there is time",
+        fix="have its route mended, if there is time",
+        command=f"tenure drift {seen.tenant} --repair",
     )
 
 
@@ -335,7 +352,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         "epoch": seen.epoch,
         "linked": seen.linked,
         "catalogue": seen.catalogue_digest,
-        "schemas": {s.store: [s.fingerprint_source, s.fingerprint_target] for s in seen.stores},
+        "schemas": {s.store: [dict(s.fingerprint_source), dict(s.fingerprint_target)] for s in seen.stores},
         "steps": [s.name for s in steps],
         "findings": sorted({(str(f.severity), f.code, f.where) for f in findings}),
         **({"canary": seen.canary.as_dict()} if seen.canary is not None else {}),

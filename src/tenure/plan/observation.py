@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenure.model.finding import Finding
@@ -34,8 +35,9 @@ class StoreObservation:
     round_trip_ms: float
     fence_enforced: bool
     rides_with: StoreName | None
-    fingerprint_source: str
-    fingerprint_target: str
+    fingerprint_source: Mapping[str, str]
+    fingerprint_target: Mapping[str, str]
+    """What must not change on each side during the move, item by item."""
     copied: Rate | None = None
     compared: Rate | None = None
 
@@ -76,6 +78,8 @@ class MoveObservation:
     tier: str
     residency: ResidencyRule | None
     legal_hold: str | None
+    freeze: str | None
+    """The window of no moves that it is now, in words: its name, its reason and its end."""
     epoch: int
     source: CellObservation
     target: CellObservation

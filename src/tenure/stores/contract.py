@@ -7,7 +7,7 @@ Nothing outside an adapter branches on the kind of a store: honest differences a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -166,8 +166,9 @@ class LiveCopy(Protocol):
     def preflight(self) -> Sequence[Finding]:
         """Everything that stands in the way or should be known, all at once, each with its fix. Changes nothing."""
 
-    def fingerprint(self) -> str:
-        """A digest of what must not change during a move (tables, columns, keys, types), equal on equal schemas."""
+    def fingerprint(self) -> Mapping[str, str]:
+        """What must not change in the source during a move (tables, columns, keys, types), item by item in words that
+        a message can use; equal on equal schemas. Describes what is there, and raises nothing if it will not do."""
 
     def start(self, fence: Fence) -> None:
         """Begin, or carry on, copying and following; return soon, the work goes on in the engine or a thread.

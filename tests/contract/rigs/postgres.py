@@ -315,7 +315,7 @@ class Riding:
     def preflight(self) -> Sequence[Finding]:
         return [*self._carrier.preflight(), *self._rider.preflight()]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Mapping[str, str]:
         return self._rider.fingerprint()
 
     def start(self, fence: Fence) -> None:

@@ -151,13 +151,20 @@ def make_store(cell: str, dsn: str, tables: Sequence[TenantTable] = TABLES) -> P
     return PostgresStore(name=StoreName("postgres"), cell=CellName(cell), dsn=Secret(dsn), tables=tables)
 
 
-def make_cells(blue_dsn: str, green_dsn: str) -> Cells:
-    for dsn, statements in ((blue_dsn, SCHEMA + ROWS), (green_dsn, SCHEMA)):
+def make_cells(
+    blue_dsn: str,
+    green_dsn: str,
+    *,
+    schema: str = SCHEMA,
+    rows: str = ROWS,
+    tables: Sequence[TenantTable] = TABLES,
+) -> Cells:
+    for dsn, statements in ((blue_dsn, schema + rows), (green_dsn, schema)):
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(statements.encode())
     return Cells(
         blue_dsn=blue_dsn,
         green_dsn=green_dsn,
-        blue=make_store("blue", blue_dsn),
-        green=make_store("green", green_dsn),
+        blue=make_store("blue", blue_dsn, tables),
+        green=make_store("green", green_dsn, tables),
     )

@@ -84,15 +84,23 @@ def test_preflight_knows_what_is_in_a_tenants_schema_and_keeps_out_of_the_neighb
         ("warning", "sequence_outside", "postgres in blue, t_acme.numbers"),
     }
     _run(blue_dsn, "drop table t_acme.forgotten, t_acme.parted", "drop sequence t_acme.numbers")
-    _run(blue_dsn, "alter table t_acme.unkeyed replica identity default")
+    commands = [f.command for f in copy.preflight() if f.code == "replica_identity"]
+    assert commands == ['alter table "t_acme"."unkeyed" replica identity default;']
+    _run(blue_dsn, *commands)
     _run(green_dsn, SCHEMA.format("t_acme"), "insert into t_acme.orders values (1)")
-    assert _seen(copy) == {("refusal", "target_not_empty", "postgres in green, t_acme.orders")}
+    # Of a newer app: it has nowhere to go, so it is no reason to refuse.
+    _run(green_dsn, "create table t_acme.badges (id int primary key)")
+    assert _seen(copy) == {
+        ("refusal", "target_not_empty", "postgres in green, t_acme.orders"),
+        ("warning", "newer_table", "postgres in green, t_acme.badges"),
+    }
     blue.close()
     green.close()
 
 
 def test_two_stores_of_one_server_are_linked_at_once(fresh_database: Callable[..., str]) -> None:
-    """One shared store and one with a database per tenant: slots are the server's, so their names must differ."""
+    """One shared store and one with a database per tenant: slots are the server's, so their names must differ. The
+    tenant's own table has a column more in green."""
     name = f"own{secrets.token_hex(4)}"
     orders = TenantTable(schema="public", name="orders")
     stores: dict[str, list[PostgresStore]] = {}
@@ -103,6 +111,8 @@ def test_two_stores_of_one_server_are_linked_at_once(fresh_database: Callable[..
         if cell == "blue":
             _run(shared, "insert into public.plans values ('acme', 1), ('globex', 1)")
             _run(own, "insert into public.orders values (1), (2)", "select lo_create(0)")
+        else:
+            _run(own, "alter table public.orders add column stars int not null default 5")
         stores[cell] = [
             _store(cell, shared, SHARED),
             _store(
@@ -117,7 +127,10 @@ def test_two_stores_of_one_server_are_linked_at_once(fresh_database: Callable[..
         for source, target in zip(stores["blue"], stores["green"], strict=True)
     ]
     blue, green = stores["blue"][1].home(ACME), stores["green"][1].home(ACME)
-    assert _seen(copies[1]) == {("refusal", "large_objects", blue.pool.where)}
+    assert _seen(copies[1]) == {
+        ("refusal", "large_objects", blue.pool.where),
+        ("warning", "newer_column", f"{blue.pool.where}, public.orders"),
+    }
     for copy in copies:
         copy.target.fence(fence(), expires_in_s=None, drain_s=5)
         copy.start(fence())
@@ -125,7 +138,7 @@ def test_two_stores_of_one_server_are_linked_at_once(fresh_database: Callable[..
         eventually(partial(_follows, copy), "the copy follows")
         copy.arm_reverse(fence()).detach()
         assert copy.compare().processed == copy.compare().matching == copy.source.inventory(ACME).items
-    assert green.pool.value("select count(*) from public.orders") == 2
+    assert green.pool.rows("select id, stars from public.orders order by id") == [(1, 5), (2, 5)]
     for copy in copies:
         PostgresLiveCopy(link="test", source=copy.target, target=copy.source, tenant=ACME).stop(fence())
         copy.stop(fence())

@@ -20,7 +20,7 @@ from tenure.errors import StoreRefused
 from tenure.model.comparison import Difference, DifferenceKind
 from tenure.model.names import TenantId
 from tenure.stores.postgres.connect import Pool, Query
-from tenure.stores.postgres.tables import Table
+from tenure.stores.postgres.tables import Table, gaps, shared
 
 ROWS_PER_BUCKET: Final = 64
 MOST_BUCKETS: Final = 1 << 18
@@ -68,17 +68,28 @@ def key_json(key: Sequence[str]) -> str:
 
 
 def pairs(source: Pool, sources: Iterable[Table], target: Pool, targets: Iterable[Table]) -> list[Pair]:
-    """The tables of both sides, matched by name. Raises `StoreRefused` unless they are alike."""
+    """The tables of both sides, matched by name and cut down to the columns that both have.
+
+    Raises `StoreRefused` where they differ in more than a move can go over (`tables.gaps`).
+    """
     there = {t.collection: t for t in targets}
     matched = []
     for table in sources:
         other = there[table.collection]
-        if other.description != table.description:
+        refused = [gap for gap in gaps(table, other) if gap.obstacle]
+        if refused:
+            named = "; ".join(f"{gap} ({gap.obstacle})" for gap in refused)
             raise StoreRefused(
-                f"{table.collection} is not the same table in {source.where} and {target.where}",
-                hint="bring both schemas to the same state; preflight lists what differs",
+                f"{table.collection} is not the same table in {source.where} (here) and {target.where} (there):"
+                f" {named}",
+                hint="run the schema migrations that one side lacks",
             )
-        matched.append(Pair(source=Side(pool=source, table=table), target=Side(pool=target, table=other)))
+        matched.append(
+            Pair(
+                source=Side(pool=source, table=shared(table, other)),
+                target=Side(pool=target, table=shared(other, table)),
+            )
+        )
     return matched
 
 

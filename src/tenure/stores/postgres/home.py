@@ -47,6 +47,11 @@ class Home:
         return self.tables + self.carried
 
     @property
+    def known(self) -> frozenset[str]:
+        """The collections that the catalogue knows here: `all_tables` and `ignored`."""
+        return frozenset(t.collection for t in (*self.all_tables, *self.ignored))
+
+    @property
     def own_names(self) -> bool:
         """Whether some names here are this tenant's own."""
         return self.database is not None or bool(self.schemas)

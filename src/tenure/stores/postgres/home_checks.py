@@ -7,9 +7,12 @@ from typing import Final
 
 from psycopg import sql
 
-from tenure.model.finding import Finding, Severity
+from tenure.model.finding import Finding
+from tenure.model.names import TenantId
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.home import Home
+from tenure.stores.postgres.tables import collection_of
 
 _SCHEMAS: Final = "select nspname::text from pg_namespace where nspname = any(%(schemas)s::text[])"
 
@@ -22,16 +25,15 @@ where n.nspname ~ any(%(patterns)s::text[])
 """
 
 _UNKNOWN: Final = """
-select c.relkind = 'S', n.nspname || '.' || c.relname
+select c.relkind = 'S', n.nspname::text, c.relname::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'S') and not c.relispartition and (%(whole)s or n.nspname = any(%(schemas)s::text[]))
     and n.nspname not in ('information_schema', 'tenure') and n.nspname not like 'pg\\_%%'
-    and n.nspname || '.' || c.relname <> all(%(known)s::text[])
     and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
                     and (d.deptype = 'e' or (c.relkind = 'S' and d.deptype in ('a', 'i'))))
     and not exists (select from pg_depend d where d.classid = 'pg_attrdef'::regclass and c.relkind = 'S'
                     and d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid)
-order by 2
+order by 2, 3
 """
 
 
@@ -68,34 +70,30 @@ def neighbours(home: Home) -> list[str]:
 
 def absent_database(home: Home, other: Home) -> Finding:
     """What to say where `database_missing`."""
-    quoted = sql.Identifier(home.database or "").as_string()
-    return _found(
-        Severity.REFUSAL,
+    return refusal(
         "database_missing",
         home.pool.where,
         "the tenant's database is not there",
-        f"create database {quoted}; then run the app's migrations there, or take the tables of {other.cell}:"
+        f"create it; then run the app's migrations there, or take the tables of {other.cell}:"
         f" pg_dump --schema-only --exclude-schema=tenure {home.database} | psql {home.database}",
+        f"create database {sql.Identifier(home.database or '').as_string()}",
     )
 
 
 def findings(home: Home, other: Home) -> Iterator[Finding]:
-    """Everything to know about what is the tenant's own here."""
+    """What the catalogues say of what is the tenant's own here."""
     for schema in missing_schemas(home):
         quoted = sql.Identifier(schema).as_string()
-        yield _found(
-            Severity.REFUSAL,
+        yield refusal(
             "schema_missing",
             f"{home.pool.where}, {schema}",
             "the tenant's schema is not there",
-            f"create schema {quoted}; then run the app's migrations there, or take the tables of {other.cell}:"
+            f"create it; then run the app's migrations there, or take the tables of {other.cell}:"
             f" pg_dump --schema-only --schema='{quoted}' | psql",
+            f"create schema {quoted}",
         )
-    if home.own_names:
-        yield from _unknown(home)
     if home.database is not None and home.pool.value("select exists (select from pg_largeobject_metadata)"):
-        yield _found(
-            Severity.REFUSAL,
+        yield refusal(
             "large_objects",
             home.pool.where,
             "the tenant's database holds large objects: they are not replicated",
@@ -103,27 +101,57 @@ def findings(home: Home, other: Home) -> Iterator[Finding]:
         )
 
 
-def _unknown(home: Home) -> Iterator[Finding]:
-    known = [t.collection for t in (*home.all_tables, *home.ignored)]
-    wanted = {"whole": home.database is not None, "schemas": sorted(home.schemas), "known": known}
-    for is_sequence, name in home.pool.rows(_UNKNOWN, wanted):
+def unknown(home: Home, tenant: TenantId, *, elsewhere: frozenset[str] | None) -> Iterator[Finding]:
+    """Tables and sequences among the tenant's own that the catalogue does not name. `elsewhere`: see
+    `unknown_table`."""
+    if not home.own_names:
+        return
+    wanted = {"whole": home.database is not None, "schemas": sorted(home.schemas)}
+    known = home.known
+    for is_sequence, schema, name in home.pool.rows(_UNKNOWN, wanted):
+        if collection_of(schema, name) in known:
+            continue
         if is_sequence:
-            yield _found(
-                Severity.WARNING,
+            yield warning(
                 "sequence_outside",
-                f"{home.pool.where}, {name}",
+                f"{home.pool.where}, {collection_of(schema, name)}",
                 "no column of a table draws from this sequence of the tenant: it is not raised on the target",
                 "let the column that it serves own it (alter sequence ... owned by), or raise it there by hand",
             )
         else:
-            yield _found(
-                Severity.REFUSAL,
-                "table_not_in_catalogue",
-                f"{home.pool.where}, {name}",
-                "the table lies among the tenant's own, and the catalogue does not know it: its rows would stay behind",
-                "add it to `tables` or to `ignore` in catalogue.yaml",
+            about = "the table lies among the tenant's own, and the catalogue does not know it"
+            yield unknown_table(
+                home, (schema, name), sql.SQL("true"), tenant, about=about, elsewhere=elsewhere
             )
 
 
-def _found(severity: Severity, code: str, where: str, message: str, fix: str) -> Finding:
-    return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
+def unknown_table(
+    home: Home,
+    table: tuple[str, str],
+    mine: sql.Composable,
+    tenant: TenantId,
+    *,
+    about: str,
+    elsewhere: frozenset[str] | None,
+) -> Finding:
+    """What to say of a table that the catalogue does not name, whose rows are the tenant's where `mine`.
+
+    `elsewhere` are the other cell's tables where that cell is the older one: what it does not have is a newer schema's
+    and has nowhere to go, so it is no reason to refuse as long as the tenant has no rows in it that should move.
+    """
+    where = f"{home.pool.where}, {collection_of(*table)}"
+    if elsewhere is None or collection_of(*table) in elsewhere:
+        return refusal(
+            "table_not_in_catalogue",
+            where,
+            f"{about}: its rows would stay behind",
+            "add it to `tables` or to `ignore` in catalogue.yaml",
+        )
+    count = home.pool.value(sql.SQL("select count(*) from {} where {}").format(sql.Identifier(*table), mine))
+    return warning(
+        "newer_table",
+        where,
+        f"the table exists in this cell only, with {count} rows of {tenant}: they stay here if the tenant"
+        " goes (back) to the other cell",
+        "add it to catalogue.yaml as soon as both cells have it",
+    )

@@ -6,12 +6,12 @@ nothing comes back to where it was written. The names follow from the link, so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from tenure.errors import FenceRefused, StoreRefused, TenureError
+from tenure.errors import FenceRefused, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
@@ -20,10 +20,11 @@ from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.home_checks import database_missing
 from tenure.stores.postgres.preflight import preflight
 from tenure.stores.postgres.repair import drop_origins
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Table, digest, require
+from tenure.stores.postgres.tables import Table, describe, describe_all, in_both, require, shared_tables
 from tenure.stores.postgres.verification import Verification
 
 RECORD_DEADLINE_S: Final = 30.0
@@ -51,12 +52,13 @@ class PostgresLiveCopy:
         self._opposite: Final = names.direction(tenant, link, source.name, target.cell, source.cell)
         self._from: Final = source.home(tenant)
         self._to: Final = target.home(tenant)
+        self._specs: Final = in_both(self._from.all_tables, self._to.all_tables)
         self._estimates: dict[str, tuple[int, int]] = {}
         self._verification: Final = Verification(
             store=source.name,
             source=self._from.pool,
             target=self._to.pool,
-            specs=self._from.tables,
+            specs=in_both(self._from.tables, self._to.tables),
             tenant=tenant,
             direction=self.direction,
         )
@@ -64,16 +66,10 @@ class PostgresLiveCopy:
     def preflight(self) -> Sequence[Finding]:
         return preflight(self.source, self.target, self.tenant, self.direction)
 
-    def fingerprint(self) -> str:
-        """Raises `StoreRefused` if the two sides differ: a digest of two different things would say nothing."""
-        here = digest(require(self._from.pool, self._from.all_tables))
-        there = digest(require(self._to.pool, self._to.all_tables))
-        if here != there:
-            raise StoreRefused(
-                f"the tables of {self._from.pool.where} and {self._to.pool.where} are not the same",
-                hint="bring both schemas to the same state; preflight lists what differs",
-            )
-        return here
+    def fingerprint(self) -> Mapping[str, str]:
+        if database_missing(self.source.pool, self._from):
+            return {}
+        return describe_all(describe(self._from.pool, self._from.all_tables))
 
     def start(self, fence: Fence) -> None:
         source, target = self._from.pool, self._to.pool
@@ -104,7 +100,7 @@ class PostgresLiveCopy:
             fences.claim(pool, fence)
 
     def _connect(self, *, copy_data: bool) -> None:
-        tables = require(self._from.pool, self._from.all_tables)
+        tables = shared_tables(require(self._from.pool, self._specs), require(self._to.pool, self._specs))
         if not self._subscribed():
             replication.publish(self._from.pool, self.direction, tables, self.tenant)
             replication.create_slot(self._from.pool, self.direction)
@@ -123,7 +119,7 @@ class PostgresLiveCopy:
         source, target = self._from.pool, self._to.pool
         found = replication.check(target, self.direction)
         slot = replication.check_slot(source, self.direction)
-        tables = require(target, self._to.all_tables)
+        tables = require(target, self._specs)
         self._estimate(tables)
         states: dict[int, str] = dict(target.rows(_STATES, {"name": self.direction}))
         copying: dict[int, tuple[int, int]] = {oid: (rows, size) for oid, rows, size in target.rows(_COPYING)}
@@ -172,7 +168,7 @@ class PostgresLiveCopy:
 
     def _estimate(self, targets: Sequence[Table]) -> None:
         if len(self._estimates) != len(targets):
-            for table in require(self._from.pool, self._from.all_tables):
+            for table in require(self._from.pool, self._specs):
                 side = Side(pool=self._from.pool, table=table)
                 self._estimates[table.collection] = expected_rows(side, self.tenant)
 

@@ -11,32 +11,37 @@ from psycopg.types.json import Jsonb
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
-from tenure.stores.postgres import catalog_checks, home_checks, replication
+from tenure.stores.postgres import catalog_checks, home_checks, references, replication, server_checks
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.home import Home
 from tenure.stores.postgres.store import PostgresStore
-from tenure.stores.postgres.tables import Table, describe
+from tenure.stores.postgres.tables import Column, Gap, Table, collection_of, describe, gaps, in_both
 
-OLDEST_SERVER: Final = 160000
-LONG_TRANSACTION_S: Final = 60
 KEYS_PER_QUERY: Final = 10_000
 NOTHING_MORE: Final = frozenset(("server_too_old", "database_missing"))
 """With one of these, what else is to be asked about the tables has no answer."""
 
+_TABLES: Final = """
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p') and not c.relispartition
+"""
 
-def finding(severity: Severity, code: str, where: str, message: str, fix: str) -> Finding:
-    return Finding(severity=severity, code=code, where=where, message=message, fix=fix)
-
-
-def refusal(code: str, where: str, message: str, fix: str) -> Finding:
-    return finding(Severity.REFUSAL, code, where, message, fix)
+_PARTITIONS: Final = """
+select r.oid::int8, pg_get_partkeydef(r.oid), n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid)
+from unnest(%(oids)s::oid[]) r (oid) join pg_inherits h on h.inhparent = r.oid join pg_class c on c.oid = h.inhrelid
+join pg_namespace n on n.oid = c.relnamespace where c.relispartition
+"""
 
 
 def preflight(
     source: PostgresStore, target: PostgresStore, tenant: TenantId, direction: str
 ) -> list[Finding]:
-    """All findings, the gravest first. Reads only."""
+    """All findings, the gravest first. Reads only.
+
+    Once the direction is linked, what was allowed when the link was made is allowed again, and only that.
+    """
     one, other = source.home(tenant), target.home(tenant)
     lacking = [
         home_checks.absent_database(home, from_home)
@@ -45,8 +50,8 @@ def preflight(
     ]
     pools = (source.pool, target.pool) if lacking else (one.pool, other.pool)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        theirs = thread.submit(lambda: list(_server(pools[1], target.most_wal_bytes)))
-        found = [*lacking, *_server(pools[0], source.most_wal_bytes), *theirs.result()]
+        theirs = thread.submit(lambda: list(server_checks.findings(pools[1], target.most_wal_bytes)))
+        found = [*lacking, *server_checks.findings(pools[0], source.most_wal_bytes), *theirs.result()]
     if not any(f.code in NOTHING_MORE for f in found):
         found += _homes(one, other, tenant, direction)
     order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -55,133 +60,63 @@ def preflight(
 
 def _homes(source: Home, target: Home, tenant: TenantId, direction: str) -> Iterator[Finding]:
     here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
-    yield from _other_links(source.pool, target.pool, tenant, direction)
-    yield from _alike(source, target, here, there)
+    linked = direction in fences.linked(target.pool, tenant)
+    tables_here, tables_there = _tables(source.pool), _tables(target.pool)
+    older = tables_there if linked else None
+    yield from _other_links(source.pool, target.pool, tenant, direction, linked=linked)
+    yield from _alike(source, target, here, there, tenant, direction)
+    yield from _partitions(source.pool, here, target.pool, there)
+    yield from server_checks.extensions(source, target)
     for home, tables, other in ((source, here, target), (target, there, source)):
         yield from catalog_checks.findings(home, tables)
         yield from home_checks.findings(home, other)
-    if replication.subscription(target.pool, direction) is None:
-        yield from _empty(target.pool, there, tenant)
-        yield from _collisions(source.pool, here, target.pool, there, tenant)
+    yield from references.outside(source, elsewhere=older)
+    yield from references.outside(target, elsewhere=tables_here)
+    # What reads the tenants' rows would fail, or see only some of them, without the rights that are asked for above.
+    if server_checks.superuser(source.pool) and server_checks.superuser(target.pool):
+        for home, elsewhere in ((source, older), (target, tables_here)):
+            yield from catalog_checks.unknown_tables(home, tenant, elsewhere=elsewhere)
+            yield from home_checks.unknown(home, tenant, elsewhere=elsewhere)
+        yield from catalog_checks.large_objects(source.pool, here, tenant)
+        yield from _rows(source.pool, _usable(here), target.pool, _usable(there), tenant, linked=linked)
 
 
-_SETTINGS: Final = """
-select current_setting('server_version_num')::int, current_setting('wal_level'),
-    current_setting('max_replication_slots')::int - (select count(*)::int from pg_replication_slots),
-    current_setting('max_wal_senders')::int - (select count(*)::int from pg_stat_replication),
-    current_setting('max_logical_replication_workers')::int
-        - (select count(*)::int from pg_stat_activity where backend_type like 'logical replication%%'),
-    pg_size_bytes(current_setting('max_slot_wal_keep_size')),
-    (select rolsuper from pg_roles where rolname = current_user),
-    (select rolsuper or rolreplication from pg_roles where rolname = current_user),
-    pg_is_in_recovery()
-"""
-
-_LONG: Final = """
-select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_trunc('second', now() - a.xact_start)
-from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-    and a.xact_start < now() - make_interval(secs => %(seconds)s)
-"""
+def _tables(pool: Pool) -> frozenset[str]:
+    return frozenset(collection_of(schema, name) for schema, name in pool.rows(_TABLES))
 
 
-def _server(pool: Pool, most_wal_bytes: int | None) -> Iterator[Finding]:
-    version, wal_level, slots, senders, workers, keep, superuser, replicates, standby = pool.rows(_SETTINGS)[
-        0
-    ]
-    where = pool.where
-    if version < OLDEST_SERVER:
-        yield refusal(
-            "server_too_old",
-            where,
-            f"PostgreSQL {version // 10000} has no `origin = none` for subscriptions (16 has): what comes back over the"
-            " reverse link could not be told from what the app writes, and would go round for ever",
-            "upgrade the server to PostgreSQL 16 or newer: both the cell that is left and the one that is entered"
-            " need it",
-        )
-        return
-    if standby:
-        yield refusal(
-            "standby", where, "the server is a standby", "give Tenure the primary's connection string"
-        )
-    if wal_level != "logical":
-        yield refusal(
-            "wal_level",
-            where,
-            f"wal_level is {wal_level}",
-            "alter system set wal_level = logical; then restart the server",
-        )
-    for setting, free, needed in (
-        ("max_replication_slots", slots, 4),
-        ("max_wal_senders", senders, 4),
-        ("max_logical_replication_workers", workers, 3),
-    ):
-        if free < needed:
-            yield refusal(
-                f"few_{setting.removeprefix('max_')}",
-                where,
-                f"{free} of {setting} are free, {needed} are needed",
-                f"raise {setting} (and max_worker_processes) and restart the server, or end other links first",
-            )
-    yield _wal_kept(where, keep, most_wal_bytes)
-    if not superuser or not replicates:
-        yield refusal(
-            "rights",
-            where,
-            "Tenure's role is no superuser: it must create subscriptions, row filters on any table and origins",
-            "give Tenure the connection string of a superuser role",
-        )
-    for (gid,) in pool.rows("select gid from pg_prepared_xacts where database = current_database()"):
-        yield refusal(
-            "prepared_transaction",
-            where,
-            f"the prepared transaction {gid!r} could commit after the fence is down",
-            f"commit prepared or rollback prepared '{gid}'",
-        )
-    for (about,) in pool.rows(_LONG, {"seconds": LONG_TRANSACTION_S}):
-        yield finding(
-            Severity.WARNING,
-            "long_transaction",
-            where,
-            f"a transaction has been open for long ({about}): slots and triggers have to wait for it",
-            "end it, or wait",
-        )
+def _usable(tables: Sequence[Table]) -> list[Table]:
+    """Those whose tenant's rows can be asked for; the others are refused by name."""
+    return [t for t in tables if t.pickable]
 
 
-def _wal_kept(where: str, keep: int, most: int | None) -> Finding:
-    """`keep`: bytes, negative for no limit. `most`: what Tenure itself ends a link for, where it looks."""
-    limit = f"'{most // 1024**2}MB'" if most is not None else "what the disk can spare"
-    fix = f"alter system set max_slot_wal_keep_size = {limit}; select pg_reload_conf()"
-    if keep < 0:
-        return finding(
-            Severity.WARNING,
-            "slot_wal_unlimited",
-            where,
-            "max_slot_wal_keep_size is -1: a copy that stands still retains WAL until the disk is full",
-            fix,
-        )
-    if most is not None and keep > most:
-        return finding(
-            Severity.WARNING,
-            "slot_wal_over_bound",
-            where,
-            f"max_slot_wal_keep_size is {keep} bytes, more than the {most} that a link may make the server keep",
-            fix,
-        )
-    return finding(
-        Severity.INFO,
-        "slot_wal_limit",
-        where,
-        f"max_slot_wal_keep_size is {keep} bytes: a copy that falls further behind is lost and has to start anew",
-        "raise it if the tenant's copy takes long",
-    )
+def _rows(
+    source: Pool,
+    here: Sequence[Table],
+    target: Pool,
+    there: Sequence[Table],
+    tenant: TenantId,
+    *,
+    linked: bool,
+) -> Iterator[Finding]:
+    """What has to be asked of the tenant's rows."""
+    yield from references.shared_rows(source, here, target, there, tenant)
+    if linked:
+        yield from references.dangling(source, here, target, there, tenant)
+    else:
+        yield from references.dangling(source, here, None, (), tenant)
+        yield from server_checks.room(source, here, target, tenant)
+        yield from _empty(target, there, tenant)
+        yield from _collisions(source, here, target, there, tenant)
 
 
-def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -> Iterator[Finding]:
+def _other_links(
+    source: Pool, target: Pool, tenant: TenantId, direction: str, *, linked: bool
+) -> Iterator[Finding]:
     mine = direction.rpartition("_")[0]
-    subscribed = replication.subscription(target, direction) is not None
     for pool in (source, target):
         others = [n for n in fences.linked(pool, tenant) if n != direction and n.startswith(mine)]
-        if others and not subscribed:
+        if others and not linked:
             yield refusal(
                 "other_link",
                 pool.where,
@@ -190,66 +125,177 @@ def _other_links(source: Pool, target: Pool, tenant: TenantId, direction: str) -
             )
 
 
-def _alike(source: Home, target: Home, here: Sequence[Table], there: Sequence[Table]) -> Iterator[Finding]:
+def _alike(
+    source: Home,
+    target: Home,
+    here: Sequence[Table],
+    there: Sequence[Table],
+    tenant: TenantId,
+    direction: str,
+) -> Iterator[Finding]:
     absent = {home.cell: home_checks.missing_schemas(home) for home in (source, target)}
     left, right = ({t.collection: t for t in tables} for tables in (here, there))
-    for spec in source.all_tables:
+    published = replication.published(source.pool, direction)
+    yield from _in_one_cell(source, target, tenant, linked=bool(published))
+    for spec in in_both(source.all_tables, target.all_tables):
         name = spec.collection
-        for store, tables in ((source, left), (target, right)):
-            if name not in tables and spec.schema not in absent[store.cell]:
+        for home, tables in ((source, left), (target, right)):
+            if name not in tables and spec.schema not in absent[home.cell]:
                 yield refusal(
                     "table_missing",
-                    f"{store.pool.where}, {name}",
+                    f"{home.pool.where}, {name}",
                     "the table does not exist",
                     "create it there, or correct catalogue.yaml",
                 )
-        if name not in left or name not in right:
-            continue
-        mine, theirs = left[name].description, right[name].description
-        for item in sorted(mine.keys() | theirs.keys()):
-            if mine.get(item) != theirs.get(item):
-                yield refusal(
-                    "schema_differs",
-                    f"{target.pool.where}, {name}",
-                    f"{item}: {mine.get(item, 'absent')} in {source.cell},"
-                    f" {theirs.get(item, 'absent')} in {target.cell}",
-                    "run the schema migrations that one side lacks",
-                )
-    if {t.collection for t in source.all_tables} != {t.collection for t in target.all_tables}:
-        yield refusal(
-            "catalogue_differs", target.pool.where, "the cells list different tables", "use one catalogue"
-        )
-    yield from _extensions(source, target)
+        if name in left and name in right:
+            yield from _gaps(source, target, left[name], right[name], published.get(name))
+            yield from _unlike_identities(source.pool, left[name], target.pool, right[name])
+            yield from _unlike_identities(target.pool, right[name], source.pool, left[name])
 
 
-def _extensions(source: Home, target: Home) -> Iterator[Finding]:
-    query: Final = "select extname::text, extversion from pg_extension where extname <> 'plpgsql'"
-    mine: dict[str, str] = dict(source.pool.rows(query))
-    theirs: dict[str, str] = dict(target.pool.rows(query))
-    for name in sorted(mine.keys() - theirs.keys()):
-        yield finding(
-            Severity.WARNING,
-            "extension_missing",
-            target.pool.where,
-            f"the extension {name} {mine[name]} of {source.cell} is not there",
-            f"create extension {name}",
-        )
-    for name in sorted(mine.keys() & theirs.keys()):
-        if mine[name] != theirs[name]:
-            yield finding(
-                Severity.INFO,
-                "extension_version",
-                target.pool.where,
-                f"extension {name} is {mine[name]} in {source.cell} and {theirs[name]} in {target.cell}",
-                f"alter extension {name} update, where it is older",
+def _in_one_cell(source: Home, target: Home, tenant: TenantId, *, linked: bool) -> Iterator[Finding]:
+    """Tables that the catalogue has in one of the two cells only."""
+    for spec in target.all_tables:
+        if spec not in source.all_tables:
+            yield warning(
+                "newer_table",
+                f"{target.pool.where}, {spec.collection}",
+                f"the catalogue has the table in {target.cell} and not in {source.cell}: rows that are written to it"
+                f" stay in {target.cell} if the tenant is rolled back",
+                f"nothing, if {target.cell} runs the newer version of the app",
             )
+    for spec in source.all_tables:
+        if spec in target.all_tables:
+            continue
+        where = f"{source.pool.where}, {spec.collection}"
+        message = f"the catalogue has the table in {source.cell} and not in {target.cell}"
+        if linked:
+            count = sum(
+                source.pool.value(
+                    sql.SQL("select count(*) from {} where {}").format(spec.sql, table.of_tenant(tenant))
+                )
+                for table in _usable(describe(source.pool, [spec]))
+            )
+            yield warning(
+                "newer_table",
+                where,
+                f"{message}: {count} rows of {tenant} stay in {source.cell}",
+                f"nothing, if {target.cell} runs the older version of the app",
+            )
+        else:
+            yield refusal(
+                "older_target", where, message, f"run the schema migration that {target.cell} lacks"
+            )
+
+
+def _unlike_identities(publisher: Pool, mine: Table, subscriber: Pool, theirs: Table) -> Iterator[Finding]:
+    """A subscriber looks rows up by its own replica identity (or primary key), so the publisher has to send it."""
+    sent = mine.row_image
+    for relation in theirs.relations:
+        lacking = sorted(theirs.needs(relation) - sent) if relation.leaf and sent is not None else []
+        if lacking:
+            yield refusal(
+                "replica_identity_differs",
+                f"{subscriber.where}, {collection_of(*relation.name)}",
+                f"rows are looked up by {', '.join(lacking)} as well, which {publisher.where} does not send",
+                "give the table (and its partitions) the same replica identity in both cells",
+            )
+
+
+def _gaps(
+    source: Home,
+    target: Home,
+    mine: Table,
+    theirs: Table,
+    published: frozenset[str] | None,
+) -> Iterator[Finding]:
+    """What differs between the two tables. `published` are the columns that the link carries, if there is one."""
+    where = f"{target.pool.where}, {mine.collection}"
+    for gap in gaps(mine, theirs):
+        told = (
+            f"{gap.item}: {gap.here or 'absent'} in {source.cell}, {gap.there or 'absent'} in {target.cell}"
+        )
+        stays = gap.column is not None and not gap.obstacle
+        if stays and not gap.here:
+            yield warning(
+                "newer_column",
+                f"{source.pool.where}, {mine.collection}",
+                f"{told}: rows that arrive get its default, and what is written to it stays in {target.cell} if the"
+                " tenant is rolled back; only the other columns are compared",
+                f"run the same schema migration in {source.cell} if a rollback is to keep it",
+                _add_column(mine, gap),
+            )
+        elif stays and published is not None and gap.column is not None and gap.column.name not in published:
+            yield warning(
+                "newer_column",
+                where,
+                f"{told}: what was written to it stays in {source.cell}; only the other columns move and are compared",
+                f"run the same schema migration in {target.cell}, complete the move and plan it anew, if it is to move",
+            )
+        else:
+            obstacle = gap.obstacle or f"its values would not be in {target.cell}"
+            yield refusal(
+                "schema_differs",
+                where,
+                f"{told} ({obstacle})",
+                "run the schema migrations that one side lacks",
+                _add_column(theirs, gap) if gap.here and not gap.there else "",
+            )
+    if published is not None:
+        both = {c.name for c in mine.stored} & {c.name for c in theirs.stored}
+        for name in sorted(both - published):
+            yield refusal(
+                "column_not_replicated",
+                f"{where}, {name}",
+                f"both cells have the column now, but the link was made when {target.cell} did not have it",
+                "complete or abort this migration and start it anew: the new link carries the column",
+            )
+
+
+def _add_column(table: Table, gap: Gap) -> str:
+    """The statement that gives `table` the other side's column, where it says everything about it."""
+    column: Column | None = gap.column
+    if column is None or column.generated or column.identity or not column.fills_itself:
+        return ""
+    return sql.SQL("alter table {} add column {} {}").format(
+        table.spec.sql, sql.Identifier(column.name), sql.SQL(gap.here or gap.there)
+    ).as_string() + (f" default {column.expression}" if column.expression else "")
+
+
+def _partitions(
+    source: Pool, here: Sequence[Table], target: Pool, there: Sequence[Table]
+) -> Iterator[Finding]:
+    """Partitions by range or list that one side alone has: rows of theirs could not be stored on the other side."""
+    right = {t.collection: t for t in there}
+    both = [(t, right[t.collection]) for t in here if t.partitioned and t.collection in right]
+    left_found, right_found = (
+        pool.rows(_PARTITIONS, {"oids": [pair[n].oid for pair in both]})
+        for n, pool in enumerate((source, target))
+    )
+    for mine, theirs in both:
+        my_rows = [row for row in left_found if row[0] == mine.oid]
+        their_rows = [row for row in right_found if row[0] == theirs.oid]
+        keys = {row[1] for row in (*my_rows, *their_rows)}
+        if not theirs.partitioned or len(keys) != 1 or next(iter(keys)).startswith("HASH"):
+            continue
+        for pool, rows, others in ((target, their_rows, my_rows), (source, my_rows, their_rows)):
+            bounds = {row[4] for row in rows}
+            for _, _, schema, name, bound in others:
+                if bound in bounds or "DEFAULT" in bounds:
+                    continue
+                yield refusal(
+                    "partition_missing",
+                    f"{pool.where}, {mine.collection}",
+                    f"there is no partition {bound}, which the other cell has: its rows could not be stored here",
+                    "create it",
+                    sql.SQL("create table {} partition of {} {}")
+                    .format(sql.Identifier(schema, name), mine.spec.sql, sql.SQL(bound))
+                    .as_string(),
+                )
 
 
 def _empty(target: Pool, tables: Sequence[Table], tenant: TenantId) -> Iterator[Finding]:
     for table in tables:
-        column = table.spec.tenant_column
-        if column is not None and not any(c.name == column for c in table.columns):
-            continue
         if target.value(
             sql.SQL("select exists (select from {} where {})").format(table.spec.sql, table.of_tenant(tenant))
         ):

@@ -22,7 +22,7 @@ from tenure.stores.contract import Fence
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Key, Pair, Side, by_keys
 from tenure.stores.postgres.connect import Connection, Pool, translate
-from tenure.stores.postgres.tables import Table
+from tenure.stores.postgres.tables import Table, collection_of
 
 REPAIR_BATCH: Final = 500
 ERASE_BATCH: Final = 5_000
@@ -31,14 +31,14 @@ LOCK_DEADLINE_S: Final = 30.0
 DROP_DEADLINE_S: Final = 10.0
 
 _REFERRING: Final = """
-select k.conname::text, n.nspname::text, c.relname::text, pn.nspname || '.' || p.relname,
+select k.conname::text, n.nspname::text, c.relname::text, p.oid::int8,
     array(select a.attname::text from unnest(k.conkey) with ordinality u (attnum, n)
         join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum order by u.n),
     array(select a.attname::text from unnest(k.confkey) with ordinality u (attnum, n)
         join pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum order by u.n)
 from pg_constraint k
 join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
-join pg_class p on p.oid = k.confrelid join pg_namespace pn on pn.oid = p.relnamespace
+join pg_class p on p.oid = k.confrelid
 where k.contype = 'f' and k.conparentid = 0 and k.confrelid = any(%(oids)s::oid[])
     and k.conrelid <> all(%(known)s::oid[])
 """
@@ -177,6 +177,7 @@ def _replace(pair: Pair, fence: Fence, keys: Sequence[Key], origin: str) -> int:
             for block in rows:
                 sink.write(block)
         _require_fence(writer, fence, pair.target.pool.where)
+        _keep_unshared(writer, target, tenant, wanted)
         deleted = writer.execute(
             sql.SQL(
                 "with k as materialized (select tenure_key from jsonb_array_elements(%(keys)s::jsonb) j (tenure_key))"
@@ -184,12 +185,46 @@ def _replace(pair: Pair, fence: Fence, keys: Sequence[Key], origin: str) -> int:
             ).format(target.spec.sql, target.key_match("k", "r"), target.of_tenant(tenant, "r")),
             wanted,
         ).fetchall()
-        inserted = writer.execute(
-            sql.SQL(
-                "insert into {} ({}) overriding system value select {} from pg_temp.tenure_rows returning {}"
-            ).format(target.spec.sql, columns, columns, target.key_text)
-        ).fetchall()
+        inserted = _insert(writer, target, columns)
         return len({tuple(key) for (key,) in (*deleted, *inserted)})
+
+
+def _kept(table: Table) -> list[sql.Identifier]:
+    return [sql.Identifier(c.name) for c in table.unshared if not c.generated]
+
+
+def _keep_unshared(writer: Connection, target: Table, tenant: TenantId, wanted: dict[str, Jsonb]) -> None:
+    """Put aside what only the target knows of these rows."""
+    if _kept(target):
+        names = [sql.Identifier(k) for k in target.key] + _kept(target)
+        rows = by_keys(target, tenant, sql.SQL(", ").join(sql.SQL("r.{}").format(n) for n in names))
+        writer.execute(
+            sql.SQL("create temporary table tenure_kept on commit drop as {}").format(rows), wanted
+        )
+
+
+def _insert(writer: Connection, target: Table, columns: sql.Composable) -> list[tuple[list[str]]]:
+    """Insert what was copied, with what was put aside; rows that were not there get the defaults. Gives their keys."""
+    plain = sql.SQL(
+        "insert into {} ({}) overriding system value select {} from pg_temp.tenure_rows {} returning {}"
+    )
+    if not _kept(target):
+        return writer.execute(
+            plain.format(target.spec.sql, columns, columns, sql.SQL(""), target.key_text)
+        ).fetchall()
+    kept = sql.SQL(", ").join(_kept(target))
+    key = sql.SQL(", ").join(sql.Identifier(k) for k in target.key)
+    with_kept = writer.execute(
+        sql.SQL(
+            "insert into {} ({columns}, {kept}) overriding system value select {columns}, {kept}"
+            " from pg_temp.tenure_rows join pg_temp.tenure_kept using ({key}) returning {text}"
+        ).format(target.spec.sql, columns=columns, kept=kept, key=key, text=target.key_text)
+    ).fetchall()
+    others = sql.SQL("where ({}) not in (select {} from pg_temp.tenure_kept)").format(key, key)
+    return (
+        with_kept
+        + writer.execute(plain.format(target.spec.sql, columns, columns, others, target.key_text)).fetchall()
+    )
 
 
 def _copy_out(table: Table, tenant: TenantId, columns: sql.Composable) -> sql.Composed:
@@ -249,14 +284,15 @@ def _refuse_if_referred_to(
     pool: Pool, tables: Sequence[Table], known: Sequence[Table], tenant: TenantId
 ) -> None:
     """Foreign keys do not run while erasing, so rows that the catalogue does not know must not point at what goes."""
-    by_name = {t.collection: t for t in tables}
+    by_oid = {t.oid: t for t in tables}
     roots = [t.oid for t in known]
     partitions = pool.rows(
         "select distinct t.relid::oid::int8 from unnest(%(oids)s::oid[]) o (oid), pg_partition_tree(o.oid) t",
         {"oids": roots},
     )
     parameters = {"oids": [t.oid for t in tables], "known": [*roots, *(int(r[0]) for r in partitions)]}
-    for constraint, schema, name, parent, child_columns, parent_columns in pool.rows(_REFERRING, parameters):
+    for constraint, schema, name, oid, child_columns, parent_columns in pool.rows(_REFERRING, parameters):
+        parent, child = by_oid[oid].spec, collection_of(schema, name)
         condition = sql.SQL(" and ").join(
             sql.SQL("c.{} = p.{}").format(sql.Identifier(c), sql.Identifier(p))
             for c, p in zip(child_columns, parent_columns, strict=True)
@@ -264,14 +300,14 @@ def _refuse_if_referred_to(
         referring = pool.value(
             sql.SQL("select exists (select from {} c join {} p on {} where {})").format(
                 sql.Identifier(schema, name),
-                by_name[parent].spec.sql,
+                parent.sql,
                 condition,
-                by_name[parent].of_tenant(tenant, "p"),
+                by_oid[oid].of_tenant(tenant, "p"),
             )
         )
         if referring:
             raise StoreRefused(
-                f"{pool.where}: rows of {schema}.{name} refer to rows of {parent} of {tenant} ({constraint}), and the"
-                " catalogue does not know that table",
-                hint=f"add {schema}.{name} to catalogue.yaml, or delete these rows first",
+                f"{pool.where}: rows of {child} refer to rows of {parent.collection} of {tenant} ({constraint}), and"
+                " the catalogue does not know that table",
+                hint=f"add {child} to catalogue.yaml, or delete these rows first",
             )

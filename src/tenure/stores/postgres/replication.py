@@ -18,7 +18,7 @@ from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.postgres.connect import Connection, Pool
-from tenure.stores.postgres.tables import Table
+from tenure.stores.postgres.tables import Table, collection_of
 
 SLOT_DEADLINE_S: Final = 60.0
 DROP_DEADLINE_S: Final = 20.0
@@ -73,6 +73,16 @@ def publish(pool: Pool, name: str, tables: Sequence[Table], tenant: TenantId) ->
                 " (publish = 'insert, update, delete', publish_via_partition_root = true)"
             ).format(sql.Identifier(name), sql.SQL(", ").join([*targets, mark]))
         )
+
+
+def published(pool: Pool, name: str) -> dict[str, frozenset[str]]:
+    """The columns that the publication carries, table by table; empty where it does not exist."""
+    rows = pool.rows(
+        "select schemaname::text, tablename::text, attnames::text[] from pg_publication_tables"
+        " where pubname = %(name)s",
+        {"name": name},
+    )
+    return {collection_of(schema, table): frozenset(columns) for schema, table, columns in rows}
 
 
 def create_slot(pool: Pool, name: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from psycopg import sql
 
+from tenure.catalogue import QualifiedName
 from tenure.catalogue.patterns import PLACEHOLDER, Template
 from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
@@ -41,16 +41,23 @@ class TenantTable:
 
     @property
     def collection(self) -> str:
-        return f"{self.schema}.{self.name}"
+        """The name as the catalogue writes it, so that no two tables have the same one, dots in them or not."""
+        return collection_of(self.schema, self.name)
 
     @property
     def sql(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.name)
 
 
+def collection_of(schema: str, name: str) -> str:
+    """A table's name in messages, comparisons and the catalogue."""
+    return str(QualifiedName(schema=schema, name=name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """`type_name` is the server's own spelling with modifiers; `send` the type's binary output function, if any."""
+    """`type_name` is the server's own spelling with modifiers; `send` the type's binary output function, if any;
+    `expression` its default, or what it is generated from."""
 
     name: str
     type_name: str
@@ -68,6 +75,11 @@ class Column:
         return self.type_oid < _FIRST_USER_OID
 
     @property
+    def fills_itself(self) -> bool:
+        """A row that says nothing about this column can be inserted."""
+        return bool(not self.not_null or self.generated or self.identity or self.expression)
+
+    @property
     def exact(self) -> sql.Composable:
         """An expression of a built-in type that differs whenever the stored value does, equal on every server."""
         column = sql.Identifier(self.name)
@@ -79,6 +91,22 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A table or partition, and what of an old row the server's log holds: `f`ull, `d`efault, `i`ndex, `n`othing."""
+
+    name: tuple[str, str]
+    leaf: bool
+    """Rows are stored in it."""
+    replica_identity: str
+    identity: tuple[str, ...]
+
+    def logs(self, column: str | None) -> bool:
+        """Whether that column of an old row, or with None anything that tells the row, is in the log."""
+        wanted = bool(self.identity) if column is None else column in self.identity
+        return self.replica_identity == "f" or wanted
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """One tenant table on one server. `key` is the primary key, or else the replica identity's columns."""
 
@@ -86,17 +114,40 @@ class Table:
     oid: int
     kind: str
     persistence: str
-    replica_identity: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
-    identity: tuple[str, ...]
-    leaves: tuple[tuple[str, str], ...]
-    """Where rows are stored: the table itself, or its leaf partitions."""
+    relations: tuple[Relation, ...]
+    """Its leaf partitions, if it has any, and last the table itself."""
     inherited_by: int
+    unshared: tuple[Column, ...] = ()
+    """Columns that the other cell's table does not have: neither copied, nor compared, nor published."""
 
     @property
     def collection(self) -> str:
         return self.spec.collection
+
+    @property
+    def row_image(self) -> frozenset[str] | None:
+        """The columns of an old row that a publication of this table marks as its identity; None for all of them."""
+        return None if self.relations[-1].replica_identity == "f" else frozenset(self.relations[-1].identity)
+
+    def needs(self, relation: Relation) -> frozenset[str]:
+        """The columns by which a row that arrives for `relation` is looked up there."""
+        return frozenset(relation.identity or self.key)
+
+    @property
+    def pickable(self) -> bool:
+        """Whether the tenant's rows can be asked for: what the catalogue calls the tenant column is there."""
+        column = self.spec.tenant_column
+        return column is None or any(c.name == column for c in self.columns)
+
+    @property
+    def partitioned(self) -> bool:
+        return self.kind == "p"
+
+    @property
+    def leaves(self) -> tuple[tuple[str, str], ...]:
+        return tuple(r.name for r in self.relations if r.leaf)
 
     def column(self, name: str) -> Column:
         return next(c for c in self.columns if c.name == name)
@@ -111,7 +162,7 @@ class Table:
         """What must not change during a move, name by name."""
         about = {
             f"column {c.name}": f"{c.type_name}{' not null' if c.not_null else ''}"
-            f"{f' generated {c.generated} ({c.expression})' if c.generated else ''}"
+            f"{f' generated from {c.expression}' if c.generated else ''}"
             for c in self.columns
         }
         return about | {"key": ", ".join(self.key), "tenant column": self.spec.tenant_column or "none"}
@@ -125,10 +176,18 @@ class Table:
         return sql.SQL("{} = {}").format(sql.Identifier(*names), sql.Literal(str(tenant)))
 
     def published(self, tenant: TenantId) -> sql.Composed:
-        """What a publication of the tenant's rows says of this table."""
-        if self.spec.tenant_column is None:
-            return sql.Composed([self.spec.sql])
-        return sql.SQL("{} where ({})").format(self.spec.sql, self.of_tenant(tenant))
+        """What a publication of the tenant's rows says of this table.
+
+        A list of columns only where the other cell lacks some: without one, columns that are added on both sides while
+        the link exists are carried as well.
+        """
+        said: list[sql.Composable] = [self.spec.sql]
+        if self.unshared:
+            columns = sql.SQL(", ").join(sql.Identifier(c.name) for c in self.stored)
+            said.append(sql.SQL(" ({})").format(columns))
+        if self.spec.tenant_column is not None:
+            said.append(sql.SQL(" where ({})").format(self.of_tenant(tenant)))
+        return sql.Composed(said)
 
     @property
     def row_hash(self) -> sql.Composed:
@@ -193,7 +252,7 @@ def _spelled(type_name: str) -> str:
 
 
 _TABLES: Final = """
-select w.n, c.oid::int8, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+select w.n, c.oid::int8, c.relkind::text, c.relpersistence::text,
     coalesce((select array_agg(a.attname::text order by k.n) from pg_index i,
         unnest(i.indkey::int2[]) with ordinality k (attnum, n) join pg_attribute a on a.attnum = k.attnum
         where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid), '{}'),
@@ -201,14 +260,25 @@ select w.n, c.oid::int8, c.relkind::text, c.relpersistence::text, c.relreplident
         unnest(i.indkey::int2[]) with ordinality k (attnum, n) join pg_attribute a on a.attnum = k.attnum
         where i.indrelid = c.oid and a.attrelid = c.oid and k.n <= i.indnkeyatts
         and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end), '{}'),
-    coalesce((select jsonb_agg(jsonb_build_array(pn.nspname, pc.relname) order by pn.nspname, pc.relname)
-        from pg_partition_tree(c.oid) t join pg_class pc on pc.oid = t.relid
-        join pg_namespace pn on pn.oid = pc.relnamespace where t.isleaf and pc.oid <> c.oid), '[]'),
     (select count(*)::int from pg_inherits h where h.inhparent = c.oid and c.relkind <> 'p')
 from unnest(%(schemas)s::text[], %(names)s::text[]) with ordinality w (schema, name, n)
 join pg_namespace s on s.nspname = w.schema
 join pg_class c on c.relnamespace = s.oid and c.relname = w.name and c.relkind in ('r', 'p')
 order by w.n
+"""
+
+_RELATIONS: Final = """
+select r.oid::int8, n.nspname::text, c.relname::text, c.relkind <> 'p', c.relreplident::text,
+    coalesce((select array_agg(a.attname::text order by k.n) from pg_index i,
+        unnest(i.indkey::int2[]) with ordinality k (attnum, n) join pg_attribute a on a.attnum = k.attnum
+        where i.indrelid = c.oid and a.attrelid = c.oid and k.n <= i.indnkeyatts
+        and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end), '{}')
+from unnest(%(oids)s::oid[]) r (oid)
+cross join lateral (
+    select r.oid as relation union select t.relid from pg_partition_tree(r.oid) t where t.isleaf
+) l
+join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
+order by 1, c.oid = r.oid, 2, 3
 """
 
 _COLUMNS: Final = """
@@ -247,25 +317,26 @@ def _column(row: Sequence[object]) -> Column:
 def describe(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
     """The tables of `specs` that exist there, in that order."""
     found = pool.rows(_TABLES, {"schemas": [t.schema for t in specs], "names": [t.name for t in specs]})
-    columns = pool.rows(_COLUMNS, {"oids": [row[1] for row in found]})
-    tables = []
-    for n, oid, kind, persistence, replica_identity, primary, identity, leaves, inherited_by in found:
-        spec = specs[n - 1]
-        tables.append(
-            Table(
-                spec=spec,
-                oid=oid,
-                kind=kind,
-                persistence=persistence,
-                replica_identity=replica_identity,
-                columns=tuple(_column(c) for c in columns if c[0] == oid),
-                key=tuple(primary or identity),
-                identity=tuple(identity),
-                leaves=tuple((s, t) for s, t in leaves) if kind == "p" else ((spec.schema, spec.name),),
-                inherited_by=inherited_by,
-            )
+    oids = [row[1] for row in found]
+    columns = pool.rows(_COLUMNS, {"oids": oids})
+    relations = pool.rows(_RELATIONS, {"oids": oids})
+    return tuple(
+        Table(
+            spec=specs[n - 1],
+            oid=oid,
+            kind=kind,
+            persistence=persistence,
+            columns=tuple(_column(c) for c in columns if c[0] == oid),
+            key=tuple(primary or identity),
+            relations=tuple(
+                Relation(name=(schema, name), leaf=leaf, replica_identity=logged, identity=tuple(identity_of))
+                for root, schema, name, leaf, logged, identity_of in relations
+                if root == oid
+            ),
+            inherited_by=inherited_by,
         )
-    return tuple(tables)
+        for n, oid, kind, persistence, primary, identity, inherited_by in found
+    )
 
 
 def require(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
@@ -289,11 +360,81 @@ def require(pool: Pool, specs: Sequence[TenantTable]) -> tuple[Table, ...]:
     return tables
 
 
-def digest(tables: Sequence[Table]) -> str:
-    """Equal where the tables' columns, types, nullability and keys are equal."""
-    text = "\n".join(
-        f"{t.collection}\t{name}\t{about}"
-        for t in sorted(tables, key=lambda t: t.collection)
-        for name, about in sorted(t.description.items())
+def describe_all(tables: Sequence[Table]) -> dict[str, str]:
+    """What must not change in any of these tables during a move, by table and item."""
+    return {f"{t.collection}, {item}": about for t in tables for item, about in t.description.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """One item in which a table differs between two cells. A move goes on over it only without an `obstacle`."""
+
+    item: str
+    here: str
+    there: str
+    column: Column | None
+    """The column, where one side has it and the other has not."""
+    obstacle: str
+
+    def __str__(self) -> str:
+        return f"{self.item}: {self.here or 'absent'} here, {self.there or 'absent'} there"
+
+
+def gaps(here: Table, there: Table) -> list[Gap]:
+    """Every item in which the two differ.
+
+    Of a column that one side alone has, nothing is copied: its rows get the default when they arrive, and keep what
+    they have when they change. That works if the column fills itself and is in no row image that replication needs.
+    """
+    mine, theirs = here.description, there.description
+    found = []
+    for item in sorted(mine.keys() | theirs.keys()):
+        if mine.get(item) == theirs.get(item):
+            continue
+        column, obstacle = None, "the two must be the same"
+        if item not in mine or item not in theirs:
+            newer = here if item in mine else there
+            column = newer.column(item.removeprefix("column "))
+            obstacle = _obstacle(newer, column)
+        found.append(
+            Gap(
+                item=item,
+                here=mine.get(item, ""),
+                there=theirs.get(item, ""),
+                column=column,
+                obstacle=obstacle,
+            )
+        )
+    return found
+
+
+def _obstacle(newer: Table, column: Column) -> str:
+    if not column.fills_itself:
+        return "rows that come from the other cell would have no value for it"
+    if any(r.replica_identity == "f" for r in newer.relations):
+        return "with REPLICA IDENTITY FULL the way back would have to carry it, and the other cell cannot take it"
+    if any(column.name in r.identity for r in newer.relations):
+        return "it is part of the replica identity, so the way back would have to carry it"
+    return ""
+
+
+def shared(table: Table, other: Table) -> Table:
+    """`table` with the columns that `other` has as well."""
+    names = {c.name for c in other.columns}
+    return replace(
+        table,
+        columns=tuple(c for c in table.columns if c.name in names),
+        unshared=tuple(c for c in table.columns if c.name not in names),
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def in_both(specs: Sequence[TenantTable], others: Sequence[TenantTable]) -> tuple[TenantTable, ...]:
+    """Those of `specs` that the catalogue has in the other cell as well."""
+    known = set(others)
+    return tuple(spec for spec in specs if spec in known)
+
+
+def shared_tables(tables: Sequence[Table], others: Sequence[Table]) -> tuple[Table, ...]:
+    """As `shared`, table by table, matched by name."""
+    by_name = {t.collection: t for t in others}
+    return tuple(shared(t, by_name[t.collection]) for t in tables)

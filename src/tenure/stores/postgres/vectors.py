@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tenure.errors import StoreRefused
@@ -15,7 +15,7 @@ from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.home_checks import database_missing
 from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
-from tenure.stores.postgres.tables import TenantTable, digest, require
+from tenure.stores.postgres.tables import TenantTable, describe, describe_all, in_both
 from tenure.stores.postgres.verification import Verification
 
 
@@ -94,7 +94,7 @@ class PgVectorLiveCopy:
             store=source.name,
             source=source.carrier.home(tenant).pool,
             target=target.carrier.home(tenant).pool,
-            specs=source.own_tables(tenant),
+            specs=in_both(source.own_tables(tenant), target.own_tables(tenant)),
             tenant=tenant,
             direction=names.direction(tenant, link, source.carrier.name, source.cell, target.cell),
         )
@@ -107,7 +107,8 @@ class PgVectorLiveCopy:
                 code="extension_missing",
                 where=f"{store.name} in {store.cell}",
                 message="the extension vector is not there",
-                fix="create extension vector",
+                fix="create it",
+                command="create extension vector",
             )
             for store in (self.source, self.target)
             if not database_missing(store.carrier.pool, store.carrier.home(self.tenant))
@@ -116,17 +117,11 @@ class PgVectorLiveCopy:
             )
         ]
 
-    def fingerprint(self) -> str:
-        here, there = (
-            digest(require(store.carrier.home(self.tenant).pool, store.own_tables(self.tenant)))
-            for store in (self.source, self.target)
-        )
-        if here != there:
-            raise StoreRefused(
-                f"the tables of {self.source.name} in {self.source.cell} and in {self.target.cell} are not the same",
-                hint="bring both schemas to the same state; preflight lists what differs",
-            )
-        return here
+    def fingerprint(self) -> Mapping[str, str]:
+        home = self.source.carrier.home(self.tenant)
+        if database_missing(self.source.carrier.pool, home):
+            return {}
+        return describe_all(describe(home.pool, self.source.own_tables(self.tenant)))
 
     def start(self, fence: Fence) -> None:
         """Nothing to do: the carrier's live copy brings these tables."""

@@ -4,11 +4,10 @@ through one queue, so that no older state of a key is ever written over a newer 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tenure.errors import DeadlineExceeded, EvidenceStale, StoreRefused, TenureError
@@ -71,10 +70,9 @@ class RedisCopy:
     def preflight(self) -> Sequence[Finding]:
         return findings(self._tenant, self._source, self._target)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is the prefix and how keys are told apart; Redis has no schema."""
-        parts = [self._keys.prefix.decode(), *self._keys.collections]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return {"prefix": self._keys.prefix.decode(), "keys": ", ".join(self._keys.collections)}
 
     # -- copying -----------------------------------------------------------------------------------------------------
 

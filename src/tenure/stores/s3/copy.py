@@ -4,12 +4,11 @@ names (or, without a journal, listing after listing), all through one queue."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tenure.errors import DeadlineExceeded, EvidenceStale, LeaseLost, StoreRefused, TenureError
@@ -105,10 +104,9 @@ class S3Copy:
     def preflight(self) -> Sequence[Finding]:
         return findings(self._tenant, self._source, self._target, journaled=self._journal is not None)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is the prefix and how keys are told apart; objects have no schema."""
-        parts = [self._source.prefix(self._tenant), *self._source.collections]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return {"prefix": self._source.prefix(self._tenant), "keys": ", ".join(self._source.collections)}
 
     # -- copying -----------------------------------------------------------------------------------------------------
 

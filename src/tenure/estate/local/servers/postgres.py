@@ -34,7 +34,6 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "max_prepared_transactions": "10",
     # What a link may make a server keep (soak.most_wal_bytes), held by the server itself.
     "max_slot_wal_keep_size": "4GB",
-    "track_commit_timestamp": "on",
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "log_timezone": "UTC",

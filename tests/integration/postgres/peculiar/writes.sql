@@ -1,0 +1,24 @@
+-- What an app does to acme while a move is under way; :n is another number each time.
+update app.types set mood = 'sad', f8 = '0', n = 1.5 where tenant_id = 'acme' and f8 = '-0';
+update app.types set homes[3] = row('new', :n, now(), '-0')::app.address where tenant_id = 'acme' and n = 'Infinity';
+insert into app.types (tenant_id, f8, odd) values ('acme', '-0', '[-0,0]');
+insert into app.generated (tenant_id, net) values ('acme', :n);
+update app.generated set net = net + 1 where tenant_id = 'acme' and id % 2 = 0;
+update app.toasted set n = :n where tenant_id = 'acme';
+update app.toasted set body = body || 'x' where tenant_id = 'acme' and id = 3;
+insert into app.parted values ('acme', '2026-06-01'::date + :n, 7, 'new');
+update app.parted set kind = kind + 10 where tenant_id = 'acme' and kind < 3 and day >= '2026-01-01';
+update app.parted set day = day - 365 where tenant_id = 'acme' and kind = 7 and day >= '2026-01-01';
+update app.by_id set body = 'changed :n' where tenant_id = 'acme';
+delete from app.by_id where tenant_id = 'acme' and body = 'none';
+update app.no_primary set body = 'x', code = code || '+:n' where tenant_id = 'acme' and code like 'code 1%';
+update app.full_rows set body = ':n' where tenant_id = 'acme' and id < 10;
+delete from app.full_rows where tenant_id = 'acme' and id = :n % 20;
+update app.accounts set id = id + 100 where tenant_id = 'acme' and id = :n % 20;
+insert into app.orders values ('acme', 1000 + :n, 15) on conflict (tenant_id, id) do update set account = 16;
+insert into app.drawn (tenant_id) values ('acme');
+update app.audited set body = ':n' where tenant_id = 'acme' and id < 5;
+insert into app.secured values ('acme', 1000 + :n, 'new');
+update "Odd ""schema"".x"."Table of, ""quotes"". and spaces" set "select" = ':n' where "Tenant ""Id""" = 'acme' and "a.b" < 9;
+insert into "a.b".c (tenant_id, body) values ('acme', ':n');
+delete from a."b.c" where tenant_id = 'acme' and other % 7 = :n % 7;
