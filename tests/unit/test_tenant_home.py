@@ -35,8 +35,8 @@ def test_a_home_has_the_tenants_own_names_and_shares_the_rest() -> None:
     home = its.home(TenantId("Acme.Co-1"))
     assert [t.collection for t in home.all_tables] == [
         "billing.plans",
-        "t_Acme.Co-1.orders",
-        "t_Acme.Co-1.vectors",
+        '"t_Acme.Co-1".orders',
+        '"t_Acme.Co-1".vectors',
     ]
     assert home.schemas == {"t_Acme.Co-1"}
     assert home.pool is its.pool
