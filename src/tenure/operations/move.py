@@ -281,6 +281,7 @@ class Move:
         if link is None or link.created_by != ctx.operation.id:
             ctx.event("aborted_keeping_link" if link else "aborted_before_link", serves=session.source)
             return
+        session.await_overdue()
         unlink(ctx, session, fence)
         ctx.reach("abort.unlinked")
         erase_copy(deps, ctx, session, fence, session.target)
@@ -304,6 +305,7 @@ class Move:
         """The session with its copies running, and caught up; also in a process that has just taken over, and in one
         that did this before another process worked on the link. The fence refuses whoever is not the newest holder."""
         session = self.session(ctx)
+        session.await_overdue()
         if session.started and session.displaced():
             self._deps.sessions.drop(session.link)
             session = self.session(ctx)

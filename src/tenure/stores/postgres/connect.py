@@ -22,7 +22,15 @@ from tenure.model.secret import Secret
 Connection = psycopg.Connection[TupleRow]
 Query = LiteralString | sql.SQL | sql.Composed
 
-CONNECT_TIMEOUT_S: Final = 4
+SILENT_NETWORK: Final = {
+    "connect_timeout": 4,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Seconds (and ms) after which a server counts as gone whose network says nothing any more, also while it is asked for
+nothing but an answer: a statement may take as long as it likes, as long as the other end's TCP is there."""
 IDLE_CONNECTIONS: Final = 8
 WARM_CONNECTIONS: Final = 3
 SESSION: Final = {
@@ -97,7 +105,7 @@ class Pool:
         options = " ".join(
             f"-c {name}={value}" for name, value in SESSION.items() if name != "client_encoding"
         )
-        settings: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000, **given}
+        settings: dict[str, Any] = {**SILENT_NETWORK, **given}
         settings["options"] = f"{given.get('options') or ''} {options}".strip()
         settings["client_encoding"] = "UTF8"
         self.database: Final = given.get("dbname") or given.get("user")

@@ -69,8 +69,8 @@ class S3Store:
         self.principal = principal
         self._lock = policy_lock(mutex, endpoint, bucket)
         self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in collections)
-        self.client = self._client(region, timeout_s=60.0, attempts=3)
-        self._ping_client = self._client(region, timeout_s=2.0, attempts=2)
+        self.client = self._client(region, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
+        self._ping_client = self._client(region, timeout_s=PING_TIMEOUT_S, attempts=2)
         self.objects = Objects(self.client, bucket)
         self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
 
