@@ -53,6 +53,7 @@ _MET: Final = ("40001", "40P01")
 """Two transactions met; so they did where DDL took away what another session was just looking up (XX000)."""
 _NEWER_HOLDER: Final = "TN002"
 """What the functions of cell.sql raise when a greater token has been at work."""
+_DISK_FULL: Final = "53100"
 _NO_DATABASE: Final = re.compile(r'database "(.+)" does not exist')
 _LOGIN_REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", "no password supplied")
 
@@ -72,6 +73,10 @@ def translate(error: psycopg.Error, where: str) -> TenureError:
     if any(sign in text for sign in _LOGIN_REFUSED):
         return StoreUnavailable(
             f"{where}: the login was refused: {text}", hint="check the user and the password"
+        )
+    if state == _DISK_FULL:
+        return StoreUnavailable(
+            f"{where}: the disk is full: {text}", hint="make room there; what was not written yet is written then"
         )
     missing = _NO_DATABASE.search(text) if state in {None, "3D000"} else None
     if missing:

@@ -25,6 +25,9 @@ from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
 WORKERS: Final = 8
 OTHER: Final = "*"
 DELETE_AT_ONCE: Final = 1000
+ANSWER_TIMEOUT_S: Final = 30.0
+"""How long a server may say nothing at all; driver and system know no shorter sign of a network that went silent."""
+PING_TIMEOUT_S: Final = 2.0
 _MASK: Final = (1 << 128) - 1
 _SESSION: Final = boto3.session.Session()
 _SESSION_LOCK: Final = threading.Lock()
