@@ -74,7 +74,9 @@ class SlowLink:
     @contextmanager
     def _on_wire(self, *sockets: Any) -> Iterator[None]:
         """What `cut` cuts."""
-        duplicates = [sock.dup() for sock in sockets]  # open until the end of the block, whoever closes theirs
+        duplicates = [
+            sock.dup() for sock in sockets
+        ]  # open until the end of the block, whoever closes theirs
         with self._cutting:
             self._sockets.update(duplicates)
             if self._is_cut:

@@ -76,7 +76,8 @@ def translate(error: psycopg.Error, where: str) -> TenureError:
         )
     if state == _DISK_FULL:
         return StoreUnavailable(
-            f"{where}: the disk is full: {text}", hint="make room there; what was not written yet is written then"
+            f"{where}: the disk is full: {text}",
+            hint="make room there; what was not written yet is written then",
         )
     missing = _NO_DATABASE.search(text) if state in {None, "3D000"} else None
     if missing:
