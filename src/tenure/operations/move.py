@@ -344,8 +344,9 @@ class Move:
     def _record_hold(
         self, ctx: StepContext, session: Session, report: HoldReport, switched: Switched | None
     ) -> None:
-        # A hold that a killed process left behind, or that there was none of, says nothing about the next.
-        if switched is not None and steering.ungated(ctx) is None:
+        # A hold that a killed process left behind, that there was none of, or that the gate ended because the target
+        # could not be opened for a while, says nothing about the next.
+        if switched is not None and steering.ungated(ctx) is None and not report.timed_out:
             record_measurement(self._deps, ctx, "hold", None, report.requests_held, 0, report.hold_ms / 1000)
         timing = switched.timing.as_dict() if switched is not None else {}
         changed = {n: c.as_dict() for n, c in switched.changed.items()} if switched is not None else {}
