@@ -26,7 +26,7 @@ from tenure.stores.s3.preflight import findings
 from tenure.stores.s3.store import S3Store
 from tenure.stores.standing import reachable
 
-WORKERS: Final = 4
+WORKERS: Final = 12
 BATCH: Final = 1
 """Objects that a worker takes at once: each is a request or more, so they are spread over the workers."""
 POLL_S: Final = 0.05
