@@ -24,8 +24,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Move three tenants under load on real servers, roll one back, print the evidence
 	@$(BIN)/tenure demo $(ARGS)
 
+# Tests wait for servers more than they compute: more workers than processors, each with servers of its own.
+WORKERS ?= 3
+
 test: $(READY) ## The whole test suite
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist $(DIST) $(ARGS)
 
 check: $(READY) ## Lint, types, import contracts, generated docs
 	@$(BIN)/ruff format --check .

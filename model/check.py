@@ -77,11 +77,11 @@ CALM: Final = bounds(operations=1)
 STOPPED: Final = bounds(expiries=1)
 
 HOLDING: Final = (
-    Check(name="nothing goes wrong", defines=bounds(writes=2, operations=2), cycles=True),
+    Check(name="nothing goes wrong", defines=bounds(writes=2, operations=2)),
     Check(name="a worker is stopped", defines=bounds(expiries=1, operations=2), cycles=True),
     Check(name="a worker is stopped, two writes", defines=bounds(writes=2, expiries=1)),
     Check(name="workers are killed twice", defines=bounds(crashes=2, operations=2), cycles=True),
-    Check(name="killed and stopped", defines=bounds(crashes=1, expiries=1)),
+    Check(name="killed and stopped", defines=(*bounds(crashes=1, expiries=1), "O_KEEPS_TOKENS")),
     Check(name="stopped and cancelled", defines=bounds(expiries=1, cancels=1), cycles=True),
     Check(name="killed and cancelled", defines=bounds(crashes=1, cancels=1, operations=2)),
     Check(name="stopped, the answer to the commit lost", defines=bounds(expiries=1, answers=1), cycles=True),
@@ -142,8 +142,8 @@ BROKEN: Final = (
         expects="nothing_lost",
     ),
     Check(name="fence P does not drain", defines=(*CALM, "WITHOUT_DRAINING"), expects="no_return"),
-    Check(name="P checks no tokens", defines=(*STOPPED, "NO_TOKEN_IN=0"), expects="no_return"),
-    Check(name="O checks no tokens", defines=(*STOPPED, "NO_TOKEN_IN=1"), expects="no_return"),
+    Check(name="P checks no tokens", defines=(*STOPPED, "NO_TOKEN_IN=0", "ANY_END"), expects="one_writer"),
+    Check(name="O checks no tokens", defines=(*STOPPED, "NO_TOKEN_IN=1", "ANY_END"), expects="no_return"),
     Check(name="commit without the lease", defines=(*STOPPED, "COMMIT_WITHOUT_LEASE"), expects="no_return"),
     Check(
         name="a lost answer decided by reading",
@@ -155,7 +155,23 @@ BROKEN: Final = (
         defines=(*bounds(answers=1, expiries=1), "LOST_LEASE_BACKS_OUT"),
         expects="no_return",
     ),
-    Check(name="O forgets tokens in an abort", defines=(*STOPPED, "FORGETTING"), expects="ends_well"),
+    Check(name="nobody takes over", defines=(*bounds(crashes=1), "NO_TAKEOVER"), expects="deadlock"),
+    Check(
+        name="who is refused asks for ever",
+        defines=(*STOPPED, "ASKS_FOR_EVER"),
+        expects="endless",
+        cycles=True,
+    ),
+    Check(
+        name="O opened again only if P agrees",
+        defines=(*STOPPED, "LEFT_TO_NEWER_HOLDER"),
+        expects="ends_well",
+    ),
+    Check(
+        name="killed and stopped, O forgets tokens",
+        defines=bounds(crashes=1, expiries=1),
+        expects="ends_well",
+    ),
 )
 
 CHECKS: Final = HOLDING + SWAPPED + BROKEN

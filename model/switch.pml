@@ -156,10 +156,15 @@ bool lifts_itself = true;   /* while the hold waits or reads, the source would o
   assert(no_return); \
   nothing_lost = !(acked[P] & ~data[at(place, P)]) && !(acked[O] & ~data[at(place, O)]); \
   assert(nothing_lost)
-#define final() \
-  ends_well = accepts(place, P) && accepts(place, O) && routed == place && !held \
+/* O is not looked at while somebody who slept through the abort may be about to open it again. */
+#ifdef ANY_END
+#define final(o_too) skip
+#else
+#define final(o_too) \
+  ends_well = accepts(place, P) && (accepts(place, O) || !(o_too)) && routed == place && !held \
     && (!linked || (fence[at(1 - place, P)] == CLOSED && fence[at(1 - place, O)] == CLOSED)); \
   assert(ends_well)
+#endif
 
 /* ---- users ------------------------------------------------------------------------------------------------------- */
 #define reaches(c) (linked || (c) == place)     /* without a link no fence is left: only the routing decides */
@@ -232,7 +237,12 @@ end:
 
 /* ---- workers ------------------------------------------------------------------------------------------------------- */
 /* A process that has crashed or is idle remembers nothing: of two idle ones it does not matter which goes on. */
-#define may_take (!over && (_pid == FIRST || !first_idle) && (!running || gone || (expiries > 0 && holder != _pid)))
+#ifdef NO_TAKEOVER
+#define to_be_had (!running)
+#else
+#define to_be_had (!running || gone || (expiries > 0 && holder != _pid))
+#endif
+#define may_take (!over && (_pid == FIRST || !first_idle) && to_be_had)
 #define FIRST 2
 #define rest() \
   t = 0; src = 0; tgt = 0; e = 0; need_p = 0; need_o = 0; again = false; refused = false; next = 0; \
@@ -282,15 +292,29 @@ end:
 #else
 #define drained(c) (permits[c] == 0)
 #endif
-#ifndef FORGETTING
+#ifdef O_KEEPS_TOKENS
 #define forget(c)
 #else
 #define forget(c) newest[at(c, O)] = 0
 #endif
 
-#define back_out(left) \
-  request(src, P, fence[at(src, P)] = OPENED, left); \
-  request_or_go_on(src, O, fence[at(src, O)] = OPENED); \
+#ifdef LEFT_TO_NEWER_HOLDER
+#define reopens_o (knows(src, P) && knows(src, O))
+#else
+#define reopens_o knows(src, O)
+#endif
+#ifdef ASKS_FOR_EVER
+#define when_refused goto failed
+#else
+#define when_refused skip
+#endif
+#define back_out() \
+  request_or_go_on(src, P, fence[at(src, P)] = OPENED); \
+  if \
+  :: d_step { reopens_o -> remember(src, O); fence[at(src, O)] = OPENED; check() } \
+  :: !(reopens_o) -> when_refused \
+  or_crash \
+  fi; \
   ask_gate(held = false; routed = src)
 
 proctype Worker() {
@@ -330,10 +354,9 @@ idle:
 
   /* ---- the step `switch` ---- */
   if
-  :: again -> back_out(backed_out)
+  :: again -> back_out()
   :: else
   fi;
-backed_out:
   request(tgt, P, fence[at(tgt, P)] = CLOSED, dropped);
   request(tgt, O, fence[at(tgt, O)] = CLOSED, dropped);
   if
@@ -415,7 +438,7 @@ decide:         /* the answer was lost: shut the lost request out by a new token
 
 failed:
   atomic { served = disturbed; assert(served) };
-  back_out(dropped);
+  back_out();
   if
   :: atomic { mine -> running = false;
        if
@@ -446,7 +469,7 @@ settling:
            data[at(src, O)] = data[at(src, O)] | (data[at(tgt, O)] & ~feed[at(tgt, O)]) };
 conclude:
   if
-  :: atomic { mine -> final();
+  :: atomic { mine -> final(linked);
        running = false; attempt = 0;
        if
        :: op < OPERATIONS && !aborting -> op = 2; step = SWITCH; committed = false; cancelled = false
@@ -459,8 +482,7 @@ conclude:
 
   /* ---- the abort ---- */
 abort:
-  back_out(abort_left);
-abort_left:
+  back_out();
   if
   :: atomic { op == 2 && mine -> goto conclude }    /* a rollback keeps the link */
   :: op == 1 && mine                                /* require_lease */
@@ -495,7 +517,7 @@ done:           /* when everybody has come to rest, what was true at the end sti
   atomic {
     rested++;
     if
-    :: rested == 2 && !late_token -> final()
+    :: rested == 2 && !late_token -> final(true)
     :: else
     fi }
 }

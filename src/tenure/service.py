@@ -417,6 +417,7 @@ class Service:
 
     def close(self) -> None:
         self._deps.sessions.close()
+        self._deps.factory.close()
         self._deps.router.close()
         self._deps.registry.close()
 

@@ -305,6 +305,24 @@ def test_a_holder_that_slept_through_a_takeover_harms_nobody(cells_estate: TestE
     assert cells_estate.left_behind(tenant) == []
 
 
+def test_a_holder_that_slept_in_its_hold_through_a_cancel_leaves_every_store_open(
+    cells_estate: TestEstate,
+) -> None:
+    """Invariant 7: it wakes up between two fences, when nobody keeps its token in the second store any more."""
+    tenant = "dozer"
+    cells_estate.add_tenant(tenant)
+    with cells_estate.stopped_at("switch.fenced", "migrate", tenant, "green") as sleeper:
+        with cells_estate.service() as service:
+            operation = service.operations(tenant=tenant, limit=1)[0].id
+        cells_estate.wait_for_lease(operation)
+        assert cells_estate.command("op", "cancel", operation).exit_code == 0
+        sleeper.wake()
+    assert sleeper.exit_code != 0
+    with ExitStack() as stack:
+        refused = [p.store for p in probes(cells_estate, tenant, "blue", stack) if not p.write(1)]
+    assert refused == []
+
+
 def test_a_switch_does_not_go_over_differences_that_were_found(cells_estate: TestEstate) -> None:
     """Invariants 2 and 8: what the passive side lacks is brought back before a rollback, not dropped after it."""
     tenant = "lacking"

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.plan.bounds import Bounds
+from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import (
     COPY_PER_INVENTORY,
     COPY_STARTUP_S,
@@ -55,6 +57,15 @@ SEEN = MoveObservation(
 )
 
 
+CANARY = CanaryPlan(
+    shares=(10.0, 50.0),
+    soak_s=60.0,
+    bounds=Bounds(
+        error_rate=0.01, latency_ratio=2.0, latency_margin_ms=50.0, latency_ms=None, min_requests=50
+    ),
+)
+
+
 def plan(seen: MoveObservation = SEEN) -> Plan:
     return plan_move("migrate", MIGRATE_STEPS, seen)
 
@@ -79,6 +90,9 @@ def test_the_digest_changes_with_everything_that_was_agreed_to() -> None:
         replace(SEEN, catalogue_digest="sha256:1"),
         replace(SEEN, linked=True),
         replace(SEEN, findings=(finding,)),
+        replace(SEEN, canary=CANARY),
+        replace(SEEN, canary=replace(CANARY, shares=(10.0, 100.0))),
+        replace(SEEN, canary=replace(CANARY, bounds=replace(CANARY.bounds, error_rate=0.5))),
     ]
     digests = {plan(v).digest for v in variants}
     assert len(digests) == len(variants)
@@ -104,6 +118,15 @@ def test_residency_refuses_a_region_that_the_rule_does_not_name() -> None:
     assert "us-east-1" in refused.refusals[0].message
     allowed = replace(rule, regions=("eu-west-1",))
     assert codes(plan(replace(SEEN, residency=allowed))) == set()
+
+
+def test_a_canary_is_a_step_before_the_switch_and_takes_its_time_with_the_source_alone_first() -> None:
+    with_canary = plan(replace(SEEN, canary=CANARY))
+    names = [step.name for step in with_canary.steps]
+    assert names[names.index("verify") :] == ["verify", "canary", "arm", "switch", "settle"]
+    assert with_canary.prediction.canary_s == 180.0
+    assert abs(with_canary.prediction.total_s - plan().prediction.total_s - 180.0) < 1e-9
+    assert CanaryPlan.of(CANARY.as_dict()) == CANARY
 
 
 def test_a_legal_hold_refuses() -> None:

@@ -218,7 +218,8 @@ def describe(changed: dict[StoreName, Comparison]) -> str:
 def back_out(deps: Deps, ctx: StepContext, session: Session, fence: Fence) -> None:
     """Open the source again and let waiting requests go there. Tries every part even if another fails.
 
-    If a newer holder has spoken, nothing is touched. What cannot be reached opens by itself (the fence's deadline, the
+    A store in which a newer holder has spoken refuses, and stays as it is. The others are tried all the same: what only
+    this holder has fenced nobody else would open. What cannot be reached opens by itself (the fence's deadline, the
     gate's budget) or with the next attempt.
     """
 
@@ -234,11 +235,10 @@ def back_out(deps: Deps, ctx: StepContext, session: Session, fence: Fence) -> No
                 return None
         return problem
 
-    problems = [p for p in session.each(reopen, session.draining()).values() if p is not None]
+    problems = [p for p in session.each_anchored(reopen).values() if p is not None]
     if any(isinstance(p, FenceRefused) for p in problems):
         ctx.later_event("hold_left_to_newer_holder")
         return
-    problems += [p for p in session.each(reopen, session.others()).values() if p is not None]
     try:
         deps.router.release(session.tenant, token=ctx.token, cell=session.source)
     except TenureError as error:

@@ -27,6 +27,7 @@ class StoreFactory(Protocol):
     def copy(
         self, link: str, name: StoreName, tenant: TenantId, source: CellName, target: CellName
     ) -> LiveCopy: ...
+    def close(self) -> None: ...
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ import time
 import psycopg
 import pytest
 
+from tenure.client import permits
 from tenure.errors import DeadlineExceeded, FenceRefused
 from tenure.stores.contract import FenceState
 from tenure.stores.postgres import names
@@ -262,6 +263,7 @@ def test_a_partition_that_came_later_is_fenced_as_well(cells: Cells) -> None:
 def test_an_app_without_rights_on_tenures_tables_passes_and_is_refused_like_any_other(cells: Cells) -> None:
     cells.link()
     app = cells.connect(cells.blue)
+    permits.install(app)  # as the app does when it starts, in the middle of a move too
     app.execute("create role test_fence_app")
     try:
         app.execute("grant select, insert on public.parts to test_fence_app")

@@ -147,3 +147,22 @@ def test_an_erasure_is_refused_while_a_link_holds_the_store(rig: RedisRig) -> No
     rig.store(BLUE).fencing(ACME).join(fence(), "link")
     with pytest.raises(StoreRefused):
         rig.store(BLUE).erase(fence())
+
+
+def test_preflight_says_that_replicas_do_not_share_the_fence(
+    rig: RedisRig, wait_until: Callable[..., None]
+) -> None:
+    source, replica = rig.admin[BLUE], rig.admin[GREEN]
+    login = source.connection_pool.connection_kwargs
+    assert "fence_not_on_replicas" not in {f.code for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    replica.config_set("masteruser", login["username"])
+    replica.config_set("masterauth", login["password"])
+    replica.replicaof(login["host"], login["port"])
+    try:
+        wait_until(lambda: source.info("replication")["connected_slaves"] == 1, "the replica")
+        found = {f.code: f.where for f in rig.copy(ACME, BLUE, GREEN).preflight()}
+    finally:
+        replica.replicaof("NO", "ONE")
+        replica.config_set("masterauth", "")
+    assert found["fence_not_on_replicas"] == "redis of blue"
+    assert found["redis_replica"] == "redis of green"

@@ -1,4 +1,4 @@
-"""Comparing a tenant's rows on two servers: one sum of row hashes, where it differs sums per bucket of keys, then rows.
+"""Comparing a tenant's rows on two servers: a sum of row hashes, where it differs one per bucket of keys, then rows.
 
 One sum takes half as long as the buckets. Buckets come from a hash of the key and not from ranges of it, so that
 servers with different collations agree on them, and one pass over the tenant's rows gives all of them. What two equal

@@ -44,7 +44,8 @@ when (({mine}) and tenure.{function}({keys})) execute function tenure.noted()
 """
 
 _FUNCTION: Final = """
-create or replace function tenure.{function}({parameters}) returns boolean language plpgsql volatile as {body}
+create or replace function {function}({parameters}) returns boolean
+language plpgsql volatile security definer as {body}
 """
 
 _BODY: Final = """
@@ -53,6 +54,8 @@ begin
         operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
     then
         return false;
+    elsif pg_catalog.pg_replication_origin_session_is_setup() then
+        return pg_catalog.set_config({memory}, pg_catalog.pg_current_xact_id()::pg_catalog.text, true) is null;
     end if;
     return tenure.note({tenant}, {relation}, {memory}, {key}, {former});
 end
@@ -111,13 +114,14 @@ def _functions(table: Table, tenant: TenantId, connection: Connection) -> None:
             key=table.settled_key(key),
             former=sql.SQL("null") if former is None else table.settled_key(former),
         )
+        function = sql.Identifier("tenure", names.guard(tenant, table.collection))
+        parameters = sql.SQL(", ").join(table.key_parameters(p) for p in given)
         connection.execute(
             sql.SQL(_FUNCTION).format(
-                function=sql.Identifier(names.guard(tenant, table.collection)),
-                parameters=sql.SQL(", ").join(table.key_parameters(p) for p in given),
-                body=sql.Literal(body.as_string()),
+                function=function, parameters=parameters, body=sql.Literal(body.as_string())
             )
         )
+        connection.execute(sql.SQL("grant execute on function {}({}) to public").format(function, parameters))
 
 
 def _row_trigger(

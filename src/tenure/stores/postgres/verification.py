@@ -37,7 +37,7 @@ with t as (
     where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
 )
 select f.recording and %(store)s = any(f.compared),
-    case when f.writable then null when f.until is null then 'infinity'
+    case when f.writable or f.until <= clock_timestamp() then null when f.until is null then 'infinity'
         else extract(epoch from f.until - clock_timestamp()) end::float8,
     t.relation, t.key, t.version
 from tenure.fence f left join t on true where f.tenant_id = %(tenant)s
@@ -215,7 +215,7 @@ class Verification:
 
     def _refuse_what_takes_too_long(self, touched: Touched) -> None:
         """Inside the hold, tables that were changed in bulk are compared whole only if there is time enough."""
-        if touched.left_s is None:
+        if touched.left_s is None or not touched.in_bulk:
             return
         takes_s = sum(self._took_s.get(relation, math.inf) for relation in touched.in_bulk)
         if takes_s > touched.left_s * SHARE_OF_HOLD:

@@ -116,7 +116,9 @@ class ChangeFeed:
             feeds, generation = self._made(topology), 0
         else:
             self._verify(topology)
-        return Marks(generation=generation, numbers=tuple(feed.mark() for feed in feeds))
+        by_node = dict(zip(topology.masters, feeds, strict=True))
+        numbers = self._store.nodes.on_each(topology.masters, lambda node: by_node[node].mark())
+        return Marks(generation=generation, numbers=tuple(numbers))
 
     def hears(self, marks: Marks) -> bool:
         """Whether these marks can still come by."""

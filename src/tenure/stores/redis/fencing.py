@@ -135,8 +135,8 @@ class Fencing:
 
     def read(self) -> Held:
         topology = self._nodes.agreed()
-        seen = [self._read(node) for node in topology.masters]
-        others = [self.app_user(node) for node in topology.others]
+        seen = self._nodes.on_each(topology.masters, self._read)
+        others = self._nodes.on_each(topology.others, self.app_user)
         return Held(
             record=max((record for record, _ in seen), key=lambda record: record.token),
             user=_together([*(user for _, user in seen), *others]),
@@ -264,18 +264,23 @@ class Fencing:
                 hint="bring it back, or make the cluster forget it (CLUSTER FORGET) if it is gone for good",
             )
         if len(topology.masters) > 1:
-            for node in topology.masters:
-                record, seen = self._read(node)
+            for record, seen in self._nodes.on_each(topology.masters, self._read):
                 self._check_token(record, fence)
                 decide(record, seen)
-        changed = [self._change_on(node, fence, decide, user) for node in topology.masters]
+        changed = self._nodes.on_each(
+            topology.masters, lambda node: self._change_on(node, fence, decide, user)
+        )
         if self._user is not None and user is not None:
-            for node in topology.others:
-                pipe = node.client.pipeline(transaction=False)
-                if self._set_pattern(pipe, self.app_user(node), user):
-                    pipe.execute()
-                    changed.append(True)
+            changed += self._nodes.on_each(topology.others, lambda node: self._set_user(node, user))
         return any(changed)
+
+    def _set_user(self, node: Node, wanted: AppUser) -> bool:
+        """On a server that keeps no record of its own."""
+        pipe = node.client.pipeline(transaction=False)
+        if not self._set_pattern(pipe, self.app_user(node), wanted):
+            return False
+        pipe.execute()
+        return True
 
     def _change_on(
         self,
@@ -326,12 +331,15 @@ class Fencing:
         """Let the change outlive a restart, where the servers keep their users in files of their own."""
         if self._user is None:
             return
-        for node in self._nodes.current().nodes:
-            try:
-                node.client.execute_command("ACL", "SAVE")
-            except redis.ResponseError as error:
-                if _NO_ACL_FILE not in str(error):
-                    raise
+        self._nodes.on_each(self._nodes.current().nodes, _save_users)
+
+
+def _save_users(node: Node) -> None:
+    try:
+        node.client.execute_command("ACL", "SAVE")
+    except redis.ResponseError as error:
+        if _NO_ACL_FILE not in str(error):
+            raise
 
 
 def _newest(answers: Any) -> Record:

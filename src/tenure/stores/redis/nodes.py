@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 20.0
 PING_TIMEOUT_S: Final = 2.0
+AT_ONCE: Final = 16
+"""Servers of a cluster that are asked at the same time."""
 SLOTS: Final = 16384
 SEGMENTS: Final = 64
 """Tenure's own keys in a cluster lie in one slot of each of so many equal parts of all slots, so that they move with
@@ -94,6 +97,7 @@ class Nodes:
         self._ping = _pool(url, answer_timeout_s=PING_TIMEOUT_S)
         self._pools: dict[str, redis.ConnectionPool] = {}
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="nodes")
         self._clustered: bool | None = None
         self._known: Topology | None = None
         self.seed: Any = redis.Redis(connection_pool=self._seed)
@@ -127,8 +131,9 @@ class Nodes:
         """Raise `StoreUnavailable` unless every master still says that this is who owns what."""
         if not topology.clustered:
             return
-        for node in topology.masters:
-            if _Shards(self._shards(node.client), self._tls).shape != topology.shape:
+        views = self.on_each(topology.masters, lambda node: _Shards(self._shards(node.client), self._tls))
+        for node, view in zip(topology.masters, views, strict=True):
+            if view.shape != topology.shape:
                 self.forget()
                 raise StoreUnavailable(
                     f"{self._where}: the cluster is being rearranged ({node.name} sees other owners of slots)",
@@ -137,10 +142,22 @@ class Nodes:
 
     def gather(self, ask: Callable[[Any, Sequence[bytes]], Sequence[T]], keys: Sequence[bytes]) -> list[T]:
         """What `ask(client, keys)` answers for each key, asked where the key lies."""
+        portions = dict(self.current().by_master(keys, lambda key: key))
+        found = self.on_each(portions, lambda node: ask(node.client, portions[node]))
         answers: dict[bytes, T] = {}
-        for node, portion in self.current().by_master(keys, lambda key: key):
-            answers.update(zip(portion, ask(node.client, portion), strict=True))
+        for portion, values in zip(portions.values(), found, strict=True):
+            answers.update(zip(portion, values, strict=True))
         return [answers[key] for key in keys]
+
+    def on_each(self, nodes: Iterable[Node], do: Callable[[Node], T]) -> list[T]:
+        """`do` for each of these at the same time; returns, or raises what the first of them raised, when all are done.
+        Not from within `do`."""
+        several = tuple(nodes)
+        if len(several) == 1:
+            return [do(several[0])]
+        futures = [self._threads.submit(do, node) for node in several]
+        wait(futures)
+        return [future.result() for future in futures]
 
     def connection(self, node: Node, *, silence_s: float) -> Any:
         """A connection of its own (RESP3, not from a pool), not yet connected."""
@@ -148,6 +165,7 @@ class Nodes:
         return pool.connection_class(**{**pool.connection_kwargs, "protocol": 3, "socket_timeout": silence_s})
 
     def close(self) -> None:
+        self._threads.shutdown(wait=False)
         with self._lock:
             for pool in (self._seed, self._ping, *self._pools.values()):
                 pool.disconnect()
