@@ -28,7 +28,7 @@ demo: $(READY) ## Move three tenants under load on real servers, roll one back, 
 WORKERS ?= 3
 
 test: $(READY) ## The whole test suite
-	@$(PYTEST) -n $(WORKERS) --dist $(DIST) $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY) ## Lint, types, import contracts, generated docs
 	@$(BIN)/ruff format --check .

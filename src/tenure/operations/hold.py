@@ -164,16 +164,29 @@ class Hold:
         ctx.phase("sealing", later=True)
         others = set(session.others())
 
+        # Asked while users wait, because from the next fences on only this process can open the source again, and
+        # because a placement that cannot be changed now would leave both cells closed.
+        asked = session.begin(ctx.require_lease)
+
         def seal(name: StoreName) -> None:
             if name in others:
+                session.outcome(asked, clock.left_s(), "the control database")
                 session.source_store(name).fence(fence, expires_in_s=clock.left_s(), drain_s=drain_s)
             copy = session.copies[name]
-            copy.seal(copy.mark(), timeout_s=clock.left_s())
+            mark = copy.mark()
+            sealed = session.begin(lambda: copy.seal(mark, timeout_s=clock.left_s()))
+            session.outcome(sealed, clock.left_s(), f"sealing {name} of {session.target}")
+
+        def compare(name: StoreName) -> Comparison:
+            compared = session.begin(session.copies[name].compare_changed)
+            return session.outcome(compared, clock.left_s(), f"comparing {name} of {session.target}")
 
         session.each(seal)
+        session.outcome(asked, clock.left_s(), "the control database")
         ctx.reach("switch.sealed")
         clock.lap("seal")
-        changed = session.compare_changed()
+        session.require_evidence()
+        changed = session.each(compare)
         if total(changed.values()):
             raise DataDiffers(
                 describe(changed), hint="the switch compares again and repairs before its next attempt"

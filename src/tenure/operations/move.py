@@ -286,6 +286,7 @@ class Move:
         if link is None or link.created_by != ctx.operation.id:
             ctx.event("aborted_keeping_link" if link else "aborted_before_link", serves=session.source)
             return
+        session.await_overdue()
         unlink(ctx, session, fence)
         ctx.reach("abort.unlinked")
         erase_copy(deps, ctx, session, fence, session.target)
@@ -309,6 +310,7 @@ class Move:
         """The session with its copies running, and caught up; also in a process that has just taken over, and in one
         that did this before another process worked on the link. The fence refuses whoever is not the newest holder."""
         session = self.session(ctx)
+        session.await_overdue()
         if session.started and session.displaced():
             self._deps.sessions.drop(session.link)
             session = self.session(ctx)
@@ -380,8 +382,9 @@ class Move:
     def _record_hold(
         self, ctx: StepContext, session: Session, report: HoldReport, switched: Switched | None
     ) -> None:
-        # A hold that a killed process left behind, or that there was none of, says nothing about the next.
-        if switched is not None and steering.ungated(ctx) is None:
+        # A hold that a killed process left behind, that there was none of, or that the gate ended because the target
+        # could not be opened for a while, says nothing about the next.
+        if switched is not None and steering.ungated(ctx) is None and not report.timed_out:
             record_measurement(self._deps, ctx, "hold", None, report.requests_held, 0, report.hold_ms / 1000)
         timing = switched.timing.as_dict() if switched is not None else {}
         changed = {n: c.as_dict() for n, c in switched.changed.items()} if switched is not None else {}

@@ -5,13 +5,14 @@ A session holds nothing that cannot be made again: after a crash another process
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from tenure.errors import EvidenceStale, LeaseLost
+from tenure.errors import DeadlineExceeded, EvidenceStale, LeaseLost
 from tenure.model.comparison import Comparison
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.stores.contract import Fence, LiveCopy, Store
@@ -53,6 +54,7 @@ class Session:
     verified: dict[StoreName, Verification] = field(default_factory=dict)
     started: bool = False
     _pool: ThreadPoolExecutor | None = None
+    _overdue: set[Future[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name in self.factory.names():
@@ -79,6 +81,39 @@ class Session:
         futures: dict[StoreName, Future[R]] = {name: self._pool.submit(work, name) for name in chosen}
         wait(futures.values())
         return {name: future.result() for name, future in futures.items()}
+
+    def begin(self, work: Callable[[], R]) -> Future[R]:
+        """Run `work` beside everything else; `outcome` says what became of it."""
+        begun: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                begun.set_result(work())
+            except BaseException as error:  # noqa: BLE001  (raised again by `outcome`)
+                begun.set_exception(error)
+
+        threading.Thread(target=run, name=f"begun-{self.link[:8]}", daemon=True).start()
+        return begun
+
+    def outcome(self, begun: Future[R], left_s: float, what: str) -> R:
+        """What came of it; raises `DeadlineExceeded` after `left_s`, whatever it does then.
+
+        For what waits on the far side while users wait on this one. It may still be under way when the source opens
+        again, so it must change nothing that this restores. `await_overdue` waits for its end.
+        """
+        wait([begun], timeout=left_s)
+        if not begun.done():
+            self._overdue.add(begun)
+            raise DeadlineExceeded(
+                f"{what}: no answer within the hold budget",
+                hint="the server, or the network on the way to it, does not answer; the switch is tried again",
+            )
+        return begun.result()
+
+    def await_overdue(self) -> None:
+        """Wait for the end of what `outcome` has left behind: the timeouts of connections end it."""
+        wait(self._overdue)
+        self._overdue.clear()
 
     def each_anchored(self, work: Callable[[StoreName], R]) -> dict[StoreName, R]:
         """As `each`, but first the stores that remember the newest token for good: if one of them refuses a stale
@@ -192,6 +227,7 @@ class Session:
 
     def detach(self) -> None:
         """Let go of this process's threads and connections; what the link created in the stores stays."""
+        self.await_overdue()
         for copy in (*self.copies.values(), *self.reverse.values()):
             copy.detach()
         if self._pool is not None:

@@ -22,7 +22,15 @@ from tenure.model.secret import Secret
 Connection = psycopg.Connection[TupleRow]
 Query = LiteralString | sql.SQL | sql.Composed
 
-CONNECT_TIMEOUT_S: Final = 4
+SILENT_NETWORK: Final = {
+    "connect_timeout": 4,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Seconds (and ms) after which a server counts as gone whose network says nothing any more, also while it is asked for
+nothing but an answer: a statement may take as long as it likes, as long as the other end's TCP is there."""
 IDLE_CONNECTIONS: Final = 8
 WARM_CONNECTIONS: Final = 3
 SESSION: Final = {
@@ -45,6 +53,7 @@ _MET: Final = ("40001", "40P01")
 """Two transactions met; so they did where DDL took away what another session was just looking up (XX000)."""
 _NEWER_HOLDER: Final = "TN002"
 """What the functions of cell.sql raise when a greater token has been at work."""
+_DISK_FULL: Final = "53100"
 _NO_DATABASE: Final = re.compile(r'database "(.+)" does not exist')
 _LOGIN_REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", "no password supplied")
 
@@ -64,6 +73,11 @@ def translate(error: psycopg.Error, where: str) -> TenureError:
     if any(sign in text for sign in _LOGIN_REFUSED):
         return StoreUnavailable(
             f"{where}: the login was refused: {text}", hint="check the user and the password"
+        )
+    if state == _DISK_FULL:
+        return StoreUnavailable(
+            f"{where}: the disk is full: {text}",
+            hint="make room there; what was not written yet is written then",
         )
     missing = _NO_DATABASE.search(text) if state in {None, "3D000"} else None
     if missing:
@@ -97,7 +111,7 @@ class Pool:
         options = " ".join(
             f"-c {name}={value}" for name, value in SESSION.items() if name != "client_encoding"
         )
-        settings: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000, **given}
+        settings: dict[str, Any] = {**SILENT_NETWORK, **given}
         settings["options"] = f"{given.get('options') or ''} {options}".strip()
         settings["client_encoding"] = "UTF8"
         self.database: Final = given.get("dbname") or given.get("user")

@@ -54,6 +54,8 @@ class PostgresLiveCopy:
         self._to: Final = target.home(tenant)
         self._specs: Final = in_both(self._from.all_tables, self._to.all_tables)
         self._estimates: dict[str, tuple[int, int]] = {}
+        self._first_pass: tuple[int, int] | None = None
+        """Tables that were left at the last look that saw one come over, and the errors until then."""
         self._verification: Final = Verification(
             store=source.name,
             source=self._from.pool,
@@ -118,6 +120,7 @@ class PostgresLiveCopy:
     def progress(self) -> CopyProgress:
         source, target = self._from.pool, self._to.pool
         found = replication.check(target, self.direction)
+        self._refuse_endless_copy(found)
         slot = replication.check_slot(source, self.direction)
         tables = require(target, self._specs)
         self._estimate(tables)
@@ -140,6 +143,15 @@ class PostgresLiveCopy:
             lag_bytes=slot.lag_bytes,
             applied=slot.confirmed,
         )
+
+    def _refuse_endless_copy(self, found: replication.Subscription) -> None:
+        """The worker that follows goes on while those that copy tables fail and start anew, for ever."""
+        left, errors = found.tables_left, found.errors
+        if self._first_pass is None or left < self._first_pass[0]:
+            self._first_pass = (left, errors)
+        if left and errors - self._first_pass[1] >= replication.ERRORS_BEFORE_GIVING_UP:
+            self._first_pass = None
+            raise replication.fails_again_and_again(self._to.pool, self.direction, found)
 
     def hurry(self, workers: int) -> int:  # noqa: ARG002
         """One worker, always: commits are applied in the order in which the source made them. Large transactions that

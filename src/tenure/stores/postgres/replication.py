@@ -24,6 +24,8 @@ SLOT_DEADLINE_S: Final = 60.0
 DROP_DEADLINE_S: Final = 20.0
 ERRORS_BEFORE_GIVING_UP: Final = 3
 """An apply or copy worker that failed that often and is not running has met something that repeating does not mend."""
+ROOM: Final = "insert into pg_temp.room select repeat('x', 1000) from generate_series(1, 1000)"
+"""A megabyte that has to find room, and that nobody else sees."""
 
 _SUBSCRIPTION: Final = """
 select s.oid::int8, s.subenabled, s.subconninfo,
@@ -179,12 +181,21 @@ def check(pool: Pool, name: str, *, failures_allowed: int = ERRORS_BEFORE_GIVING
             f"{pool.where}: the subscription {name} has been disabled", hint="resume to enable it"
         )
     if not found.running and found.errors >= failures_allowed:
-        counts = ", ".join(f"{k} {n}" for k, n in sorted(found.failures.items()))
-        raise StoreRefused(
-            f"{pool.where}: applying the changes fails again and again ({counts})",
-            hint=f"the reason is in the server's log, at logical replication worker for subscription {name}",
-        )
+        raise fails_again_and_again(pool, name, found)
     return found
+
+
+def fails_again_and_again(pool: Pool, name: str, found: Subscription) -> StoreRefused:
+    """What to raise for a worker that repeating does not help. Raises `StoreUnavailable` where the disk is full: that
+    is the one reason that can be found out from here."""
+    with pool.connection() as connection, connection.transaction(force_rollback=True):
+        connection.execute("create temporary table room (taken text) on commit drop")
+        connection.execute(ROOM)
+    counts = ", ".join(f"{k} {n}" for k, n in sorted(found.failures.items()))
+    return StoreRefused(
+        f"{pool.where}: applying the changes fails again and again ({counts})",
+        hint=f"the reason is in the server's log, at logical replication worker for subscription {name}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ rearranged is unavailable until its masters agree again.
 from __future__ import annotations
 
 import functools
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -27,6 +28,17 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 20.0
 PING_TIMEOUT_S: Final = 2.0
+KEEPALIVE: Final = {
+    getattr(socket, option): value
+    for option, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 10_000),
+    )
+    if hasattr(socket, option)
+}
+"""Seconds (and ms) after which a server counts as gone whose network says nothing any more. Linux has all of these."""
 AT_ONCE: Final = 16
 """Servers of a cluster that are asked at the same time."""
 SLOTS: Final = 16384
@@ -279,6 +291,7 @@ def _pool(url: Secret, *, answer_timeout_s: float) -> redis.ConnectionPool:
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=answer_timeout_s,
         socket_keepalive=True,
+        socket_keepalive_options=KEEPALIVE,
         retry=Retry(NoBackoff(), 1),
         client_name="tenure",
     )

@@ -25,6 +25,9 @@ from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
 WORKERS: Final = 8
 OTHER: Final = "*"
 DELETE_AT_ONCE: Final = 1000
+ANSWER_TIMEOUT_S: Final = 30.0
+"""How long a server may say nothing at all; driver and system know no shorter sign of a network that went silent."""
+PING_TIMEOUT_S: Final = 2.0
 _MASK: Final = (1 << 128) - 1
 _SESSION: Final = boto3.session.Session()
 _SESSION_LOCK: Final = threading.Lock()
@@ -69,8 +72,8 @@ class S3Store:
         self.principal = principal
         self._lock = policy_lock(mutex, endpoint, bucket)
         self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in collections)
-        self.client = self._client(region, timeout_s=60.0, attempts=3)
-        self._ping_client = self._client(region, timeout_s=2.0, attempts=2)
+        self.client = self._client(region, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
+        self._ping_client = self._client(region, timeout_s=PING_TIMEOUT_S, attempts=2)
         self.objects = Objects(self.client, bucket)
         self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
 
