@@ -1,4 +1,4 @@
-"""The model of the switch: what must hold holds, what is broken on purpose fails. A selection; `make model` runs all."""
+"""The model of the switch: what must hold holds, what is broken on purpose fails. `make model` runs all of it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,6 @@ from tenure.stores.postgres import PostgresLiveCopy, PostgresStore, TenantTable
 from tests.integration.postgres import peculiar
 from tests.integration.postgres.cells import ACME, NEIGHBOUR, TABLES, Cells, fence, make_cells, make_store
 
-BY_ID = "app.parted"
-
 
 @pytest.fixture(params=["shared tables", "tables of the tenant's own"])
 def odd_cells(request: pytest.FixtureRequest, fresh_database: Callable[..., str]) -> Iterator[Cells]:
