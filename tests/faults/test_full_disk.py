@@ -1,8 +1,8 @@
 """The target's disk is full in the middle of a move: the move finishes when there is room again, or aborts by itself
 and says why; the tenant goes on in the source, and nothing acknowledged is lost.
 
-`make faults` runs each of these points, with a disk that is freed and one that is not; `make test` none of them, because
-not every machine lets root mount a file system.
+`make faults` runs each of these points, with a disk that is freed and one that is not; `make test` none of them,
+because not every machine lets root mount a file system.
 """
 
 from __future__ import annotations
