@@ -85,7 +85,8 @@ def test_ddl_during_a_move_is_named_and_the_move_can_start_again_to_the_newer_sc
             tenant,
             "provision.started",
             "blue",
-            "alter table public.chunks add column drift text; update public.chunks set drift = 'x'",
+            "alter table public.chunks add column drift text; "
+            "update public.chunks set drift = 'x' where tenant_id = 'drifting'",
         )
         assert "public.chunks, column drift (text) was added in blue" in told
         assert cells_estate.left_behind(tenant) == []

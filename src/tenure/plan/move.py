@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import quantiles
 from typing import Any
 
@@ -20,6 +20,8 @@ from tenure.plan.observation import CellObservation, MoveObservation, Prices, St
 
 COPY_PER_INVENTORY = 4.0
 """A copy takes about this many times as long as counting and digesting the same data (`make bench` prints it)."""
+MENDED_BY_COMPARISON = frozenset({"dangling_reference"})
+"""Findings about rows that the comparison before the switch finds and mends as well."""
 COPY_STARTUP_S = 1.5
 """Creating subscriptions and the first round of table synchronisation, whatever the size."""
 STEPS_S = 1.5
@@ -338,12 +340,20 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
     )
 
 
+def _as_planned(finding: Finding) -> Finding:
+    """What the steps before the switch compare and mend is no reason not to begin: just before the hold it is one."""
+    if finding.code not in MENDED_BY_COMPARISON or finding.severity is not Severity.REFUSAL:
+        return finding
+    return replace(finding, severity=Severity.WARNING)
+
+
 def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) -> Plan:
     """Plan to change the tenant's placement from `seen.source` to `seen.target`."""
     if seen.canary is not None:
         steps = _with_canary(steps, seen.canary)
     prediction = _predict(seen)
-    findings = tuple(sorted({*seen.findings, *_rules(kind, seen, prediction.hold_ms)}))
+    found = {_as_planned(f) for f in seen.findings}
+    findings = tuple(sorted({*found, *_rules(kind, seen, prediction.hold_ms)}))
     decisive = {
         "kind": kind,
         "tenant": seen.tenant,
