@@ -13,8 +13,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+OUTAGES = frozenset({"test_full_disk.py", "test_network.py"})
+"""Full disks need a file system of their own, which not every machine lets root mount; cut networks take long."""
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Full disks need a file system of their own, which not every machine lets root mount: `make faults` alone."""
-    if collection_path.name == "test_full_disk.py" and not config.getoption("--every-point", default=False):
+    """`make faults` alone runs the outages that ask much of the machine."""
+    if collection_path.name in OUTAGES and not config.getoption("--every-point", default=False):
         return True
     return None

@@ -2,7 +2,7 @@
 move finishes or aborts by itself in reasonable time, nothing acknowledged is lost, and no request fails or is refused,
 because every server that serves one is reachable for the app all the time.
 
-`make test` runs a fixed selection, `make faults` every way at every one of these points, for each time.
+`make faults` runs every way at every one of these points, for each time.
 """
 
 from __future__ import annotations
