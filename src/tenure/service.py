@@ -10,25 +10,25 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, StoreUnavailable, TenantLocked, UnknownName, UsageError
+from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
-from tenure.operations.canary import CANARY
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
-from tenure.operations.rehearse import Outlook, Rehearsal, outlook
+from tenure.operations.rehearse import Rehearsal
 from tenure.operations.soak import Expiry, SoakState
 from tenure.operations.soak import look as look_at_soak
+from tenure.operations.status import TenantStatus, look_at, other_cell
 from tenure.operations.steering import not_reached
 from tenure.operations.verify import Verify
 from tenure.operations.watch import Outcome as WatchOutcome
@@ -40,20 +40,6 @@ from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
 WATCH_LOOK_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TenantStatus:
-    """Where a tenant stands. `sentence` says where reads and writes go now."""
-
-    tenant: Tenant
-    placement: Placement
-    link: Link | None
-    active: Operation | None
-    sentence: str
-    next_steps: tuple[str, ...]
-    outlook: Outlook | None = None
-    """What rolling back now would be like, while that is possible and nothing else is going on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,83 +109,7 @@ class Service:
 
     def status(self, text: str) -> TenantStatus:
         """Where the tenant is served, what is going on, and what can be done next."""
-        tenant = self._deps.registry.tenants.get(self._known(text))
-        registry = self._deps.registry
-        placement = registry.placements.get(tenant.id)
-        link = registry.links.active(tenant.id)
-        active = registry.operations.active_for(tenant.id)
-        sentence = f"Reads and writes of {tenant.id} go to {placement.cell} (epoch {placement.epoch})."
-        steps: list[str] = []
-        after: Outlook | None = None
-        if active is not None:
-            sentence += f" {active.kind} {active.id} is at {active.phase or active.state}."
-            if active.phase.startswith(CANARY):
-                sentence += f" As long as it is run, that share of the reads goes to {active.request['to']}."
-            closed = self._closed(tenant.id, placement.cell)
-            if closed:
-                sentence += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
-            steps.append(f"tenure op show {active.id}")
-            if active.state is OperationState.AWAITING:
-                sentence += f" It waits for somebody: {active.data['question']}."
-                steps += [f"tenure drift {tenant.id} --repair", f"tenure op confirm {active.id}"]
-            elif not self._engine.is_running(active):
-                steps += [f"tenure op resume {active.id}", f"tenure op cancel {active.id}"]
-        elif link is not None and link.state is LinkState.ENDING:
-            sentence += f" What {self._other(link, placement.cell)} still holds of it is being removed."
-            steps.append(f"tenure complete {tenant.id}")
-        elif link is not None and link.state is LinkState.EXPIRED:
-            sentence += " " + self._expired_sentence(link, self._other(link, placement.cell))
-            steps.append(f"tenure complete {tenant.id} --plan")
-        elif link is not None:
-            seen = look_at_soak(self._deps, link)
-            after = outlook(self._deps, seen, placement)
-            sentence += f" {self._soak_sentence(link, seen)} {after.sentence}"
-            steps += [f"tenure rollback {tenant.id} --plan", f"tenure complete {tenant.id} --plan"]
-            if after.hold_ms is None:
-                steps.insert(0, f"tenure rollback {tenant.id} --rehearse")
-        return TenantStatus(
-            tenant=tenant,
-            placement=placement,
-            link=link,
-            active=active,
-            sentence=sentence,
-            next_steps=tuple(steps),
-            outlook=after,
-        )
-
-    def _closed(self, tenant: TenantId, cell: CellName) -> list[str]:
-        """The stores of the serving cell that refuse the tenant's writes now, as far as they can be asked."""
-        found = []
-        for name in self._deps.factory.names():
-            try:
-                if not self._deps.factory.store(cell, name).fence_state(tenant).writable:
-                    found.append(str(name))
-            except StoreUnavailable:
-                found.append(f"{name} (cannot be reached)")
-        return found
-
-    @staticmethod
-    def _soak_sentence(link: Link, seen: SoakState) -> str:
-        other = seen.follows
-        if seen.over is not None:
-            return (
-                f"{other} is about to be let go of, because {seen.over}: complete the move or roll it back."
-            )
-        if seen.problems:
-            return f"{other} does not follow now."
-        if link.soak_until is None:
-            return f"{other} follows: rolling back loses nothing."
-        when = f"{link.soak_until:%Y-%m-%d %H:%M} UTC"
-        if link.soak_until < datetime.now(UTC):
-            return f"{other} still follows, but the soak ended on {when}: complete the move."
-        return f"{other} follows until {when}: rolling back loses nothing."
-
-    @staticmethod
-    def _expired_sentence(link: Link, other: CellName) -> str:
-        return (
-            f"The soak is over: {other} has not followed since {link.expired_at:%Y-%m-%d %H:%M} UTC, because "
-            f"{link.expired_because}. There is no way back; complete the move."
-        )
+        return look_at(self._deps, self._known(text), is_running=self._engine.is_running)
 
     # -- what is routed against what should be ------------------------------------------------------------------------
 
@@ -254,7 +164,7 @@ class Service:
         link = self._link(tenant, "roll back")
         self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
-        return self._plan("rollback", tenant, placement.cell, self._other(link, placement.cell), linked=True)
+        return self._plan("rollback", tenant, placement.cell, other_cell(link, placement.cell), linked=True)
 
     def plan_complete(self, text: str) -> Plan:
         """Plan to end the link and destroy the copy in the cell that does not serve the tenant."""
@@ -262,7 +172,7 @@ class Service:
         self._free(tenant)
         link = self._link(tenant, "complete")
         placement = self._deps.registry.placements.get(tenant)
-        return self._plan("complete", tenant, placement.cell, self._other(link, placement.cell), linked=True)
+        return self._plan("complete", tenant, placement.cell, other_cell(link, placement.cell), linked=True)
 
     # -- soaks -------------------------------------------------------------------------------------------------------
 
@@ -326,7 +236,7 @@ class Service:
         link = self._link(tenant, "verify")
         self._not_over(link)
         source = self._deps.registry.placements.get(tenant).cell
-        request = {"from": source, "to": self._other(link, source), "repair": repair}
+        request = {"from": source, "to": other_cell(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
         operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
         return self._engine.run(operation.id, spec, observer=observer)
@@ -457,10 +367,6 @@ class Service:
                 f"the soak of {link.tenant} is over and nothing follows any more: {link.expired_because}",
                 hint=f"there is no way back; remove the outdated copy: tenure complete {link.tenant}",
             )
-
-    @staticmethod
-    def _other(link: Link, cell: CellName) -> CellName:
-        return link.cell_b if cell == link.cell_a else link.cell_a
 
     def _answer_regression(
         self, watch: SoakWatch, verdicts: dict[str, Verdict], observer: Observer

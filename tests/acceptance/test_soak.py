@@ -15,7 +15,7 @@ import yaml
 from tenure.engine.observer import nobody
 from tenure.errors import NotAllowed
 from tenure.model.names import CellName
-from tenure.service import TenantStatus
+from tenure.operations.status import TenantStatus
 from tests.estate import TestEstate
 
 MIB = 1024**2

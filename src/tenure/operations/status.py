@@ -1,0 +1,127 @@
+"""Where a tenant stands: in one sentence where its reads and writes go now, what is going on, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tenure.errors import StoreUnavailable
+from tenure.model.names import CellName, TenantId
+from tenure.model.operation import Operation, OperationState
+from tenure.model.tenancy import Placement, Tenant
+from tenure.operations.canary import CANARY
+from tenure.operations.deps import Deps
+from tenure.operations.rehearse import Outlook, outlook
+from tenure.operations.soak import SoakState
+from tenure.operations.soak import look as look_at_soak
+from tenure.registry.links import Link, LinkState
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantStatus:
+    """Where a tenant stands. `sentence` says where reads and writes go now."""
+
+    tenant: Tenant
+    placement: Placement
+    link: Link | None
+    active: Operation | None
+    sentence: str
+    next_steps: tuple[str, ...]
+    outlook: Outlook | None = None
+    """What rolling back now would be like, while that is possible and nothing else is going on."""
+
+
+def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation], bool]) -> TenantStatus:
+    """The status now. `is_running` says whether somebody is at an operation."""
+    registry = deps.registry
+    tenant = registry.tenants.get(tenant_id)
+    placement = registry.placements.get(tenant.id)
+    link = registry.links.active(tenant.id)
+    active = registry.operations.active_for(tenant.id)
+    served = f"Reads and writes of {tenant.id} go to {placement.cell} (epoch {placement.epoch})."
+    after: Outlook | None = None
+    if active is not None:
+        told, steps = _busy(deps, active, placement, running=is_running(active))
+    elif link is not None:
+        told, steps, after = _linked(deps, link, placement)
+    else:
+        told, steps = "", []
+    return TenantStatus(
+        tenant=tenant,
+        placement=placement,
+        link=link,
+        active=active,
+        sentence=f"{served} {told}".rstrip(),
+        next_steps=tuple(steps),
+        outlook=after,
+    )
+
+
+def other_cell(link: Link, cell: CellName) -> CellName:
+    """The cell at the other end of a link."""
+    return link.cell_b if cell == link.cell_a else link.cell_a
+
+
+def _busy(deps: Deps, active: Operation, placement: Placement, *, running: bool) -> tuple[str, list[str]]:
+    told = f"{active.kind} {active.id} is at {active.phase or active.state}."
+    if active.phase.startswith(CANARY):
+        told += f" As long as it is run, that share of the reads goes to {active.request['to']}."
+    closed = _closed(deps, placement)
+    if closed:
+        told += f" {placement.cell} refuses its writes in {', '.join(closed)} until that goes on."
+    steps = [f"tenure op show {active.id}"]
+    if active.state is OperationState.AWAITING:
+        told += f" It waits for somebody: {active.data['question']}."
+        steps += [f"tenure drift {active.tenant} --repair", f"tenure op confirm {active.id}"]
+    elif not running:
+        steps += [f"tenure op resume {active.id}", f"tenure op cancel {active.id}"]
+    return told, steps
+
+
+def _closed(deps: Deps, placement: Placement) -> list[str]:
+    """The stores of the serving cell that refuse the tenant's writes now, as far as they can be asked."""
+    found = []
+    for name in deps.factory.names():
+        try:
+            if not deps.factory.store(placement.cell, name).fence_state(placement.tenant).writable:
+                found.append(str(name))
+        except StoreUnavailable:
+            found.append(f"{name} (cannot be reached)")
+    return found
+
+
+def _linked(deps: Deps, link: Link, placement: Placement) -> tuple[str, list[str], Outlook | None]:
+    """What is to be said of a tenant that no operation is at, and whose former cell still has its data."""
+    other = other_cell(link, placement.cell)
+    if link.state is LinkState.ENDING:
+        return f"What {other} still holds of it is being removed.", [f"tenure complete {link.tenant}"], None
+    if link.state is LinkState.EXPIRED:
+        return _expired_sentence(link, other), [f"tenure complete {link.tenant} --plan"], None
+    seen = look_at_soak(deps, link)
+    after = outlook(deps, seen, placement)
+    steps = [f"tenure rollback {link.tenant} --plan", f"tenure complete {link.tenant} --plan"]
+    if after.hold_ms is None:
+        steps.insert(0, f"tenure rollback {link.tenant} --rehearse")
+    return f"{_soak_sentence(link, seen)} {after.sentence}", steps, after
+
+
+def _soak_sentence(link: Link, seen: SoakState) -> str:
+    other = seen.follows
+    if seen.over is not None:
+        return f"{other} is about to be let go of, because {seen.over}: complete the move or roll it back."
+    if seen.problems:
+        return f"{other} does not follow now."
+    if link.soak_until is None:
+        return f"{other} follows: rolling back loses nothing."
+    when = f"{link.soak_until:%Y-%m-%d %H:%M} UTC"
+    if link.soak_until < datetime.now(UTC):
+        return f"{other} still follows, but the soak ended on {when}: complete the move."
+    return f"{other} follows until {when}: rolling back loses nothing."
+
+
+def _expired_sentence(link: Link, other: CellName) -> str:
+    return (
+        f"The soak is over: {other} has not followed since {link.expired_at:%Y-%m-%d %H:%M} UTC, because "
+        f"{link.expired_because}. There is no way back; complete the move."
+    )
