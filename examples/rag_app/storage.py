@@ -79,7 +79,13 @@ class Storage:
     def __init__(self, config: AppConfig) -> None:
         self._config = config
         self._pool = AsyncConnectionPool(
-            config.postgres_dsn, min_size=2, max_size=10, timeout=5, open=False, kwargs={"connect_timeout": 5}
+            config.postgres_dsn,
+            min_size=2,
+            max_size=10,
+            timeout=5,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            kwargs={"connect_timeout": 5},
         )
         self._s3 = s3_client(config.objects, connections=S3_THREADS)
         self._threads = ThreadPoolExecutor(S3_THREADS, thread_name_prefix="s3")
