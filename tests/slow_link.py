@@ -113,6 +113,16 @@ class SlowLink:
             await asyncio.sleep(min(left, 0.05))
 
 
+def can_cut() -> bool:
+    """Whether this process may attach packet filters: some kernels refuse them to whoever is not root."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _drop_all())
+        except PermissionError:
+            return False
+    return True
+
+
 def _drop_all() -> bytes:
     """`struct sock_fprog`: the filter's length and where it lies."""
     return struct.pack("HP", 1, ctypes.addressof(_NOTHING))
