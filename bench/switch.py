@@ -3,8 +3,9 @@
 usage: python -m bench.switch [--switches 50]
 
 Prints the hold's p50, p99 and maximum, those of the floor (PostgreSQL's fence, mark and open alone, between the same
-servers, in turn with the switches), their ratio, and what the load saw: requests, failures, lost writes. Exits with 1
-if anything was lost or failed.
+servers, in turn with the switches), their ratio, what the load saw (requests, failures, lost writes), and what a
+neighbour's users waited for their answers during the moves, beside calm times before and after them. Exits with 1 if
+anything was lost or failed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from rag_app.history import Op
+from rag_app.history import History, Op
 from rag_app.load import DEFAULT_MIX
 from rag_app.local import RagApp
-from tenure.engine.observer import Notice
+from tenure.engine.observer import nobody
 from tenure.estate.config import load_estate
 from tenure.estate.local import cells
 from tenure.estate.local.running import down
@@ -34,7 +35,11 @@ from tests.estate import TestEstate
 
 TENANT = "bench-moving"
 BESIDE = "bench-floor"
-LOAD_RATE = 60.0
+NEIGHBOUR = "bench-neighbour"
+LOAD_RATE = 90.0
+"""Requests a second: half of them the moving tenant's, half the neighbour's."""
+CALM_BESIDE_S = 20.0
+"""How long the neighbour is watched before the first move and after the last one."""
 STEADY_MIX = {**DEFAULT_MIX, Op.DELETE: DEFAULT_MIX[Op.CREATE]}
 """As much is deleted as is created: the last switch of a run has as much to compare as the first."""
 CALM_S = 0.5
@@ -100,14 +105,41 @@ class Floor:
         self._registry.close()
 
 
-def switch(service: Service, number: int) -> Operation:
-    def quiet(notice: Notice) -> None:
-        del notice
+def neighbours(history: History, moves: tuple[float, float]) -> dict[str, object]:
+    """What the neighbour's users waited, in milliseconds, in the calm before, during the moves, in the calm after."""
+    began, ended = moves
+    windows = {
+        "before": (began - CALM_BESIDE_S, began),
+        "during": moves,
+        "after": (ended, ended + CALM_BESIDE_S),
+    }
+    seen = {name: history.latency(*window, NEIGHBOUR) for name, window in windows.items()}
+    found: dict[str, object] = {
+        name: {
+            "n": s.requests,
+            "failed": s.failed,
+            "p50_ms": round(s.p50_ms, 2),
+            "p99_ms": round(s.p99_ms, 2),
+        }
+        for name, s in seen.items()
+    }
+    before, during, after = seen["before"], seen["during"], seen["after"]
+    found["during_to_before"] = {
+        "p50": round(during.p50_ms / before.p50_ms, 2),
+        "p99": round(during.p99_ms / before.p99_ms, 2),
+    }
+    found["noise_after_to_before"] = {
+        "p50": round(after.p50_ms / before.p50_ms, 2),
+        "p99": round(after.p99_ms / before.p99_ms, 2),
+    }
+    return found
 
+
+def switch(service: Service, number: int) -> Operation:
     if number % 2 == 0:
-        operation = service.migrate(TENANT, "green", apply=None, observer=quiet)
+        operation = service.migrate(TENANT, "green", apply=None, observer=nobody)
     else:
-        operation = service.rollback(TENANT, apply=None, observer=quiet)
+        operation = service.rollback(TENANT, apply=None, observer=nobody)
     if operation.state not in (OperationState.SOAKING, OperationState.SUCCEEDED):
         raise SystemExit(f"switch {number}: {operation.state} {operation.error}")
     return operation
@@ -128,13 +160,16 @@ def main() -> int:
         estate.migrate_registry()
         estate.add_tenant(TENANT)
         estate.add_tenant(BESIDE)
+        estate.add_tenant(NEIGHBOUR)
         service = open_service(estate.config)
         floor = Floor(estate)
         forward: list[float] = []
         back: list[float] = []
         floors: list[float] = []
         parts: dict[str, list[float]] = {}
-        with estate.load(TENANT, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX) as load:
+        with estate.load(TENANT, NEIGHBOUR, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX) as load:
+            time.sleep(CALM_BESIDE_S)
+            began = time.time()
             for number in range(arguments.switches):
                 operation = switch(service, number)
                 result = dict(operation.result or {})
@@ -148,9 +183,13 @@ def main() -> int:
                     f"hold {result['hold_ms']:.1f} ms, floor {floors[-1]:.1f} ms "
                 )
             sys.stderr.write("\n")
+            moves = (began, time.time())
+            floor.close()
+            service.complete(TENANT, apply=None, observer=nobody)
+            time.sleep(CALM_BESIDE_S)
             stats = load.stats()
             report = estate.lost(load)
-        floor.close()
+        beside_ms = neighbours(History.load(folder / "load.jsonl"), moves)
         service.close()
     finally:
         local.running.close()
@@ -171,6 +210,7 @@ def main() -> int:
                 "acked_writes": stats.writes_acked,
                 "acked_writes_lost": len(report.lost),
                 "stale_reads": len(report.stale),
+                "neighbour": beside_ms,
             },
             indent=2,
         )
