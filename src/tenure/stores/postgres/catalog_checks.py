@@ -61,6 +61,19 @@ order by 1, 2, 3
 _HIDDEN: Final = "select o.oid::int8 from unnest(%(oids)s::oid[]) o (oid) where row_security_active(o.oid)"
 
 
+_NOT_OWNED: Final = """
+select n.nspname::text, c.relname::text, c.relowner::regrole::text, o.rolsuper,
+    format('grant %%s to %%I', c.relowner::regrole, current_user)
+from (
+    select unnest(%(oids)s::oid[]) as oid
+    union select p.relid from unnest(%(oids)s::oid[]) t (oid), pg_partition_tree(t.oid) p
+) r
+join pg_class c on c.oid = r.oid join pg_namespace n on n.oid = c.relnamespace join pg_roles o on o.oid = c.relowner
+where not (pg_has_role(c.relowner, 'usage') and pg_has_role(c.relowner, 'set'))
+order by 1, 2
+"""
+
+
 def findings(home: Home, tables: Sequence[Table]) -> Iterator[Finding]:
     """What the catalogues of this server say about these tables."""
     pool, oids = home.pool, [t.oid for t in tables]
@@ -78,6 +91,17 @@ def findings(home: Home, tables: Sequence[Table]) -> Iterator[Finding]:
             sql.SQL("alter table {} enable trigger {}")
             .format(sql.Identifier(schema, name), sql.Identifier(trigger))
             .as_string(),
+        )
+    for schema, name, owner, privileged, command in pool.rows(_NOT_OWNED, {"oids": oids}):
+        yield refusal(
+            "not_owner",
+            f"{pool.where}, {collection_of(schema, name)}",
+            f"Tenure's role is no member of the table's owner {owner}: it can neither publish the table nor put"
+            " triggers on it, and a subscription cannot write to it",
+            "give the table to a role that is no superuser, and make Tenure's role a member of that"
+            if privileged
+            else "make it one, with the owner's rights (INHERIT) and with SET",
+            "" if privileged else command,
         )
     hidden = {oid for (oid,) in pool.rows(_HIDDEN, {"oids": oids})}
     for table in tables:

@@ -147,7 +147,12 @@ def unknown_table(
             f"{about}: its rows would stay behind",
             "add it to `tables` or to `ignore` in catalogue.yaml",
         )
-    count = home.pool.value(sql.SQL("select count(*) from {} where {}").format(sql.Identifier(*table), mine))
+    readable = home.pool.value(
+        "select has_schema_privilege(%(schema)s, 'usage') and has_table_privilege(%(table)s, 'select')",
+        {"schema": table[0], "table": sql.Identifier(*table).as_string()},
+    )
+    counted = sql.SQL("select count(*) from {} where {}").format(sql.Identifier(*table), mine)
+    count = home.pool.value(counted) if readable else "an unknown number of"
     return warning(
         "newer_table",
         where,

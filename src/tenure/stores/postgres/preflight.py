@@ -20,6 +20,8 @@ from tenure.stores.postgres.store import PostgresStore
 from tenure.stores.postgres.tables import Column, Gap, Table, collection_of, describe, gaps, in_both
 
 KEYS_PER_QUERY: Final = 10_000
+NO_RIGHTS: Final = frozenset(("not_owner", "row_level_security"))
+"""Without these rights the tenants' rows cannot be asked for."""
 NOTHING_MORE: Final = frozenset(("server_too_old", "database_missing"))
 """With one of these, what else is to be asked about the tables has no answer."""
 
@@ -53,12 +55,15 @@ def preflight(
         theirs = thread.submit(lambda: list(server_checks.findings(pools[1], target.most_wal_bytes)))
         found = [*lacking, *server_checks.findings(pools[0], source.most_wal_bytes), *theirs.result()]
     if not any(f.code in NOTHING_MORE for f in found):
-        found += _homes(one, other, tenant, direction)
+        found += _homes(one, other, tenant, direction, rights="rights" not in {f.code for f in found})
     order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
     return sorted(dict.fromkeys(found), key=lambda f: (order[f.severity], f.where, f.code))
 
 
-def _homes(source: Home, target: Home, tenant: TenantId, direction: str) -> Iterator[Finding]:
+def _homes(
+    source: Home, target: Home, tenant: TenantId, direction: str, *, rights: bool
+) -> Iterator[Finding]:
+    """`rights`: Tenure's roles lack none on the servers themselves."""
     here, there = describe(source.pool, source.all_tables), describe(target.pool, target.all_tables)
     linked = direction in fences.linked(target.pool, tenant)
     tables_here, tables_there = _tables(source.pool), _tables(target.pool)
@@ -67,13 +72,17 @@ def _homes(source: Home, target: Home, tenant: TenantId, direction: str) -> Iter
     yield from _alike(source, target, here, there, tenant, direction)
     yield from _partitions(source.pool, here, target.pool, there)
     yield from server_checks.extensions(source, target)
+    for home, other in ((source, target), (target, source)):
+        yield from server_checks.password(home, other.pool)
     for home, tables, other in ((source, here, target), (target, there, source)):
-        yield from catalog_checks.findings(home, tables)
+        about = list(catalog_checks.findings(home, tables))
+        rights = rights and not any(f.code in NO_RIGHTS for f in about)
+        yield from about
         yield from home_checks.findings(home, other)
     yield from references.outside(source, elsewhere=older)
     yield from references.outside(target, elsewhere=tables_here)
     # What reads the tenants' rows would fail, or see only some of them, without the rights that are asked for above.
-    if server_checks.superuser(source.pool) and server_checks.superuser(target.pool):
+    if rights:
         for home, elsewhere in ((source, older), (target, tables_here)):
             yield from catalog_checks.unknown_tables(home, tenant, elsewhere=elsewhere)
             yield from home_checks.unknown(home, tenant, elsewhere=elsewhere)

@@ -28,7 +28,7 @@ ROOM: Final = "insert into pg_temp.room select repeat('x', 1000) from generate_s
 """A megabyte that has to find room, and that nobody else sees."""
 
 _SUBSCRIPTION: Final = """
-select s.oid::int8, s.subenabled, s.subconninfo,
+select s.oid::int8, s.subenabled, {conninfo},
     (select count(*) from pg_subscription_rel r where r.srsubid = s.oid and r.srsubstate <> 'r'),
     coalesce((select bool_or(t.pid is not null) from pg_stat_subscription t where t.subid = s.oid), false),
     to_jsonb(e) - 'subid' - 'subname' - 'stats_reset'
@@ -51,6 +51,7 @@ class Subscription:
     oid: int
     enabled: bool
     conninfo: Secret
+    """Empty where only a superuser may read it."""
     tables_left: int
     running: bool
     failures: dict[str, int]
@@ -142,20 +143,38 @@ def subscribe(pool: Pool, name: str, publisher: Secret, *, copy_data: bool, bina
             )
         finally:
             if not connection.closed:
-                connection.execute("reset log_min_error_statement")
-                connection.execute("reset log_statement")
-                connection.execute("reset log_min_duration_statement")
+                _back_into_logs(connection)
+
+
+_LOGGING: Final = {
+    "log_min_error_statement": "panic",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+}
 
 
 def _keep_out_of_logs(connection: Connection) -> None:
-    """The next statements hold a password: the server must not write them to its log."""
-    connection.execute("set log_min_error_statement = panic")
-    connection.execute("set log_statement = none")
-    connection.execute("set log_min_duration_statement = -1")
+    """The next statements hold a password: the server must not write them to its log, as far as Tenure's role may say
+    so (preflight warns where it may not)."""
+    for name, value in _LOGGING.items():
+        connection.execute(
+            "select set_config(%(name)s, %(value)s, false) where has_parameter_privilege(%(name)s, 'set')",
+            {"name": name, "value": value},
+        )
+
+
+def _back_into_logs(connection: Connection) -> None:
+    connection.execute(
+        "select set_config(name, reset_val, false) from pg_settings"
+        " where name = any(%(names)s) and has_parameter_privilege(name, 'set')",
+        {"names": list(_LOGGING)},
+    )
 
 
 def subscription(pool: Pool, name: str) -> Subscription | None:
-    rows = pool.rows(_SUBSCRIPTION, {"name": name})
+    readable = pool.value("select has_column_privilege('pg_subscription', 'subconninfo', 'select')")
+    conninfo = sql.SQL("s.subconninfo" if readable else "''::text")
+    rows = pool.rows(sql.SQL(_SUBSCRIPTION).format(conninfo=conninfo), {"name": name})
     if not rows:
         return None
     oid, enabled, conninfo, left, running, failures = rows[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tenure.errors import StoreRefused
 from tenure.model.finding import Finding
@@ -36,8 +37,47 @@ union all select 'max_wal_senders', current_setting('max_wal_senders')::int,
 union all select 'max_logical_replication_workers', current_setting('max_logical_replication_workers')::int,
     (select count(*)::int from pg_stat_activity where backend_type like 'logical replication%%'), 3
 union all select 'max_active_replication_origins', current_setting('max_active_replication_origins')::int,
-    (select count(*)::int from pg_replication_origin_status), 4
+    (select count(*)::int from pg_replication_origin), 4
     where current_setting('max_active_replication_origins', true) is not null
+"""
+
+_ORIGINS: Final = (
+    "pg_replication_origin_create",
+    "pg_replication_origin_drop",
+    "pg_replication_origin_session_setup",
+    "pg_replication_origin_session_is_setup",
+)
+"""What tells Tenure's own repairs from what the app writes, also within the functions of the schema `tenure`."""
+
+_RIGHTS: Final = """
+select why, replace(command, '$ROLE', quote_ident(current_user)) from (
+    select 'it must make replication slots' as why, 'alter role $ROLE replication' as command
+        where not (select rolreplication from pg_roles where rolname = current_user)
+            and not exists (select from pg_roles where rolname = 'rds_replication' and pg_has_role(oid, 'usage'))
+    union all select 'it must create subscriptions', 'grant pg_create_subscription to $ROLE'
+        where not pg_has_role('pg_create_subscription', 'usage')
+    union all select 'it must create publications and a schema of its own',
+        format('grant create on database %%I to $ROLE', current_database())
+        where not has_database_privilege(current_database(), 'create')
+    union all select 'the schema tenure is another role''s', format('grant %%s to $ROLE', n.nspowner::regrole)
+        from pg_namespace n where n.nspname = 'tenure' and not pg_has_role(n.nspowner, 'usage')
+    union all select 'it must see the transactions of others', 'grant pg_read_all_stats to $ROLE'
+        where not pg_has_role('pg_read_all_stats', 'usage')
+    union all select 'its repairs must not fire the app''s triggers',
+        'grant set on parameter session_replication_role to $ROLE'
+        where not has_parameter_privilege('session_replication_role', 'set')
+    union all select 'its repairs must bear an origin',
+        format('grant execute on function %%s to $ROLE', p.oid::regprocedure)
+        from pg_proc p where p.pronamespace = 'pg_catalog'::regnamespace and p.proname = any(%(origins)s::name[])
+            and not has_function_privilege(p.oid, 'execute')
+) lacking
+"""
+"""What Tenure's role lacks on this server, and what gives it. A superuser lacks nothing."""
+
+_PASSWORDS_LOGGED: Final = """
+select string_agg(name, ', ' order by name) from pg_settings
+where name in ('log_statement', 'log_min_duration_statement', 'log_min_error_statement')
+    and not has_parameter_privilege(name, 'set')
 """
 
 _LONG: Final = """
@@ -45,11 +85,6 @@ select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_tr
 from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
     and a.xact_start < now() - make_interval(secs => %(seconds)s)
 """
-
-
-def superuser(pool: Pool) -> bool:
-    """Whether Tenure's role may do everything here. Without that, some of what preflight asks is refused to it."""
-    return bool(pool.value("select rolsuper from pg_roles where rolname = current_user"))
 
 
 def findings(pool: Pool, most_wal_bytes: int | None) -> Iterator[Finding]:
@@ -138,15 +173,26 @@ def _wal_kept(where: str, keep: int, most: int | None) -> Finding:
 
 
 def _rights(pool: Pool) -> Iterator[Finding]:
-    if not superuser(pool):
-        role = sql.Identifier(pool.value("select current_user::text")).as_string()
+    role = sql.Identifier(pool.value("select current_user::text")).as_string()
+    lacking = pool.rows(_RIGHTS, {"origins": list(_ORIGINS)})
+    for why, command in lacking:
         yield refusal(
             "rights",
             pool.where,
-            "Tenure's role is no superuser: it must create subscriptions, row filters on any table and origins",
-            "make it one, or give Tenure the connection string of a superuser role",
-            f"alter role {role} superuser",
+            f"Tenure's role {role} lacks a right: {why}",
+            "let a superuser grant it",
+            command,
         )
+    if settings := pool.value(_PASSWORDS_LOGGED):
+        yield warning(
+            "passwords_logged",
+            pool.where,
+            f"Tenure's role may not set {settings}: where the server logs its statements, `create subscription` shows"
+            " the other cell's password there",
+            "let it keep these statements out of the log, or see to it that nobody reads the log who may not know it",
+            f"grant set on parameter {settings} to {role}",
+        )
+    if lacking:
         return
     for setting, limit, used, needed in pool.rows(_LIMITS):
         if limit - used < needed:
@@ -159,6 +205,19 @@ def _rights(pool: Pool) -> Iterator[Finding]:
                 " links first",
                 f"alter system set {setting} = {wanted}",
             )
+
+
+def password(publisher: Home, subscriber: Pool) -> Iterator[Finding]:
+    """PostgreSQL lets a role without superuser rights subscribe with a password only, which the publisher asks for."""
+    given = conninfo_to_dict(publisher.dsn_from_cells.reveal())
+    if not given.get("password") and not subscriber.value("select current_setting('is_superuser')::bool"):
+        yield refusal(
+            "password_missing",
+            subscriber.where,
+            f"Tenure's role is no superuser here, and the way to {publisher.cell} (`dsn_from_cells`) has no password:"
+            " PostgreSQL allows it no subscription",
+            f"put a password into the connection string, and let {publisher.cell} ask for it",
+        )
 
 
 def extensions(source: Home, target: Home) -> Iterator[Finding]:
