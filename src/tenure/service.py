@@ -307,9 +307,11 @@ class Service:
             self._deps.dispatcher.wake(left, again=True)
         return left
 
-    def follow(self, operation_id: str, *, since: int = 0) -> Iterator[follow.Look]:
+    def follow(
+        self, operation_id: str, *, since: int = 0, poll_s: float = follow.POLL_S
+    ) -> Iterator[follow.Look]:
         """Look at an operation again and again until it rests; with its events after number `since`."""
-        return follow.looks(self._deps.registry, operation_id, since=since)
+        return follow.looks(self._deps.registry, operation_id, since=since, poll_s=poll_s)
 
     def watch(
         self, text: str, *, for_s: float | None = None, observer: Observer, look_s: float = WATCH_LOOK_S

@@ -85,9 +85,17 @@ def show(context: Context, operation_id: str) -> None:
 
 @op.command("watch")
 @click.argument("operation_id")
+@click.option(
+    "--poll",
+    "poll_s",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds between looks.",
+)
 @json_option
 @pass_context
-def watch(context: Context, operation_id: str) -> None:
+def watch(context: Context, operation_id: str, poll_s: float) -> None:
     """Follow an operation until it ends: its events, and how far each store is. Ctrl-C ends only the watching.
 
     With --json every line says its `kind`: `event`, `progress` (only what has changed), and last the `operation`.
@@ -95,7 +103,7 @@ def watch(context: Context, operation_id: str) -> None:
     told: dict[str, object] = {}
     teller = Teller(context.observer())
     with context.service() as service:
-        for look in service.follow(operation_id):
+        for look in service.follow(operation_id, poll_s=poll_s):
             if context.as_json:
                 for event in look.events:
                     emit_line({"kind": "event", **event_dict(event)})

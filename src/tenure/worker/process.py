@@ -12,12 +12,13 @@ import os
 import secrets
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final
 
 from celery import Celery, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SecurityWarning
 
 from tenure.engine.observer import Observer, nobody
 from tenure.errors import TenureError
@@ -116,6 +117,9 @@ def run(
         regions=tuple(sorted(regions or {cell.region for cell in estate.cells.values()})),
         slots=concurrency,
     )
+
+    # It is about messages that run code; ours are JSON with one name in it.
+    warnings.simplefilter("ignore", SecurityWarning)
 
     def setup_logging(**_: Any) -> None:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
