@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from tenure.estate.config import load_estate
+from tenure.model.names import TenantId
 from tenure.model.operation import Operation
 from tenure.registry.registry import Registry
 from tenure.registry.workers import Presence
@@ -122,21 +123,36 @@ class Fleet:
             self._argv(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
 
+    def wake(self, operation: str) -> None:
+        """Send one more message about it."""
+        with self.registry() as registry:
+            dispatcher = open_dispatcher(load_estate(self.config), registry)
+            assert dispatcher is not None
+            assert dispatcher.wake(registry.operations.get(operation), again=True)
+            dispatcher.close()
+
+    def latest(self, tenant: str) -> Operation | None:
+        """The tenant's latest operation, if there is one."""
+        with self.registry() as registry:
+            return next(iter(registry.operations.list(tenant=TenantId(tenant), limit=1)), None)
+
     def operation(self, tenant: str) -> Operation:
-        """The tenant's latest operation."""
-        with self.estate.service() as service:
-            return service.operations(tenant=tenant, limit=1)[0]
+        found = self.latest(tenant)
+        assert found is not None
+        return found
 
     def actions(self, operation: str) -> list[str]:
-        with self.estate.service() as service:
-            return [event["action"] for event in service.events(operation)]
+        with self.registry() as registry:
+            return [event.action for event in registry.events.list(operation=operation)]
 
     def _argv(self, args: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "tenure.cli.main", "--config", str(self.config), *args]
 
     def end(self) -> None:
+        """End every worker, and wait until none is counted on."""
         for worker in self._workers:
             worker.end()
+        wait_until(lambda: not self.living(), lambda: "the dead are not counted on")
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +15,7 @@ from tenure.estate.local import CommandServer, RunningEstate
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 CONTROL: Final = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
 EPMD: Final = Path("/usr/bin/epmd")
+NODE: Final = "tests@localhost"
 
 
 def start(running: RunningEstate) -> str:
@@ -43,7 +47,7 @@ def environment() -> dict[str, str]:
     return {
         "HOME": "${self.folder}",
         "ERL_EPMD_PORT": "${epmd.epmd}",
-        "RABBITMQ_NODENAME": "tests@localhost",
+        "RABBITMQ_NODENAME": NODE,
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": "${self.amqp}",
         "RABBITMQ_DIST_PORT": "${self.dist}",
@@ -60,3 +64,17 @@ def environment() -> dict[str, str]:
 def stop(running: RunningEstate) -> None:
     for name in ("rabbitmq", "epmd"):
         running.remove(name)
+
+
+def queue_types(running: RunningEstate) -> dict[str, str]:
+    """The type of every queue, by its name."""
+    folder = Path(running.attribute("rabbitmq", "folder"))
+    env = {
+        "PATH": os.defpath,
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": running.attribute("epmd", "epmd"),
+        "RABBITMQ_NODENAME": NODE,
+    }
+    argv = [str(CONTROL), "list_queues", "--quiet", "--formatter", "json", "name", "type"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
+    return {queue["name"]: queue["type"] for queue in json.loads(done.stdout)}
