@@ -8,20 +8,21 @@ from __future__ import annotations
 import getpass
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
-from typing import Any
+from typing import Any, Final
 
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.errors import NotAllowed, PlanStale, StillRunning, TenantLocked, UnknownName, UsageError
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
+from tenure.operations import upkeep
 from tenure.operations.complete import SOAKING_AMONG, Complete
-from tenure.operations.deps import Deps
+from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
@@ -36,10 +37,15 @@ from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
+from tenure.registry.fires import Wanted
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
 WATCH_LOOK_S = 2.0
+MAKES_WAY: Final = "verify"
+"""The kind of operation that a rollback ends instead of waiting for it: it changes nothing about who serves."""
+MAKES_WAY_WITHIN_S: Final = 5.0
+"""Seconds in which whoever runs it notices (a heartbeat and a look), before the step is taken from him."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +166,7 @@ class Service:
     def plan_rollback(self, text: str) -> Plan:
         """Plan to go back to the cell that the tenant came from and that still follows."""
         tenant = self._known(text)
-        self._free(tenant)
+        self._free(tenant, but=MAKES_WAY)
         link = self._link(tenant, "roll back")
         self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
@@ -195,12 +201,47 @@ class Service:
         busy = self._deps.registry.operations.active_for(link.tenant)
         if state.over is None or not end or busy is not None or link.state is LinkState.ENDING:
             return SoakReport(state=state, busy=busy)
-        spec = Expiry(self._deps).spec()
-        request = {"from": state.serves, "to": state.follows, "because": state.over}
-        operation = self._engine.create(spec, tenant=link.tenant, request=request, requested_by=self._actor)
+        spec, wanted = Expiry(self._deps).spec(), upkeep.expiry(self._deps, state)
+        operation = self._engine.create(
+            spec, tenant=link.tenant, request=wanted.request, requested_by=self._actor
+        )
         ended = self._engine.run(operation.id, spec, observer=observer)
         again = look_at_soak(self._deps, self._deps.registry.links.get(link.name))
         return SoakReport(state=again, ended=ended)
+
+    # -- what schedules ask for --------------------------------------------------------------------------------------
+
+    def soaks_over(self) -> Iterator[Wanted]:
+        """The operations that end the soaks which are over or keep too much WAL."""
+        return upkeep.soaks_over(self._deps)
+
+    def comparisons_due(self, *, max_age_s: float) -> Iterator[Wanted]:
+        """The operations that compare and mend the soaking tenants which were not compared for that long."""
+        return upkeep.comparisons_due(self._deps, max_age_s=max_age_s)
+
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """Who has workers look at operations; None without a fleet."""
+        return self._deps.dispatcher
+
+    def look_at(self, operation_id: str, *, wait_s: float, observer: Observer = nobody) -> Operation:
+        """Move an operation on as far as it goes now: what whoever is woken does.
+
+        Returns when it rests, or when nothing is due and `wait_s` is 0. Raises what `Engine.run` does; `StillRunning`
+        as well if the tenant's lock says that somebody is at it.
+        """
+        operation = self._deps.registry.operations.get(operation_id)
+        locks = self._deps.locks
+        if operation.tenant is not None and locks is not None and locks.held(operation.tenant):
+            raise StillRunning(
+                f"somebody is at {operation.tenant} now, says its lock",
+                hint=f"`tenure op watch {operation_id}` follows it",
+            )
+        try:
+            return self._engine.run(operation_id, self._spec(operation), observer=observer, wait=wait_s > 0)
+        finally:
+            # What follows a link in this process would go on following when another process is at it.
+            self._deps.sessions.close()
 
     # -- operations --------------------------------------------------------------------------------------------------
 
@@ -216,8 +257,12 @@ class Service:
     def rollback(
         self, text: str, *, apply: str | None, observer: Observer, because: Sequence[str] = ()
     ) -> Operation:
-        """`because` is kept with the operation: why somebody, or a watch, wanted it."""
+        """`because` is kept with the operation: why somebody, or a watch, wanted it.
+
+        A comparison of the tenant that is under way makes way.
+        """
         plan = self.plan_rollback(text)
+        self._have_way_made(plan.tenant, observer)
         extra = {**self._soaking(plan.tenant), **({"because": list(because)} if because else {})}
         return self._carry_out(plan, Move(self._deps).rollback(), extra, apply, observer)
 
@@ -326,6 +371,8 @@ class Service:
         return self._engine.cancel(operation_id, self._spec(operation), observer=observer)
 
     def close(self) -> None:
+        if self._deps.locks is not None:
+            self._deps.locks.close()
         self._deps.sessions.close()
         self._deps.factory.close()
         self._deps.router.close()
@@ -336,9 +383,14 @@ class Service:
     def _known(self, text: str) -> TenantId:
         return self._deps.registry.tenants.get(tenant_id(text)).id
 
-    def _free(self, tenant: TenantId) -> None:
+    def _have_way_made(self, tenant: TenantId, observer: Observer) -> None:
         active = self._deps.registry.operations.active_for(tenant)
-        if active is not None:
+        if active is not None and active.kind == MAKES_WAY:
+            self._engine.displace(active.id, self._spec(active), observer=observer, wait_s=MAKES_WAY_WITHIN_S)
+
+    def _free(self, tenant: TenantId, *, but: str | None = None) -> None:
+        active = self._deps.registry.operations.active_for(tenant)
+        if active is not None and active.kind != but:
             raise TenantLocked(
                 f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
                 hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "

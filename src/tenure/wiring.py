@@ -7,11 +7,13 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
 from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
-from tenure.engine.engine import Engine
+from tenure.engine.engine import Around, Engine
+from tenure.engine.holder import is_gone, this_process
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
     Estate,
@@ -22,10 +24,12 @@ from tenure.estate.config import (
     load_estate,
 )
 from tenure.estate.values import server_address
+from tenure.locks import RedisTenantLocks
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.operations.deps import Deps
+from tenure.operations.deps import Deps, TenantLocks
 from tenure.operations.session import Sessions
+from tenure.registry.claims import Claim
 from tenure.registry.database import Database
 from tenure.registry.registry import Registry
 from tenure.routing.dns import NameServer
@@ -227,6 +231,23 @@ def open_probe(estate: Estate) -> HttpProbe | None:
     return HttpProbe(path=settings.path, header=settings.header, timeout_s=LOOK_TIMEOUT_S)
 
 
+def open_locks(estate: Estate) -> RedisTenantLocks | None:
+    settings = estate.fleet.locks
+    if settings is None:
+        return None
+    return RedisTenantLocks(settings.resolve(), holder=this_process, is_gone=is_gone)
+
+
+def held_around(locks: TenantLocks | None) -> Around:
+    """Every attempt of a step of a tenant's operation with the tenant's lock around it."""
+
+    def around(claim: Claim) -> AbstractContextManager[object]:
+        tenant = claim.operation.tenant
+        return nullcontext() if locks is None or tenant is None else locks.hold(tenant, claim.lease.token)
+
+    return around
+
+
 def open_service(path: Path) -> Service:
     """The service for the estate that this `tenure.yaml` describes. Checks the control database's schema version."""
     estate = load_estate(path)
@@ -238,7 +259,7 @@ def open_service(path: Path) -> Service:
 def service_of(estate: Estate, registry: Registry) -> Service:
     """The service over this registry. Shortens the turns of this process's threads (`TURN_S`)."""
     sys.setswitchinterval(TURN_S)
-    stores = Stores(estate, registry.mutex)
+    stores, locks = Stores(estate, registry.mutex), open_locks(estate)
     deps = Deps(
         estate=estate,
         registry=registry,
@@ -247,5 +268,7 @@ def service_of(estate: Estate, registry: Registry) -> Service:
         sessions=Sessions(stores),
         names=open_names(estate),
         probe=open_probe(estate),
+        locks=locks,
     )
-    return Service(deps, Engine(registry, actor=f"{getpass.getuser()}@{socket.gethostname()}"))
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    return Service(deps, Engine(registry, actor=actor, around=held_around(locks)))

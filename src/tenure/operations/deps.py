@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from tenure.errors import UnknownName
 from tenure.estate.config import Estate
 from tenure.estate.settings import Canary, Tier
 from tenure.model.names import TenantId
+from tenure.model.operation import Operation
 from tenure.operations.session import Sessions, StoreFactory
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
 from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
+
+
+class Dispatcher(Protocol):
+    """Has workers look at operations. It only ever says *when*: what there is to do is in the journal."""
+
+    def wake(self, operation: Operation, *, again: bool = False) -> bool:
+        """Have a worker look at the operation; whether one was told.
+
+        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
+        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
+        """
+
+
+class TenantLocks(Protocol):
+    """Keeps two executors off one tenant at little cost. Correctness never depends on it, only on fencing tokens."""
+
+    def held(self, tenant: TenantId) -> bool:
+        """Whether somebody else is at the tenant now, as far as is known; False where nobody can say."""
+
+    def hold(self, tenant: TenantId, token: int) -> AbstractContextManager[None]:
+        """Keep others away until the end of the block, as far as possible. Never waits for them and never raises.
+
+        Of two that want it the greater token has it.
+        """
+
+    def close(self) -> None:
+        """Give the connections back. Idempotent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +55,9 @@ class Deps:
     sessions: Sessions
     names: Names | None = None
     probe: Probe | None = None
+    dispatcher: Dispatcher | None = None
+    """None where the estate has no fleet: everything runs in this process."""
+    locks: TenantLocks | None = None
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)
