@@ -44,6 +44,7 @@ class Verify:
         session = self._move.session(ctx)
         if ctx.operation.request.get("repair"):
             session = self._move.started(ctx)
+            ctx.reach("compare.started")
             seen = evidence.verify(self._deps, ctx, session)
         else:
             found = session.compare(shown)

@@ -13,6 +13,7 @@ import pytest
 
 from tenure.errors import LeaseLost, StoreUnavailable
 from tenure.estate.settings_fleet import Scheduler
+from tenure.model.names import TenantId
 from tenure.model.operation import Operation
 from tenure.registry.fires import Wanted
 from tenure.registry.leadership import Election
@@ -40,7 +41,7 @@ class Woken:
         return True
 
 
-def wanted(*tenants: str) -> list[Wanted]:
+def wanted(*tenants: TenantId) -> list[Wanted]:
     return [Wanted(kind="sample", tenant=t, steps=("look", "do"), request={}) for t in tenants or TENANTS]
 
 
@@ -51,7 +52,7 @@ def schedule(every_s: int = 3600, found: Callable[[], list[Wanted]] = wanted) ->
 def jobs_of(election: Election, dispatcher: Woken | None = None, **settings: int) -> Jobs:
     return Jobs(
         election=election,
-        settings=Scheduler(**settings),
+        settings=Scheduler.model_validate(settings),
         dispatcher=dispatcher,
         actor="scheduler@test",
         tell=ignored,
@@ -273,22 +274,19 @@ def test_what_was_left_lying_is_woken_once_until_it_was_claimed_or_the_time_is_o
         assert woken.operations == [operation], (
             "not forgotten while the broker was away, and not flooded after"
         )
-        jobs_of(election, woken, quiet_s=1, wake_again_s=1).wake()
-        wait_until(
-            lambda: jobs_of(election, woken, quiet_s=1, wake_again_s=1).wake() or len(woken.operations) == 2,
-            "nobody claimed it in time",
-        )
+
+        def woken_after_a_look(times: int, **settings: int) -> bool:
+            jobs_of(election, woken, **settings).wake()
+            return len(woken.operations) == times
+
+        wait_until(lambda: woken_after_a_look(2, quiet_s=1, wake_again_s=1), "nobody claimed it in time")
         (step, _) = registry.steps.list(operation)
         claim = registry.steps.claim(
             step, holder="elsewhere", holder_is_gone=False, ttl_s=0.5, phase=None, actor="w"
         )
         assert claim is not None
-        jobs_of(election, woken, **quiet).wake()
-        assert len(woken.operations) == 2, "somebody is at it"
-        wait_until(
-            lambda: jobs_of(election, woken, **patient).wake() or len(woken.operations) == 3,
-            "its holder died: it is woken at once, however patient",
-        )
+        assert woken_after_a_look(2, **quiet), "somebody is at it"
+        wait_until(lambda: woken_after_a_look(3, **patient), "its holder died: at once, however patient")
         end(registry, operation)
         jobs_of(election, woken, **quiet).wake()
         with registry.database.connection() as connection:
