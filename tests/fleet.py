@@ -82,7 +82,6 @@ class Fleet:
 
     def living(self) -> tuple[Presence, ...]:
         fleet = load_estate(self.config).fleet
-        assert fleet is not None
         with self.registry() as registry:
             return tuple(
                 seen

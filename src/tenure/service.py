@@ -31,9 +31,9 @@ from tenure.errors import (
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Event, Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
-from tenure.operations import follow
+from tenure.operations import follow, upkeep
 from tenure.operations.complete import SOAKING_AMONG, Complete
-from tenure.operations.deps import Deps
+from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
@@ -48,6 +48,7 @@ from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
+from tenure.registry.fires import Wanted
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
@@ -56,6 +57,10 @@ ALWAYS_HERE: Final = frozenset({"rollback", "rehearse"})
 """Kinds of operation that are never given to the fleet by whoever asks for them."""
 
 log = logging.getLogger(__name__)
+MAKES_WAY: Final = "verify"
+"""The kind of operation that a rollback ends instead of waiting for it: it changes nothing about who serves."""
+MAKES_WAY_WITHIN_S: Final = 5.0
+"""Seconds in which whoever runs it notices (a heartbeat and a look), before the step is taken from him."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +192,7 @@ class Service:
     def plan_rollback(self, text: str) -> Plan:
         """Plan to go back to the cell that the tenant came from and that still follows."""
         tenant = self._known(text)
-        self._free(tenant)
+        self._free(tenant, but=MAKES_WAY)
         link = self._link(tenant, "roll back")
         self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
@@ -222,12 +227,28 @@ class Service:
         busy = self._deps.registry.operations.active_for(link.tenant)
         if state.over is None or not end or busy is not None or link.state is LinkState.ENDING:
             return SoakReport(state=state, busy=busy)
-        spec = Expiry(self._deps).spec()
-        request = {"from": state.serves, "to": state.follows, "because": state.over}
-        operation = self._engine.create(spec, tenant=link.tenant, request=request, requested_by=self._actor)
+        spec, wanted = Expiry(self._deps).spec(), upkeep.expiry(self._deps, state)
+        operation = self._engine.create(
+            spec, tenant=link.tenant, request=wanted.request, requested_by=self._actor
+        )
         ended = self._engine.run(operation.id, spec, observer=observer)
         again = look_at_soak(self._deps, self._deps.registry.links.get(link.name))
         return SoakReport(state=again, ended=ended)
+
+    # -- what schedules ask for --------------------------------------------------------------------------------------
+
+    def soaks_over(self) -> Iterator[Wanted]:
+        """The operations that end the soaks which are over or keep too much WAL."""
+        return upkeep.soaks_over(self._deps)
+
+    def comparisons_due(self, *, max_age_s: float) -> Iterator[Wanted]:
+        """The operations that compare and mend the soaking tenants which were not compared for that long."""
+        return upkeep.comparisons_due(self._deps, max_age_s=max_age_s)
+
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """Who has workers look at operations; None without a fleet."""
+        return self._deps.dispatcher
 
     # -- operations --------------------------------------------------------------------------------------------------
 
@@ -256,8 +277,10 @@ class Service:
         """`because` is kept with the operation: why somebody, or a watch, wanted it.
 
         It always runs here and at once: a way back must not wait for a fleet.
+        A comparison of the tenant that is under way makes way.
         """
         plan = self.plan_rollback(text)
+        self._have_way_made(plan.tenant, observer)
         extra = {**self._soaking(plan.tenant), **({"because": list(because)} if because else {})}
         return self._carry_out(plan, Move(self._deps).rollback(), extra, apply, observer)
 
@@ -285,12 +308,15 @@ class Service:
     def look_at(self, operation_id: str, *, wait_s: float, observer: Observer = nobody) -> Operation:
         """Move an operation on as far as it goes now: what a worker does when it is woken.
 
-        Returns when it rests, when nothing is due within `wait_s`, when somebody else is at it (a duplicate of a
-        message ends here), and when this process is to stop; then others are woken. Raises what `Engine.run` does.
+        Returns when it rests, when nothing is due within `wait_s`, when somebody else is at it or at its tenant (a
+        duplicate of a message ends here), and when this process is to stop; then others are woken. Raises what
+        `Engine.run` does.
         """
-        registry = self._deps.registry
+        registry, locks = self._deps.registry, self._deps.locks
         operation = registry.operations.get(operation_id)
         registry.workers.drop_wake(operation_id)
+        if operation.tenant is not None and locks is not None and locks.held(operation.tenant):
+            return operation
         try:
             left = self._engine.run(operation_id, self._spec(operation), observer=observer, wait_s=wait_s)
         except (StillRunning, LeaseLost) as error:
@@ -394,6 +420,8 @@ class Service:
     def close(self) -> None:
         if self._deps.dispatcher is not None:
             self._deps.dispatcher.close()
+        if self._deps.locks is not None:
+            self._deps.locks.close()
         self._deps.sessions.close()
         self._deps.factory.close()
         self._deps.router.close()
@@ -404,9 +432,14 @@ class Service:
     def _known(self, text: str) -> TenantId:
         return self._deps.registry.tenants.get(tenant_id(text)).id
 
-    def _free(self, tenant: TenantId) -> None:
+    def _have_way_made(self, tenant: TenantId, observer: Observer) -> None:
         active = self._deps.registry.operations.active_for(tenant)
-        if active is not None:
+        if active is not None and active.kind == MAKES_WAY:
+            self._engine.displace(active.id, self._spec(active), observer=observer, wait_s=MAKES_WAY_WITHIN_S)
+
+    def _free(self, tenant: TenantId, *, but: str | None = None) -> None:
+        active = self._deps.registry.operations.active_for(tenant)
+        if active is not None and active.kind != but:
             raise TenantLocked(
                 f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
                 hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "

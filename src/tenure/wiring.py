@@ -7,12 +7,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
 from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
-from tenure.engine.engine import Engine
+from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
+from tenure.engine.holder import is_gone, this_process
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
     Estate,
@@ -23,10 +25,12 @@ from tenure.estate.config import (
     load_estate,
 )
 from tenure.estate.values import server_address
+from tenure.locks import RedisTenantLocks
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.operations.deps import Deps, Dispatcher
+from tenure.operations.deps import Deps, Dispatcher, TenantLocks
 from tenure.operations.session import Sessions
+from tenure.registry.claims import Claim
 from tenure.registry.database import Database
 from tenure.registry.registry import Registry
 from tenure.routing.dns import NameServer
@@ -229,13 +233,30 @@ def open_probe(estate: Estate) -> HttpProbe | None:
 
 
 def open_dispatcher(estate: Estate, registry: Registry) -> Dispatcher | None:
-    """What wakes the estate's workers; None where it has no fleet."""
-    if estate.fleet is None:
+    """What wakes the estate's workers; None where it has no broker."""
+    if estate.fleet.broker is None:
         return None
     # Here, because Celery takes longer to load than most commands to run.
     from tenure.worker.dispatcher import CeleryDispatcher
 
     return CeleryDispatcher(estate, registry)
+
+
+def open_locks(estate: Estate) -> RedisTenantLocks | None:
+    settings = estate.fleet.locks
+    if settings is None:
+        return None
+    return RedisTenantLocks(settings.resolve(), holder=this_process, is_gone=is_gone)
+
+
+def held_around(locks: TenantLocks | None) -> Around:
+    """Every attempt of a step of a tenant's operation with the tenant's lock around it."""
+
+    def around(claim: Claim) -> AbstractContextManager[object]:
+        tenant = claim.operation.tenant
+        return nullcontext() if locks is None or tenant is None else locks.hold(tenant, claim.lease.token)
+
+    return around
 
 
 def open_service(path: Path, *, stopping: Callable[[], bool] = never) -> Service:
@@ -252,7 +273,7 @@ def open_service(path: Path, *, stopping: Callable[[], bool] = never) -> Service
 def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], bool] = never) -> Service:
     """The service over this registry. Shortens the turns of this process's threads (`TURN_S`)."""
     sys.setswitchinterval(TURN_S)
-    stores = Stores(estate, registry.mutex)
+    stores, locks = Stores(estate, registry.mutex), open_locks(estate)
     deps = Deps(
         estate=estate,
         registry=registry,
@@ -262,6 +283,7 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         names=open_names(estate),
         probe=open_probe(estate),
         dispatcher=open_dispatcher(estate, registry),
+        locks=locks,
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
-    return Service(deps, Engine(registry, actor=actor, stopping=stopping))
+    return Service(deps, Engine(registry, actor=actor, stopping=stopping, around=held_around(locks)))

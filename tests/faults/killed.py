@@ -53,6 +53,8 @@ def main() -> int:
                 operation = service.migrate(tenant, cell, apply=None, observer=killer)
             case "rollback", [tenant]:
                 operation = service.rollback(tenant, apply=None, observer=killer)
+            case "verify", [tenant]:
+                operation = service.verify(tenant, repair=True, observer=killer)
             case "complete", [tenant]:
                 operation = service.complete(tenant, apply=None, observer=killer)
             case "resume", [operation_id]:

@@ -58,7 +58,7 @@ def up(context: Context, folder: Path, workers: int) -> None:
     registry = open_registry(described)
     try:
         registry.migrate()
-        if described.fleet is not None:
+        if workers:
             start_workers(local.running, local.estate_file, workers)
             _await_workers(registry, described.fleet, workers)
     finally:

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -28,6 +28,7 @@ from tenure.errors import (
     DeadlineExceeded,
     Interrupted,
     LeaseLost,
+    NotAllowed,
     StillRunning,
     StoreUnavailable,
     TenureError,
@@ -39,6 +40,12 @@ from tenure.registry.operations import ABORT_POSITION, ABORT_STEP
 from tenure.registry.registry import Registry
 
 _MISSES_MAX = 20
+
+Around = Callable[[Claim], AbstractContextManager[object]]
+
+
+def _nothing_around(claim: Claim) -> AbstractContextManager[object]:
+    return nullcontext(claim)
 
 
 class Engine:
@@ -54,11 +61,14 @@ class Engine:
         actor: str,
         settings: EngineSettings | None = None,
         stopping: Callable[[], bool] = never,
+        around: Around = _nothing_around,
     ) -> None:
+        """`around` is opened for each attempt of a step, from its claim to its outcome."""
         self._registry = registry
         self._actor = actor
         self._stopping = stopping
         self._settings = settings or EngineSettings()
+        self._around = around
 
     @property
     def stopping(self) -> bool:
@@ -138,6 +148,29 @@ class Engine:
                     raise
             with self._interruptible(operation_id):
                 self._pause()
+
+    def displace(
+        self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait_s: float
+    ) -> None:
+        """End an operation that has to make way: as `cancel`, but one still being run after `wait_s` is cut off.
+
+        Its holder is treated as one whose lease has run out: its late acts are refused by its token. So only for
+        operations that have nothing to abort.
+        """
+        if spec.abort is not None:
+            raise ValueError(f"a {spec.kind} has to be aborted by whoever runs it")
+        with suppress(NotAllowed):  # it has ended meanwhile
+            try:
+                self.cancel(operation_id, spec, observer=observer, wait_s=wait_s)
+            except StillRunning:
+                step = self._open_step(self._registry.operations.get(operation_id))
+                self._registry.steps.cut_off(
+                    operation_id,
+                    gone_holders=frozenset({step.holder} if step and step.holder else ()),
+                    error=error_document(Cancelled(f"{operation_id} made way"), step.name if step else ""),
+                    abortable=False,
+                    actor=self._actor,
+                )
 
     def is_running(self, operation: Operation) -> bool:
         """Whether somebody is at it now: a step with a lease that has not run out, of a process that has not gone."""
@@ -258,7 +291,8 @@ class Engine:
         used = claim.step.attempts_used
         if claim.taken_over and used > max(step.max_attempts, self._settings.takeovers_max):
             return Failed(error=AttemptsExhausted(f"the step {step.name!r} was cut off {used - 1} times"))
-        outcome = outcome_of(step, context, settings=self._settings, used=used)
+        with self._around(claim):
+            outcome = outcome_of(step, context, settings=self._settings, used=used)
         if isinstance(outcome, Retry) and used >= step.max_attempts:
             return Failed(
                 error=AttemptsExhausted(

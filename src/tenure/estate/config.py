@@ -36,7 +36,7 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
-from tenure.estate.settings_fleet import Fleet
+from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.model.names import CellName
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "RedisSettings",
     "ResidencyRule",
     "S3Settings",
+    "Scheduler",
     "SecretRef",
     "Soak",
     "StoreSettings",
@@ -83,7 +84,7 @@ class Estate:
     residency: Mapping[str, ResidencyRule]
     freeze: Mapping[str, Freeze]
     prices: Prices | None
-    fleet: Fleet | None
+    fleet: Fleet
 
     @property
     def root(self) -> pathlib.Path:
@@ -125,8 +126,7 @@ class Estate:
         """Every reference; with the kind of store where the secret is a store's own address."""
         yield None, self.control.dsn
         yield None, self.gateway.gate.token
-        if self.fleet is not None:
-            yield None, self.fleet.broker
+        yield from ((None, secret) for secret in (self.fleet.broker, self.fleet.locks) if secret is not None)
         if self.gateway.dns is not None:
             yield None, self.gateway.dns.secret
         for cell in self.cells.values():

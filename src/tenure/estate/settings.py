@@ -464,7 +464,8 @@ class EstateSettings(Settings):
     freeze: Annotated[Mapping[AnyName, Freeze], AfterValidator(read_only)] = setting(
         "Times in which no tenant is moved, by name.", default={}, validate_default=True
     )
-    prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
-    fleet: Fleet | None = setting(
-        "The workers. Without it every operation runs in the process that was asked.", default=None
+    fleet: Fleet = setting(
+        "The processes that carry operations on without anybody at a terminal: workers, scheduler, locks.",
+        default=Fleet(),
     )
+    prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)

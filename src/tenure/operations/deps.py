@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,19 @@ from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
 
 
-class Dispatcher(Protocol):
-    """Has workers look at operations. It only ever says *when*: what there is to do is in the journal."""
+class Waker(Protocol):
+    """Has somebody look at operations. It only ever says *when*: what there is to do is in the journal."""
+
+    def wake(self, operation: Operation, *, again: bool = False) -> bool:
+        """Have somebody look at the operation; whether anybody was told.
+
+        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
+        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
+        """
+
+
+class Dispatcher(Waker, Protocol):
+    """Has the workers of a fleet look at operations."""
 
     def queue(self, operation: Operation) -> str:
         """The queue the operation belongs to."""
@@ -27,11 +39,20 @@ class Dispatcher(Protocol):
     def living(self, queue: str) -> int:
         """How many workers that live serve the queue, as the control database knows it; busy or not."""
 
-    def wake(self, operation: Operation, *, again: bool = False) -> bool:
-        """Have a worker look at the operation; whether one was told.
+    def close(self) -> None:
+        """Give the connections back. Idempotent."""
 
-        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
-        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
+
+class TenantLocks(Protocol):
+    """Keeps two executors off one tenant at little cost. Correctness never depends on it, only on fencing tokens."""
+
+    def held(self, tenant: TenantId) -> bool:
+        """Whether somebody else is at the tenant now, as far as is known; False where nobody can say."""
+
+    def hold(self, tenant: TenantId, token: int) -> AbstractContextManager[None]:
+        """Keep others away until the end of the block, as far as possible. Never waits for them and never raises.
+
+        Of two that want it the greater token has it.
         """
 
     def close(self) -> None:
@@ -49,6 +70,7 @@ class Deps:
     probe: Probe | None = None
     dispatcher: Dispatcher | None = None
     """None where the estate has no fleet: everything runs in this process."""
+    locks: TenantLocks | None = None
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)

@@ -37,6 +37,7 @@ def verify(
     lock = threading.Lock()
 
     def shown(name: StoreName, items: int) -> None:
+        ctx.check()
         with lock:
             ctx.progress(f"verify {name}", items)
 

@@ -43,7 +43,7 @@ def queue_of(estate: Estate, operation: Operation) -> str:
 
 def queue_name(estate: Estate, purpose: Purpose, region: str) -> str:
     """`tenure.copy.eu-west-1`."""
-    namespace = estate.fleet.namespace if estate.fleet is not None else "tenure"
+    namespace = estate.fleet.namespace
     return f"{namespace}.{purpose}.{region}"
 
 

@@ -6,6 +6,7 @@ from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, OperationSpec, StepOutcome, StepSpec
 from tenure.errors import DataDiffers
 from tenure.model.comparison import total
+from tenure.model.names import StoreName
 from tenure.model.operation import OperationState
 from tenure.operations import evidence
 from tenure.operations.deps import Deps
@@ -35,12 +36,18 @@ class Verify:
         Without it nothing is copied, so that what differs is seen: Redis and objects are followed only while an
         operation runs, and what was written to them since then may show as different as well.
         """
+
+        def shown(name: StoreName, items: int) -> None:
+            ctx.check()
+            ctx.progress(f"verify {name}", items)
+
         session = self._move.session(ctx)
         if ctx.operation.request.get("repair"):
             session = self._move.started(ctx)
+            ctx.reach("compare.started")
             seen = evidence.verify(self._deps, ctx, session)
         else:
-            found = session.compare(lambda name, items: ctx.progress(f"verify {name}", items))
+            found = session.compare(shown)
             seen = {n: v.full for n, v in found.items()}
         ctx.record_cost(**cost_so_far(self._deps, ctx.operation).as_dict())
         ctx.record_result(

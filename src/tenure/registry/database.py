@@ -6,7 +6,7 @@ Connections are kept warm and are used by one thread at a time; the DSN is never
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -99,7 +99,7 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[Connection[TupleRow]]:
         """Lend a connection in autocommit mode; several threads get several. Errors come out as `TenureError`s."""
-        with self._translated():
+        with self.translated():
             connection = self._take()
             try:
                 yield connection
@@ -113,11 +113,20 @@ class Database:
             yield connection
 
     @contextmanager
-    def dedicated(self) -> Iterator[Connection[TupleRow]]:
-        """Open a connection of its own, for session-wide locks and LISTEN, and close it at the end."""
-        with self._translated():
-            connection = self._connect()
+    def dedicated(self, *, silence_s: float | None = None) -> Iterator[Connection[TupleRow]]:
+        """Open a connection of its own, for session-wide locks and LISTEN, and close it at the end.
+
+        With `silence_s` (at least 3) the server ends the session when this side has said nothing for that long, and
+        each side gives the other one up as soon, even if its host has vanished.
+        """
+        with self.translated():
+            bounds = _given_up_after(silence_s) if silence_s is not None else {}
+            connection = self._connect(
+                {name.replace("tcp_keep", "keep"): value for name, value in bounds.items()}
+            )
             try:
+                if silence_s is not None:
+                    _say(connection, {**bounds, "idle_session_timeout": round(silence_s * 1000)})
                 yield connection
             finally:
                 connection.close()
@@ -134,8 +143,10 @@ class Database:
         for _, connection in idle:
             connection.close()
 
-    def _connect(self) -> Connection[TupleRow]:
-        connection = psycopg.connect(self._conninfo.reveal(), autocommit=True)
+    def _connect(self, options: Mapping[str, int] | None = None) -> Connection[TupleRow]:
+        connection = psycopg.connect(
+            make_conninfo(self._conninfo.reveal(), **(options or {})), autocommit=True
+        )
         try:
             connection.execute(
                 _SESSION,
@@ -172,7 +183,8 @@ class Database:
         connection.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """Have the driver's errors come out as `TenureError`s."""
         try:
             yield
         except psycopg.Error as error:
@@ -230,6 +242,22 @@ class Database:
             f"the {self._name} refuses the login: {said}",
             hint="check the user and password in what `control.dsn` in tenure.yaml refers to",
         )
+
+
+def _say(connection: Connection[TupleRow], settings: Mapping[str, int]) -> None:
+    for name, value in settings.items():
+        connection.execute("select set_config(%s, %s, false)", (name, str(value)))
+
+
+def _given_up_after(silence_s: float) -> dict[str, int]:
+    """What makes one side of a TCP connection give the other one up, by the same names here and in the server."""
+    third = max(1, round(silence_s / 3))
+    return {
+        "tcp_user_timeout": round(silence_s * 1000),
+        "tcp_keepalives_idle": third,
+        "tcp_keepalives_interval": third,
+        "tcp_keepalives_count": 2,
+    }
 
 
 def _describe(given: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ A tenant has at most one active link.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -118,6 +119,27 @@ class Links:
                 {"state": state.value if state else None},
             )
             return tuple(_link(row) for row in cursor)
+
+    def uncompared(
+        self, kinds: Collection[str], *, well_within_s: float, tried_within_s: float
+    ) -> tuple[tuple[Link, CellName], ...]:
+        """List the soaking links, each with the cell that serves, that no operation is at and that none of these kinds
+        has compared: none that ended well within the one time, and none at all within the other."""
+        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(
+                """
+                select l.*, p.cell as serves from registry.links l join registry.placements p using (tenant)
+                where l.state = 'active' and l.soak_until is not null and not exists (
+                    select 1 from registry.operations o
+                    where o.tenant = l.tenant and (o.active or o.kind = any(%(kinds)s) and (
+                        o.finished_at > clock_timestamp() - make_interval(secs => %(tried)s)
+                        or o.finished_at > clock_timestamp() - make_interval(secs => %(well)s)
+                           and o.state not in ('aborted', 'failed'))))
+                order by tenant
+                """,
+                {"kinds": list(kinds), "well": well_within_s, "tried": tried_within_s},
+            )
+            return tuple((_link(row), CellName(row["serves"])) for row in cursor)
 
     def set_source(self, name: str, source: CellName, *, lease: Lease | None = None) -> Link:
         """Note which of its two cells is copied from now. Idempotent."""

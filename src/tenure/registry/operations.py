@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from psycopg import errors
-
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName
 from tenure.model.names import TenantId
 from tenure.model.operation import (
@@ -51,42 +49,22 @@ class Operations:
         Raises `TenantLocked` if the tenant is in another operation; the message names it, its state and who
         holds it.
         """
-        operation = new_operation_id()
-        with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            try:
-                cursor.execute(
-                    """
-                    insert into registry.operations
-                        (id, kind, tenant, request, plan, plan_digest, requested_by)
-                    values (%s, %s, %s, %s, %s, %s, %s) returning *
-                    """,
-                    (
-                        operation,
-                        kind,
-                        tenant,
-                        document(request or {}),
-                        document(plan or {}),
-                        plan_digest,
-                        requested_by,
-                    ),
-                )
-            except errors.UniqueViolation as error:
-                if tenant is None or error.diag.constraint_name != "one_active_operation_per_tenant":
-                    raise
-                raise self._locked(tenant) from error
-            created = operation_of(_given(cursor.fetchone()))
-            cursor.executemany(
-                "insert into registry.steps (operation, position, name) values (%s, %s, %s)",
-                [(operation, position, name) for position, name in enumerate(steps, start=1)],
-            )
-            events.append(
+        with self._database.transaction() as connection:
+            created = insert(
                 connection,
-                "operation_created",
-                actor=requested_by,
-                operation=operation,
+                kind=kind,
                 tenant=tenant,
-                data={"kind": kind, "plan_digest": plan_digest},
+                steps=steps,
+                requested_by=requested_by,
+                request=request,
+                plan=plan,
+                plan_digest=plan_digest,
             )
+            if created is not None:
+                announce(connection, created)
+        if created is None:
+            assert tenant is not None
+            raise self._locked(tenant)
         return created
 
     def get(self, operation: str) -> Operation:
@@ -131,21 +109,7 @@ class Operations:
         run out."""
         with self._database.connection() as connection:
             rows = connection.execute(
-                """
-                select o.id from registry.operations o
-                left join lateral (
-                    select s.* from registry.steps s
-                    where s.operation = o.id and s.state <> 'done'
-                      and (o.state <> 'aborting' or s.position = %(abort)s)
-                    order by s.position limit 1
-                ) s on true
-                where o.active and not o.stuck and o.state <> 'awaiting'
-                  and (s.state is null
-                       or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
-                       or s.state = 'running' and s.lease_until <= clock_timestamp())
-                order by coalesce(s.due_at, o.created_at) limit %(limit)s
-                """,
-                {"abort": ABORT_POSITION, "limit": limit},
+                "select operation from registry.due order by since limit %s", (limit,)
             ).fetchall()
         return tuple(str(row[0]) for row in rows)
 
@@ -276,6 +240,61 @@ class Operations:
             f"{tenant} is in the operation {operation} ({kind}, {state}, asked for by {requested_by}, {who})",
             hint=f"`tenure op resume {operation}` or `tenure op cancel {operation}`",
         )
+
+
+def insert(
+    connection: Connection[TupleRow],
+    *,
+    kind: str,
+    tenant: TenantId | None,
+    steps: Sequence[str],
+    requested_by: str,
+    request: JsonObject | None = None,
+    plan: JsonObject | None = None,
+    plan_digest: str = "",
+) -> Operation | None:
+    """Write a new operation with its steps within the caller's transaction; None if the tenant is in another one.
+
+    To be followed by `announce`, right before the transaction ends.
+    """
+    operation = new_operation_id()
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            """
+            insert into registry.operations
+                (id, kind, tenant, request, plan, plan_digest, requested_by)
+            values (%s, %s, %s, %s, %s, %s, %s)
+            on conflict (tenant) where active do nothing returning *
+            """,
+            (
+                operation,
+                kind,
+                tenant,
+                document(request or {}),
+                document(plan or {}),
+                plan_digest,
+                requested_by,
+            ),
+        ).fetchone()
+        if row is None:
+            return None
+        cursor.executemany(
+            "insert into registry.steps (operation, position, name) values (%s, %s, %s)",
+            [(operation, position, name) for position, name in enumerate(steps, start=1)],
+        )
+    return operation_of(row)
+
+
+def announce(connection: Connection[TupleRow], created: Operation) -> None:
+    """Journal that an operation was created, within the transaction that has inserted it."""
+    events.append(
+        connection,
+        "operation_created",
+        actor=created.requested_by,
+        operation=created.id,
+        tenant=created.tenant,
+        data={"kind": created.kind, "plan_digest": created.plan_digest},
+    )
 
 
 def lock(connection: Connection[TupleRow], operation: str) -> Operation:

@@ -10,7 +10,7 @@ from kombu import Exchange, Queue
 
 from tenure.estate.config import Estate, Fleet
 from tenure.operations.queues import queues_for
-from tenure.worker.broker import AMQP, REDIS, require_fleet, scheme_of
+from tenure.worker.broker import AMQP, REDIS, broker_url, scheme_of
 
 CONNECT_S: Final = 4.0
 """How long one attempt to reach the broker may take: a person may wait for it."""
@@ -23,8 +23,8 @@ def make_app(estate: Estate) -> Celery:
 
     Settings that the environment has for another Celery app are not heeded.
     """
-    fleet = require_fleet(estate)
-    url = fleet.broker.resolve().reveal()
+    fleet = estate.fleet
+    url = broker_url(estate)
     for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
         os.environ.pop(name, None)
     app = Celery("tenure", broker=url, set_as_current=False)

@@ -6,25 +6,25 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tenure.errors import ConfigurationError
-from tenure.estate.config import Estate, Fleet
+from tenure.estate.config import Estate
 
 REDIS: Final = frozenset({"redis", "rediss"})
 AMQP: Final = frozenset({"amqp", "amqps"})
 
 
-def require_fleet(estate: Estate) -> Fleet:
-    """The estate's fleet. Raises `ConfigurationError` if it has none."""
-    if estate.fleet is None:
+def broker_url(estate: Estate) -> str:
+    """The URL of the estate's broker, password included. Raises `ConfigurationError` if it names none."""
+    if estate.fleet.broker is None:
         raise ConfigurationError(
-            f"{estate.path} has no `fleet`: there is no broker over which a worker could be woken",
+            f"{estate.path} has no `fleet.broker`: there is nothing over which a worker could be woken",
             hint="add `fleet: {broker: {file: PATH}}`, with the broker's URL in that file",
         )
-    return estate.fleet
+    return estate.fleet.broker.resolve().reveal()
 
 
 def broker_name(estate: Estate) -> str:
     """The broker for people: its URL without user and password."""
-    parts = urlsplit(require_fleet(estate).broker.resolve().reveal())
+    parts = urlsplit(broker_url(estate))
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 

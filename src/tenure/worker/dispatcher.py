@@ -10,7 +10,7 @@ from tenure.estate.config import Estate
 from tenure.model.operation import Operation
 from tenure.operations.queues import queue_of
 from tenure.registry.registry import Registry
-from tenure.worker.broker import broker_name, require_fleet
+from tenure.worker.broker import broker_name
 
 WORKER: Final = "worker"
 """The kind of process that reads the queues."""
@@ -23,7 +23,7 @@ class CeleryDispatcher:
 
     def __init__(self, estate: Estate, registry: Registry) -> None:
         self._estate = estate
-        self._fleet = require_fleet(estate)
+        self._fleet = estate.fleet
         self._workers = registry.workers
 
     def queue(self, operation: Operation) -> str:

@@ -28,7 +28,6 @@ from tenure.registry.registry import Registry
 from tenure.registry.workers import Worker
 from tenure.service import Service
 from tenure.worker.app import make_app
-from tenure.worker.broker import require_fleet
 from tenure.worker.dispatcher import TASK, WORKER
 from tenure.worker.presence import Presence
 
@@ -103,7 +102,7 @@ def run(
 
     `registry` is used by this process only, `open_service` in each child.
     """
-    fleet, stop = require_fleet(estate), StopRequest()
+    fleet, stop = estate.fleet, StopRequest()
     queues = queues_for(estate, purposes, regions)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     app = make_app(estate)
