@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
 
+from tenure.cli.approve import approve
 from tenure.cli.context import Context, json_option, pass_context
 from tenure.cli.move import operation_dict, raise_unless_successful, show_operation
 from tenure.cli.output import emit_json, emit_line, table
@@ -18,6 +20,9 @@ from tenure.model.operation import OperationState
 @click.group()
 def op() -> None:
     """Look at operations, carry interrupted ones on, or end them."""
+
+
+op.add_command(approve)
 
 
 @op.command("list")
@@ -49,6 +54,7 @@ def show(context: Context, operation_id: str) -> None:
         operation, steps = service.operation(operation_id)
         events = service.events(operation_id)
         sentence = service.status(str(operation.tenant)).sentence if operation.tenant else ""
+        approvals = service.approvals(operation_id)
         if context.as_json:
             value = operation_dict(operation)
             value["sentence"] = sentence
@@ -64,6 +70,10 @@ def show(context: Context, operation_id: str) -> None:
                 for s in steps
             ]
             value["events"] = list(events)
+            value["approvals"] = [
+                {**asdict(a), "at": a.at.isoformat(), "expires_at": a.expires_at.isoformat()}
+                for a in approvals
+            ]
             look = service.look(operation)
             value["look"] = look.as_dict() if look is not None else None
             steps_next: tuple[str, ...] = (
@@ -71,6 +81,8 @@ def show(context: Context, operation_id: str) -> None:
             )
             if look is not None:
                 steps_next = (f"tenure op confirm {operation.id}",)
+            if operation.state is OperationState.PROPOSED:
+                steps_next = service.proposal(operation)[1]
             emit_json("operation", value, steps_next)
             return
         show_operation(context, service, operation)
@@ -81,6 +93,13 @@ def show(context: Context, operation_id: str) -> None:
                 click.echo(f"  {line}")
             for difference in look.differences:
                 click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
+        for approval in approvals:
+            until = (
+                f"{'good' if approval.stands else 'was good'} until {approval.expires_at:%Y-%m-%d %H:%M} UTC"
+            )
+            click.echo(
+                f"approved by {approval.approver} as {approval.approved_as}: plan {approval.plan_digest}, {until}"
+            )
         click.echo(table(("step", "state", "attempt"), [(s.name, str(s.state), s.attempt) for s in steps]))
         for event in sorted(events, key=lambda e: str(e["at"])):
             click.echo(_line(event))
@@ -142,7 +161,7 @@ def cancel(context: Context, operation_id: str) -> None:
     with context.service() as service:
         operation = service.cancel(operation_id, context.observer())
         show_operation(context, service, operation)
-    if operation.state.active:
+    if operation.state.unfinished:
         raise_unless_successful(operation)
 
 

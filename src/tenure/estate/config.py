@@ -36,9 +36,11 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.model.names import CellName
 
 __all__ = [
+    "ApprovalSettings",
     "Cell",
     "Control",
     "DnsSettings",
@@ -56,6 +58,7 @@ __all__ = [
     "Soak",
     "StoreSettings",
     "Sync",
+    "Targets",
     "Throttle",
     "Tier",
     "Verify",
@@ -81,6 +84,8 @@ class Estate:
     residency: Mapping[str, ResidencyRule]
     freeze: Mapping[str, Freeze]
     prices: Prices | None
+    approval: ApprovalSettings
+    targets: Targets
 
     @property
     def root(self) -> pathlib.Path:
@@ -167,6 +172,8 @@ def load_estate(path: pathlib.Path) -> Estate:
         residency=settings.residency,
         freeze=settings.freeze,
         prices=settings.prices,
+        approval=settings.approval,
+        targets=settings.targets,
     )
 
 

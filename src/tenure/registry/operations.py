@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import errors
 
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName
+from tenure.model.approval import Demand, Identity
 from tenure.model.names import TenantId
 from tenure.model.operation import (
     JsonObject,
@@ -20,6 +21,7 @@ from tenure.model.operation import (
     may_become,
     new_operation_id,
 )
+from tenure.model.record import RouteKind
 from tenure.registry import events
 from tenure.registry.database import Connection, Database, DictRow, TupleRow, dict_row
 from tenure.registry.document import document
@@ -45,11 +47,12 @@ class Operations:
         request: JsonObject | None = None,
         plan: JsonObject | None = None,
         plan_digest: str = "",
+        approval: Demand | None = None,
     ) -> Operation:
-        """Write a new operation with its steps, none of them begun.
+        """Write a new operation with its steps, none of them begun; `proposed` if it, or a rule, demands an approval.
 
-        Raises `TenantLocked` if the tenant is in another operation; the message names it, its state and who
-        holds it.
+        Raises `TenantLocked` if the tenant is in another operation, or waits for the approval of one where this needs
+        one too; the message names it, its state and who holds it.
         """
         operation = new_operation_id()
         with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -57,8 +60,9 @@ class Operations:
                 cursor.execute(
                     """
                     insert into registry.operations
-                        (id, kind, tenant, request, plan, plan_digest, requested_by)
-                    values (%s, %s, %s, %s, %s, %s, %s) returning *
+                        (id, kind, tenant, request, plan, plan_digest, requested_by,
+                         approval_identity, approval_ttl_s)
+                    values (%s, %s, %s, %s, %s, %s, %s, %s, %s) returning *
                     """,
                     (
                         operation,
@@ -68,12 +72,12 @@ class Operations:
                         document(plan or {}),
                         plan_digest,
                         requested_by,
+                        approval.identity.value if approval else None,
+                        approval.ttl_s if approval else None,
                     ),
                 )
             except errors.UniqueViolation as error:
-                if tenant is None or error.diag.constraint_name != "one_active_operation_per_tenant":
-                    raise
-                raise self._locked(tenant) from error
+                raise (self.taken(tenant, error.diag.constraint_name) or error) from error
             created = operation_of(_given(cursor.fetchone()))
             cursor.executemany(
                 "insert into registry.steps (operation, position, name) values (%s, %s, %s)",
@@ -85,7 +89,8 @@ class Operations:
                 actor=requested_by,
                 operation=operation,
                 tenant=tenant,
-                data={"kind": kind, "plan_digest": plan_digest},
+                data={"kind": kind, "plan_digest": plan_digest}
+                | ({"needs_approval": created.approval_identity} if created.approval_identity else {}),
             )
         return created
 
@@ -126,9 +131,18 @@ class Operations:
             row = cursor.fetchone()
         return None if row is None else operation_of(row)
 
+    def proposed_for(self, tenant: TenantId) -> Operation | None:
+        """Give the operation on the tenant that waits for an approval, or has one and has not begun, if any."""
+        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(
+                "select * from registry.operations where tenant = %s and state = 'proposed'", (tenant,)
+            )
+            row = cursor.fetchone()
+        return None if row is None else operation_of(row)
+
     def due(self, *, limit: int = 100) -> tuple[str, ...]:
-        """List the operations that a worker could move on now: something is due, or its holder's lease has
-        run out."""
+        """List the operations that a worker could move on now: something is due, its holder's lease has run out,
+        or it has been approved and the tenant is in no other."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 """
@@ -139,7 +153,10 @@ class Operations:
                       and (o.state <> 'aborting' or s.position = %(abort)s)
                     order by s.position limit 1
                 ) s on true
-                where o.active and not o.stuck and o.state <> 'awaiting'
+                where (o.active and not o.stuck and o.state <> 'awaiting'
+                       or o.state = 'proposed' and registry.standing_approval(o.id) is not null
+                          and not exists (select from registry.operations other
+                                          where other.tenant = o.tenant and other.active))
                   and (s.state is null
                        or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
                        or s.state = 'running' and s.lease_until <= clock_timestamp())
@@ -187,7 +204,7 @@ class Operations:
             locked = lock(connection, operation)
             if locked.state is OperationState.ABORTED or locked.cancel_requested:
                 return locked
-            if not locked.state.active and not locked.committed:
+            if not locked.state.unfinished and not locked.committed:
                 raise NotAllowed(
                     f"{operation} has ended already: it is {locked.state}",
                     hint=f"`tenure op show {operation}`",
@@ -256,6 +273,25 @@ class Operations:
                     data={"phase": phase},
                     age_s=age_s,
                 )
+
+    def taken(self, tenant: TenantId | None, constraint: str | None) -> TenantLocked | None:
+        """Say who has the place that a constraint kept an operation on the tenant from; None if it is no such one."""
+        if tenant is None:
+            return None
+        if constraint == "one_active_operation_per_tenant":
+            return self._locked(tenant)
+        if constraint == "one_proposal_per_tenant":
+            return self._proposed(tenant)
+        return None
+
+    def _proposed(self, tenant: TenantId) -> TenantLocked:
+        first = self.proposed_for(tenant)
+        if first is None:
+            return TenantLocked(f"{tenant} had another proposal a moment ago", hint="try again")
+        return TenantLocked(
+            f"{first.kind} {first.id} of {tenant}, asked for by {first.requested_by}, is proposed and has not begun",
+            hint=f"`tenure op show {first.id}` says what it waits for; `tenure op cancel {first.id}` withdraws it",
+        )
 
     def _locked(self, tenant: TenantId) -> TenantLocked:
         with self._database.connection() as connection:
@@ -344,8 +380,15 @@ def move(
 
 def operation_of(row: DictRow) -> Operation:
     """Make the value of a row of `registry.operations`."""
-    fields: Mapping[str, Any] = {key: value for key, value in row.items() if key not in {"active", "state"}}
-    return Operation(state=OperationState(row["state"]), **fields)
+    made = {"active", "state", "approval_identity", "route_kind"}
+    fields: Mapping[str, Any] = {key: value for key, value in row.items() if key not in made}
+    identity, route = row["approval_identity"], row["route_kind"]
+    return Operation(
+        state=OperationState(row["state"]),
+        approval_identity=Identity(identity) if identity else None,
+        route_kind=RouteKind(route) if route else None,
+        **fields,
+    )
 
 
 def _given(row: DictRow | None) -> DictRow:
