@@ -20,6 +20,7 @@ from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, Usag
 from tenure.model.approval import Approval
 from tenure.model.names import TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
+from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
@@ -36,6 +37,7 @@ from tenure.operations.watch import Outcome as WatchOutcome
 from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
 from tenure.plan.move import Plan
+from tenure.plan.targets import Judgement, Targets, judge
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
@@ -49,6 +51,14 @@ class SoakReport:
     state: SoakState
     ended: Operation | None = None
     busy: Operation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteStats:
+    """How operations went on one kind of route, and how that compares with the targets."""
+
+    record: RouteRecord
+    judged: Mapping[str, Judgement]
 
 
 class Service:
@@ -291,6 +301,25 @@ class Service:
     def operations(self, *, tenant: str | None, limit: int) -> tuple[Operation, ...]:
         known = self._known(tenant) if tenant is not None else None
         return self._deps.registry.operations.list(tenant=known, limit=limit)
+
+    def record(self, operation: Operation) -> OperationRecord | None:
+        """How long the operation took, in how many attempts, and how it ended; None if it has not begun."""
+        return None if operation.started_at is None else self._deps.registry.records.of(operation.id)
+
+    def stats(self, kind: str, *, last: int) -> tuple[RouteStats, ...]:
+        """How the last operations of a kind went on each kind of route, beside the estate's targets."""
+        prices, wanted = self._deps.estate.prices, self._deps.estate.targets
+        targets = Targets(
+            migration_s=wanted.migration_h * 3600,
+            rollback_s=wanted.rollback_s,
+            success_rate=wanted.success_rate,
+            cost=wanted.cost,
+            currency=wanted.currency,
+        )
+        records = self._deps.registry.records.routes(
+            kind, last=last, initial=wanted.initial, currency=prices.currency if prices else None
+        )
+        return tuple(RouteStats(record=record, judged=judge(record, targets)) for record in records)
 
     def events(self, operation_id: str, *, since: int = 0) -> tuple[Mapping[str, Any], ...]:
         self._deps.registry.operations.get(operation_id)

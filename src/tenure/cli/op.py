@@ -14,6 +14,7 @@ from tenure.cli.approve import approve
 from tenure.cli.context import Context, json_option, pass_context
 from tenure.cli.move import operation_dict, raise_unless_successful, show_operation
 from tenure.cli.output import emit_json, emit_line, table
+from tenure.cli.stats import stats
 from tenure.model.operation import OperationState
 
 
@@ -23,6 +24,7 @@ def op() -> None:
 
 
 op.add_command(approve)
+op.add_command(stats)
 
 
 @op.command("list")
@@ -55,6 +57,7 @@ def show(context: Context, operation_id: str) -> None:
         events = service.events(operation_id)
         sentence = service.status(str(operation.tenant)).sentence if operation.tenant else ""
         approvals = service.approvals(operation_id)
+        record = service.record(operation)
         if context.as_json:
             value = operation_dict(operation)
             value["sentence"] = sentence
@@ -70,6 +73,7 @@ def show(context: Context, operation_id: str) -> None:
                 for s in steps
             ]
             value["events"] = list(events)
+            value["record"] = asdict(record) if record is not None else None
             value["approvals"] = [
                 {**asdict(a), "at": a.at.isoformat(), "expires_at": a.expires_at.isoformat()}
                 for a in approvals
@@ -93,6 +97,10 @@ def show(context: Context, operation_id: str) -> None:
                 click.echo(f"  {line}")
             for difference in look.differences:
                 click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
+        if record is not None and record.duration_s is not None:
+            click.echo(
+                f"{record.outcome} after {record.duration_s:.1f} s, in {record.attempts} attempts of its steps"
+            )
         for approval in approvals:
             until = (
                 f"{'good' if approval.stands else 'was good'} until {approval.expires_at:%Y-%m-%d %H:%M} UTC"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from tenure.model.names import TenantId
 
@@ -33,6 +34,9 @@ class Spread:
 
     p50: float
     p95: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"p50": round(self.p50, 3), "p95": round(self.p95, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,6 @@ class RouteRecord:
     aborted: int
     failed: int
     stuck: int
-    ever: int
-    """How many have ended since the first one, at most as many as count as initial, and one."""
     judged: int
     judged_succeeded: int
     """Those of `number` and `succeeded` that do not count as initial."""
@@ -80,7 +82,7 @@ class RouteRecord:
     cost: Spread | None
     currency: str | None
     stretch: float | None
-    """The median of real by predicted duration, of those that succeeded."""
+    """The median of real by estimated duration, of those that did not end early."""
 
     @property
     def rate(self) -> float | None:
@@ -91,3 +93,51 @@ class RouteRecord:
     def judged_rate(self) -> float | None:
         """The same without the initial ones."""
         return self.judged_succeeded / self.judged if self.judged else None
+
+    @property
+    def chance(self) -> float | None:
+        """How likely the next one is to succeed, by Laplace's rule of succession: a short record promises little."""
+        return (self.succeeded + 1) / (self.number + 2) if self.number else None
+
+    @property
+    def sentence(self) -> str:
+        """The record in words."""
+        where = f"{self.kind} operations on {self.route_kind.replace('_', '-')} routes"
+        if self.chance is None:
+            return f"no {self.kind} operation on a {self.route_kind.replace('_', '-')} route has ended yet"
+        others = {name: getattr(self, name) for name in ("rolled_back", "aborted", "failed", "stuck")}
+        rest = "".join(f", {n} {name.replace('_', ' ')}" for name, n in others.items() if n)
+        return f"{self.succeeded} of the last {self.number} {where} succeeded{rest}"
+
+    def as_dict(self) -> dict[str, Any]:
+        spreads = {
+            name: spread.as_dict() if spread is not None else None
+            for name, spread in (
+                ("attempts", self.attempts),
+                ("duration_s", self.duration_s),
+                ("hold_ms", self.hold_ms),
+                ("rollback_s", self.rollback_s),
+                ("cost", self.cost),
+            )
+        }
+        return {
+            "route_kind": str(self.route_kind),
+            "number": self.number,
+            "succeeded": self.succeeded,
+            "rolled_back": self.rolled_back,
+            "aborted": self.aborted,
+            "failed": self.failed,
+            "stuck": self.stuck,
+            "rate": _rounded(self.rate),
+            "judged": self.judged,
+            "judged_rate": _rounded(self.judged_rate),
+            "chance": _rounded(self.chance),
+            **spreads,
+            "currency": self.currency,
+            "stretch": _rounded(self.stretch),
+            "sentence": self.sentence,
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

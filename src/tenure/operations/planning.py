@@ -10,7 +10,7 @@ from tenure.model.approval import EVERY_TIER, Demand, Identity, Rule
 from tenure.model.names import CellName, TenantId, cell_name
 from tenure.model.operation import Operation, OperationState
 from tenure.operations.deps import Deps
-from tenure.operations.observe import link_name, observe
+from tenure.operations.observe import PAST_MEASUREMENTS, link_name, observe
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 
@@ -32,7 +32,10 @@ def plan_now(
     seen = replace(observe(deps, session, linked=linked), canary=canary)
     if kind == "complete":  # nothing moves: what would refuse a move does not matter
         seen = replace(seen, findings=(), residency=None, strays=None)
-    return plan_move(kind, STEPS[kind], seen)
+    (record,) = deps.registry.records.routes(
+        kind, last=PAST_MEASUREMENTS, currency=seen.prices.currency, route_kinds=(seen.route_kind,)
+    )
+    return plan_move(kind, STEPS[kind], replace(seen, record=record))
 
 
 def plan_again(deps: Deps, operation: Operation) -> Plan:

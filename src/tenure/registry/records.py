@@ -13,16 +13,16 @@ from tenure.registry.database import Database, DictRow, class_row, dict_row
 
 SUMMARY: Final[LiteralString] = """
     with routes as (
-        select k.route_kind, first.at as initial_until, first.ever
+        select k.route_kind, first.at as initial_until
         from unnest(%(route_kinds)s::text[]) k (route_kind)
         cross join lateral (
-            select count(*) as ever, max(f.finished_at) filter (where f.n = %(initial)s) as at
+            select max(f.finished_at) as at
             from (
-                select o.finished_at, row_number() over (order by o.finished_at, o.id) as n
+                select o.finished_at
                 from registry.operations o
                 where o.kind = %(kind)s and o.route_kind = k.route_kind
                   and o.finished_at is not null and o.started_at is not null
-                order by o.finished_at, o.id limit %(initial)s + 1
+                order by o.finished_at, o.id limit %(initial)s
             ) f
         ) first
     ), seen as (
@@ -37,7 +37,7 @@ SUMMARY: Final[LiteralString] = """
         where r.kind = %(kind)s and r.route_kind = any(%(route_kinds)s::text[]) and r.outcome = 'stuck'
     )
     select
-        routes.route_kind, routes.ever,
+        routes.route_kind,
         count(seen.id) as number,
         count(*) filter (where outcome = 'succeeded') as succeeded,
         count(*) filter (where outcome = 'rolled_back') as rolled_back,
@@ -52,7 +52,7 @@ SUMMARY: Final[LiteralString] = """
         percentile_cont(array[0.5, 0.95]) within group (order by hold_ms) as hold_ms,
         percentile_cont(array[0.5, 0.95]) within group (order by cost)
             filter (where currency = %(currency)s) as cost,
-        percentile_cont(0.5) within group (order by duration_s / nullif(predicted_s, 0))
+        percentile_cont(0.5) within group (order by duration_s / nullif(estimated_s, 0))
             filter (where outcome in ('succeeded', 'rolled_back')) as stretch,
         (
             select percentile_cont(array[0.5, 0.95]) within group (order by back.switched_after_s)
@@ -63,7 +63,7 @@ SUMMARY: Final[LiteralString] = """
             ) back
         ) as rollback_s
     from routes left join seen using (route_kind)
-    group by routes.route_kind, routes.ever
+    group by routes.route_kind
     order by array_position(%(route_kinds)s::text[], routes.route_kind)
 """
 

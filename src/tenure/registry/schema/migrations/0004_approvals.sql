@@ -236,7 +236,7 @@ select o.id, o.kind, o.route_kind, o.tenant, o.finished_at,
        (o.result ->> 'hold_ms')::float8 as hold_ms,
        (o.cost ->> 'total')::float8 as cost,
        o.cost ->> 'currency' as currency,
-       (o.plan #>> '{predicted,total_s}')::float8 as predicted_s,
+       (o.plan #>> '{predicted,estimated_s}')::float8 as estimated_s,
        (select sum(s.attempt)::int from registry.steps s where s.operation = o.id) as attempts
 from registry.operations o
 where o.started_at is not null;
