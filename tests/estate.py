@@ -107,8 +107,14 @@ class TestEstate:
         finally:
             service.close()
 
-    def command(self, *args: str, timeout_s: float = 120.0, config: Path | None = None) -> CommandResult:
-        """Run `tenure` in a process of its own."""
+    def command(
+        self,
+        *args: str,
+        timeout_s: float = 120.0,
+        config: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> CommandResult:
+        """Run `tenure` in a process of its own; `env` is added to this one's environment."""
         done = subprocess.run(
             [
                 sys.executable,
@@ -123,7 +129,8 @@ class TestEstate:
             text=True,
             timeout=timeout_s,
             check=False,
-            env={**os.environ, "TENURE_CONFIG": str(self.config)},
+            env={**os.environ, "TENURE_CONFIG": str(self.config), **(env or {})},
+            stdin=subprocess.DEVNULL,
         )
         return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 

@@ -87,8 +87,14 @@ class ConfirmationNeeded(TenureError):
     code = "confirmation_needed"
 
 
+class ApprovalNeeded(TenureError):
+    """The operation begins only when a second person has approved its plan, and the approval has not expired."""
+
+    code = "approval_needed"
+
+
 class PlanStale(TenureError):
-    """The digest given to `--apply` is not the digest of what would be done now."""
+    """The digest given to `--apply`, or approved, is not the digest of what would be done now."""
 
     code = "plan_stale"
 

@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Final
 
@@ -28,26 +28,28 @@ from tenure.errors import (
     UnknownName,
     UsageError,
 )
-from tenure.model.names import CellName, TenantId, cell_name, tenant_id
+from tenure.model.approval import Approval
+from tenure.model.names import TenantId, cell_name, tenant_id
 from tenure.model.operation import Event, Operation, OperationState, Step
+from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations import follow, upkeep
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.move import Move
-from tenure.operations.observe import link_name, observe
+from tenure.operations.planning import demand, plan_now, plan_to_approve
 from tenure.operations.rehearse import Rehearsal
 from tenure.operations.soak import Expiry, SoakState
 from tenure.operations.soak import look as look_at_soak
-from tenure.operations.status import TenantStatus, look_at, other_cell
+from tenure.operations.status import TenantStatus, look_at, look_at_proposal, other_cell
 from tenure.operations.steering import not_reached
 from tenure.operations.verify import Verify
 from tenure.operations.watch import Outcome as WatchOutcome
 from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
-from tenure.plan.canary import CanaryPlan
-from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
+from tenure.plan.move import Plan
+from tenure.plan.targets import Judgement, Targets, judge
 from tenure.registry.fires import Wanted
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
@@ -81,6 +83,14 @@ def event_dict(event: Event) -> dict[str, Any]:
         "action": event.action,
         "data": dict(event.data),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteStats:
+    """How operations went on one kind of route, and how that compares with the targets."""
+
+    record: RouteRecord
+    judged: Mapping[str, Judgement]
 
 
 class Service:
@@ -187,7 +197,9 @@ class Service:
             )
         self._not_over(link)
         wanted = self._deps.canary(tenant, canary)
-        return self._plan("migrate", tenant, placement.cell, target, linked=link is not None, canary=wanted)
+        return plan_now(
+            self._deps, "migrate", tenant, placement.cell, target, linked=link is not None, canary=wanted
+        )
 
     def plan_rollback(self, text: str) -> Plan:
         """Plan to go back to the cell that the tenant came from and that still follows."""
@@ -196,7 +208,9 @@ class Service:
         link = self._link(tenant, "roll back")
         self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
-        return self._plan("rollback", tenant, placement.cell, other_cell(link, placement.cell), linked=True)
+        return plan_now(
+            self._deps, "rollback", tenant, placement.cell, other_cell(link, placement.cell), linked=True
+        )
 
     def plan_complete(self, text: str) -> Plan:
         """Plan to end the link and destroy the copy in the cell that does not serve the tenant."""
@@ -204,7 +218,9 @@ class Service:
         self._free(tenant)
         link = self._link(tenant, "complete")
         placement = self._deps.registry.placements.get(tenant)
-        return self._plan("complete", tenant, placement.cell, other_cell(link, placement.cell), linked=True)
+        return plan_now(
+            self._deps, "complete", tenant, placement.cell, other_cell(link, placement.cell), linked=True
+        )
 
     # -- soaks -------------------------------------------------------------------------------------------------------
 
@@ -384,6 +400,25 @@ class Service:
         known = self._known(tenant) if tenant is not None else None
         return self._deps.registry.operations.list(tenant=known, limit=limit)
 
+    def record(self, operation: Operation) -> OperationRecord | None:
+        """How long the operation took, in how many attempts, and how it ended; None if it has not begun."""
+        return None if operation.started_at is None else self._deps.registry.records.of(operation.id)
+
+    def stats(self, kind: str, *, last: int) -> tuple[RouteStats, ...]:
+        """How the last operations of a kind went on each kind of route, beside the estate's targets."""
+        prices, wanted = self._deps.estate.prices, self._deps.estate.targets
+        targets = Targets(
+            migration_s=wanted.migration_h * 3600,
+            rollback_s=wanted.rollback_s,
+            success_rate=wanted.success_rate,
+            cost=wanted.cost,
+            currency=wanted.currency,
+        )
+        records = self._deps.registry.records.routes(
+            kind, last=last, initial=wanted.initial, currency=prices.currency if prices else None
+        )
+        return tuple(RouteStats(record=record, judged=judge(record, targets)) for record in records)
+
     def events(self, operation_id: str, *, since: int = 0) -> tuple[Mapping[str, Any], ...]:
         self._deps.registry.operations.get(operation_id)
         found = self._deps.registry.events.list(operation=operation_id, since=since, limit=10_000)
@@ -411,6 +446,31 @@ class Service:
             )
         self._deps.registry.steps.confirm(operation_id, actor=self._actor)
         return self._engine.run(operation_id, self._spec(operation), observer=observer)
+
+    def plan_to_approve(self, operation_id: str) -> Plan:
+        """What a proposed operation would do, made anew. Raises `PlanStale` if that is not what was asked for."""
+        return plan_to_approve(self._deps, self._deps.registry.operations.get(operation_id))
+
+    def approve(self, operation_id: str, looked_at: Plan, *, digest: str) -> Approval:
+        """Approve the plan of that digest, if it is the one that was looked at. Nothing begins by that.
+
+        Raises `PlanStale` for another digest, and `NotAllowed` for who has asked for the operation himself.
+        """
+        if digest != looked_at.digest:
+            raise PlanStale(
+                f"the plan of {operation_id} is {looked_at.digest}, not {digest}",
+                hint=f"tenure op approve {operation_id} shows it",
+            )
+        return self._deps.registry.approvals.give(operation_id, plan_digest=digest, approver=self._actor)
+
+    def proposal(self, operation: Operation) -> tuple[str, tuple[str, ...]]:
+        """What a proposed operation waits for, in one sentence, and the commands that come next."""
+        told, steps = look_at_proposal(self._deps, operation)
+        return told, tuple(steps)
+
+    def approvals(self, operation_id: str) -> tuple[Approval, ...]:
+        """The approvals of an operation, the one that expires last at the end."""
+        return self._deps.registry.approvals.list(operation_id)
 
     def cancel(self, operation_id: str, observer: Observer) -> Operation:
         """End an operation before its point of no return; everything is as before."""
@@ -491,23 +551,6 @@ class Service:
         done = back.state is OperationState.SUCCEEDED
         return watch.report(WatchOutcome.ROLLED_BACK if done else WatchOutcome.REGRESSED, verdicts, back)
 
-    def _plan(
-        self,
-        kind: str,
-        tenant: TenantId,
-        source: CellName,
-        target: CellName,
-        *,
-        linked: bool,
-        canary: CanaryPlan | None = None,
-    ) -> Plan:
-        steps = {"migrate": MIGRATE_STEPS, "rollback": ROLLBACK_STEPS, "complete": COMPLETE_STEPS}[kind]
-        session = self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
-        seen = replace(observe(self._deps, session, linked=linked), canary=canary)
-        if kind == "complete":  # nothing moves: what would refuse a move does not matter
-            seen = replace(seen, findings=(), residency=None, strays=None)
-        return plan_move(kind, steps, seen)
-
     def _soaking(self, tenant: TenantId) -> dict[str, Any]:
         """The soaking migration that a rollback or a completion ends."""
         for operation in self._deps.registry.operations.list(tenant=tenant, limit=SOAKING_AMONG):
@@ -571,6 +614,7 @@ class Service:
             plan=plan.as_dict(),
             plan_digest=plan.digest,
             requested_by=self._actor,
+            approval=demand(self._deps, spec.kind, plan.tenant),
         )
         return self._run(operation, spec, observer, here=here)
 

@@ -34,7 +34,9 @@ def test_every_state_has_its_line_in_the_table() -> None:
 
 
 def test_every_state_can_be_reached_and_every_active_one_can_end() -> None:
-    assert {state for path in _paths(S.PLANNED, committed=False) for state in path} == set(S)
+    begun = {state for path in _paths(S.PLANNED, committed=False) for state in path}
+    assert begun == set(S) - {S.PROPOSED}
+    assert {state for path in _paths(S.PROPOSED, committed=False) for state in path} == set(S) - {S.PLANNED}
     for state in ACTIVE:
         assert any(path[-1].final or path[-1] is S.SOAKING for path in _paths(state, committed=False))
 
@@ -44,6 +46,9 @@ def test_final_states_are_final_and_not_active() -> None:
     assert not any(s.final for s in ACTIVE)
     assert not S.SOAKING.active
     assert not S.SOAKING.final
+    assert not S.PROPOSED.active, "what waits for an approval keeps no rollback away"
+    assert not S.PROPOSED.final
+    assert {s for s in S if s.unfinished} == {*ACTIVE, S.PROPOSED}
 
 
 @pytest.mark.parametrize("state", [S.RUNNING, S.PARKED])

@@ -25,8 +25,10 @@ from tenure.estate.config import (
     SecretRef,
     load_estate,
 )
+from tenure.model.approval import EVERY_TIER, Demand, Identity
 from tenure.model.names import CellName, StoreName, tenant_id
 from tenure.model.secret import Secret
+from tenure.operations.planning import rules_of
 
 GOOD = """\
 version: 1
@@ -137,12 +139,29 @@ def test_what_is_left_out_has_its_default(folder: pathlib.Path) -> None:
     assert estate.freeze == {}
     assert estate.prices is None
     assert estate.tiers["platinum"].soak_h is None
+    assert estate.tiers["platinum"].approval == estate.approval.kinds == ()
+    assert (estate.approval.identity, estate.approval.expires_h) == ("os", 24)
+    targets = estate.targets
+    assert (targets.migration_h, targets.rollback_s, targets.success_rate, targets.initial) == (
+        8,
+        60,
+        0.98,
+        5,
+    )
+    assert (targets.cost, targets.currency) == (80_000, "INR")
+    assert rules_of(estate) == frozenset()
 
 
 def test_every_kind_of_store_is_read(folder: pathlib.Path) -> None:
     pathlib.Path("catalogue.yaml").write_text(examples.CATALOGUE)
     estate = load(examples.ESTATE)
     blue, frankfurt = estate.cell("blue").stores, estate.cell("frankfurt").stores
+    assert {(r.tier, r.kind) for r in rules_of(estate)} == {
+        (EVERY_TIER, "complete"),
+        ("platinum", "migrate"),
+        ("platinum", "complete"),
+    }
+    assert {r.demand for r in rules_of(estate)} == {Demand(identity=Identity.DATABASE, ttl_s=12 * 3600)}
     year_end = load(examples.ESTATE).freeze["year-end"]
     assert year_end.begins.isoformat() == "2026-12-20T00:00:00+00:00"
     postgres, vectors, objects = (blue[StoreName(n)] for n in ("postgres", "vectors", "objects"))
@@ -355,7 +374,7 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "{rank: 1}",
             "{zzz: 1}",
-            "27:14: tiers.platinum.zzz: unknown setting; known here: bounds, canary, rank, "
+            "27:14: tiers.platinum.zzz: unknown setting; known here: approval, bounds, canary, rank, "
             "rollback_on_regression, soak_h, throttle",
         ),
         (
@@ -487,6 +506,16 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
             "version: 1",
             "version: 1\nhold: {budget_ms: 0}",
             "2:19: hold.budget_ms: must be more than 0, not 0",
+        ),
+        (
+            "{rank: 1}",
+            "{rank: 1, approval: [migrate, rollback]}",
+            "27:35: tiers.platinum.approval[1]: must not be rollback: the way back waits for nobody",
+        ),
+        (
+            "version: 1",
+            "version: 1\napproval: {kinds: [verify]}",
+            "2:20: approval.kinds[0]: must be one of migrate, complete: the operations with a plan to approve",
         ),
         (
             "version: 1",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.record import RouteKind, RouteRecord, Spread
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import (
@@ -24,6 +26,7 @@ from tenure.plan.observation import (
     ResidencyRule,
     StoreObservation,
 )
+from tenure.plan.targets import Targets, Verdict, judge
 
 STORE = StoreObservation(
     store=StoreName("postgres"),
@@ -174,3 +177,67 @@ def test_the_hold_is_predicted_from_past_holds_once_there_are_some() -> None:
     assert plan(replace(SEEN, past_holds_ms=(12.0,))).prediction.hold_ms == 12.0
     spread = plan(replace(SEEN, past_holds_ms=tuple(float(i) for i in range(1, 21)))).prediction.hold_ms
     assert 19.0 <= spread <= 21.0
+
+
+def _record(number: int, succeeded: int, **given: Any) -> RouteRecord:
+    none: dict[str, Any] = dict.fromkeys(
+        ("attempts", "duration_s", "hold_ms", "rollback_s", "cost", "stretch")
+    )
+    return RouteRecord(
+        kind="migrate",
+        route_kind=RouteKind.CROSS_REGION,
+        number=number,
+        succeeded=succeeded,
+        rolled_back=0,
+        aborted=number - succeeded,
+        failed=0,
+        stuck=0,
+        judged=given.pop("judged", number),
+        judged_succeeded=given.pop("judged_succeeded", succeeded),
+        currency="INR",
+        **{**none, **given},
+    )
+
+
+def test_the_kind_of_route_follows_from_regions_and_infrastructure() -> None:
+    assert plan().route_kind is RouteKind.CROSS_REGION
+    near = replace(SEEN, target=replace(SEEN.target, region="us-east-1"))
+    assert plan(near).route_kind is RouteKind.MAJOR_UPGRADE
+    same = replace(near, target=replace(near.target, infrastructure="v1"))
+    assert plan(same).as_dict()["route_kind"] == "blue_green"
+
+
+def test_a_plan_learns_from_how_such_moves_went_and_its_digest_does_not() -> None:
+    first = plan()
+    assert first.prediction.total_s == first.prediction.estimated_s
+    assert first.as_dict()["predicted"]["record"] is None
+    record = _record(12, 12, stretch=1.5, rollback_s=Spread(p50=2.0, p95=4.0))
+    learnt = plan(replace(SEEN, record=record))
+    assert learnt.digest == first.digest
+    assert learnt.prediction.estimated_s == first.prediction.estimated_s
+    assert learnt.prediction.total_s == first.prediction.total_s * 1.5
+    assert learnt.prediction.rollback_s == 4.0
+    told = learnt.as_dict()["predicted"]["record"]
+    assert told["sentence"] == "12 of the last 12 migrate operations on cross-region routes succeeded"
+    assert told["chance"] == 0.9286
+    few = plan(replace(SEEN, record=_record(2, 2, stretch=9.0)))
+    assert few.prediction.total_s == first.prediction.total_s
+
+
+def test_what_was_measured_is_judged_by_the_targets_and_nothing_else_is() -> None:
+    targets = Targets(migration_s=3600, rollback_s=60, success_rate=0.98, cost=100, currency="INR")
+    slow = Spread(p50=10, p95=4000)
+    seen = judge(_record(100, 97, duration_s=slow, rollback_s=Spread(p50=1, p95=60), cost=slow), targets)
+    assert {name: str(j.verdict) for name, j in seen.items()} == {
+        "success_rate": "missed",
+        "duration_s": "missed",
+        "rollback_s": "met",
+        "cost": "missed",
+    }
+    early = judge(_record(3, 2, judged=0, judged_succeeded=0), replace(targets, currency="EUR"))
+    assert {name: str(j.verdict) for name, j in early.items()} == {
+        "success_rate": "too early",
+        "duration_s": "too early",
+        "rollback_s": "too early",
+    }
+    assert judge(_record(100, 98), targets)["success_rate"].verdict is Verdict.MET

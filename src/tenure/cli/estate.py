@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tenure.estate.local.fleet import start_workers
 from tenure.estate.local.layout import default_folder
 from tenure.estate.local.running import down as stop_estate
 from tenure.estate.local.running import status as look_at
+from tenure.operations.planning import rules_of
 from tenure.registry.registry import Registry
 from tenure.wiring import open_registry
 
@@ -109,14 +112,22 @@ def init(context: Context) -> None:
     registry = open_registry(described)
     try:
         applied = registry.migrate()
+        actor = f"{getpass.getuser()}@{socket.gethostname()}"
+        published = registry.approvals.publish(rules_of(described), actor=actor)
     finally:
         registry.close()
     steps = ("tenure tenant add NAME --cell CELL --tier TIER",)
     if context.as_json:
-        emit_json("estate_init", {"estate_file": str(described.path), "applied": list(applied)}, steps)
+        value = {
+            "estate_file": str(described.path),
+            "applied": list(applied),
+            "approval_rules_published": published,
+        }
+        emit_json("estate_init", value, steps)
         return
     click.echo(
         f"{described.path} is in order; {len(applied) or 'no'} migration(s) applied to the control database"
+        + ("; its rules for approvals are those of this file now" if published else "")
     )
     for step in steps:
         click.echo(f"next: {step}")

@@ -30,6 +30,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "target_unfit": OPERATION_FAILED,
     "route_drifted": OPERATION_FAILED,
     "confirmation_needed": APPROVAL_NEEDED,
+    "approval_needed": APPROVAL_NEEDED,
     "plan_stale": PLAN_STALE,
     "rolled_back": ROLLED_BACK,
     "still_running": STILL_RUNNING,

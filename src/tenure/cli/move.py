@@ -11,8 +11,10 @@ from tenure.cli.context import Context, confirm_by_name, here_option, json_optio
 from tenure.cli.exit_codes import EXIT_CODES
 from tenure.cli.output import emit_json, show_error, show_plan, table
 from tenure.errors import (
+    ApprovalNeeded,
     ConfirmationNeeded,
     OperationFailed,
+    PlanStale,
     RolledBack,
     StillRunning,
     TargetUnfit,
@@ -206,6 +208,8 @@ def operation_dict(operation: Operation) -> dict[str, Any]:
         "request": dict(operation.request),
         "plan_digest": operation.plan_digest,
         "requested_by": operation.requested_by,
+        "requested_as": operation.requested_as,
+        "needs_approval": operation.approval_identity,
         "created_at": operation.created_at.isoformat(),
         "started_at": operation.started_at.isoformat() if operation.started_at else None,
         "committed_at": operation.committed_at.isoformat() if operation.committed_at else None,
@@ -220,6 +224,8 @@ def show_operation(context: Context, service: Service, operation: Operation) -> 
     """The outcome on stdout: what happened, the comparison, and one sentence on where traffic goes now."""
     status = service.status(str(operation.tenant)) if operation.tenant else None
     next_steps = list(status.next_steps) if status else []
+    if operation.state is OperationState.PROPOSED:
+        next_steps = list(service.proposal(operation)[1])
     if operation.needs_resume:
         next_steps.insert(0, f"tenure op resume {operation.id}")
     if context.as_json:
@@ -274,22 +280,33 @@ def raise_unless_successful(operation: Operation) -> None:
 
     The operation itself has been shown on stdout by then; the reason goes to stderr.
     """
-    error = dict(operation.error or {})
-    message, hint = str(error.get("message", "")), error.get("hint")
-    problem: TenureError
-    if operation.state in (OperationState.ABORTED, OperationState.FAILED):
-        problem = OperationFailed(f"{operation.kind} {operation.id} {operation.state}: {message}", hint=hint)
-    elif operation.state is OperationState.AWAITING:
-        problem = ConfirmationNeeded(
-            f"{operation.kind} {operation.id} waits for somebody: {operation.data['question']}",
-            hint=f"tenure op show {operation.id}",
-        )
-    elif operation.state.active:
-        problem = StillRunning(
-            f"{operation.kind} {operation.id} stopped at {operation.phase}: {message}",
-            hint=f"tenure op resume {operation.id}",
-        )
-    else:
+    problem = _problem(operation)
+    if problem is None:
         return
     show_error(problem, as_json=False)
     sys.exit(EXIT_CODES[problem.code])
+
+
+def _problem(operation: Operation) -> TenureError | None:
+    error = dict(operation.error or {})
+    message, hint = str(error.get("message", "")), error.get("hint")
+    if operation.state in (OperationState.ABORTED, OperationState.FAILED):
+        kind = PlanStale if error.get("code") == PlanStale.code else OperationFailed
+        return kind(f"{operation.kind} {operation.id} {operation.state}: {message}", hint=hint)
+    if operation.state is OperationState.PROPOSED:
+        return ApprovalNeeded(
+            f"{operation.kind} {operation.id} has not begun: its plan {operation.plan_digest} needs the approval of a "
+            "second person",
+            hint=f"tenure op show {operation.id}",
+        )
+    if operation.state is OperationState.AWAITING:
+        return ConfirmationNeeded(
+            f"{operation.kind} {operation.id} waits for somebody: {operation.data['question']}",
+            hint=f"tenure op show {operation.id}",
+        )
+    if operation.state.active:
+        return StillRunning(
+            f"{operation.kind} {operation.id} stopped at {operation.phase}: {message}",
+            hint=f"tenure op resume {operation.id}",
+        )
+    return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
+from tenure.cli.approve import approve
 from tenure.cli.context import Context, here_option, json_option, pass_context
 from tenure.cli.move import operation_dict, raise_unless_successful, show_operation, show_outcome
 from tenure.cli.output import emit_json, emit_line, table
 from tenure.cli.progress import progress_text
+from tenure.cli.stats import stats
+from tenure.model.approval import Approval
 from tenure.model.operation import Operation, OperationState, Step, StepState
 from tenure.operations.follow import Teller
 from tenure.operations.status import TenantStatus
@@ -22,6 +25,10 @@ from tenure.service import event_dict
 @click.group()
 def op() -> None:
     """Look at operations, carry interrupted ones on, or end them."""
+
+
+op.add_command(approve)
+op.add_command(stats)
 
 
 @op.command("list")
@@ -54,13 +61,21 @@ def show(context: Context, operation_id: str) -> None:
         events = service.events(operation_id)
         status = service.status(str(operation.tenant)) if operation.tenant else None
         look = service.look(operation)
+        approvals = service.approvals(operation_id)
+        record = service.record(operation)
+        proposed = operation.state is OperationState.PROPOSED
+        next_steps = list(service.proposal(operation)[1]) if proposed else _next_steps(operation, status)
     if context.as_json:
         value = operation_dict(operation)
         value["sentence"] = status.sentence if status is not None else ""
         value["steps"] = [_step_dict(step) for step in steps]
         value["events"] = list(events)
         value["look"] = look.as_dict() if look is not None else None
-        emit_json("operation", value, _next_steps(operation, status))
+        value["record"] = asdict(record) if record is not None else None
+        value["approvals"] = [
+            {**asdict(a), "at": a.at.isoformat(), "expires_at": a.expires_at.isoformat()} for a in approvals
+        ]
+        emit_json("operation", value, next_steps)
         return
     show_outcome(operation)
     if status is not None:
@@ -71,6 +86,12 @@ def show(context: Context, operation_id: str) -> None:
             click.echo(f"  {line}")
         for difference in look.differences:
             click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
+    if record is not None and record.duration_s is not None:
+        click.echo(
+            f"{record.outcome} after {record.duration_s:.1f} s, in {record.attempts} attempts of its steps"
+        )
+    for approval in approvals:
+        click.echo(_approval_line(approval))
     rows = [(s.name, str(s.state), s.attempt, s.holder or "") for s in steps]
     click.echo(table(("step", "state", "attempt", "run by"), rows))
     for step in steps:
@@ -79,7 +100,7 @@ def show(context: Context, operation_id: str) -> None:
                 click.echo(f"  {progress_text(what, progress)}")
     for event in sorted(events, key=lambda e: str(e["at"])):
         click.echo(_line(event))
-    for next_step in _next_steps(operation, status):
+    for next_step in next_steps:
         click.echo(f"next: {next_step}")
 
 
@@ -164,12 +185,17 @@ def cancel(context: Context, operation_id: str) -> None:
     with context.service() as service:
         operation = service.cancel(operation_id, context.observer())
         show_operation(context, service, operation)
-    if operation.state.active:
+    if operation.state.unfinished:
         raise_unless_successful(operation)
 
 
 def _line(event: Mapping[str, Any]) -> str:
     return f"{event['at']}  {event['action']}  {json.dumps(event['data'], default=str)}"
+
+
+def _approval_line(approval: Approval) -> str:
+    until = f"{'good' if approval.stands else 'was good'} until {approval.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f"approved by {approval.approver} as {approval.approved_as}: plan {approval.plan_digest}, {until}"
 
 
 def _step_dict(step: Step) -> dict[str, Any]:

@@ -118,9 +118,13 @@ def show_plan(plan: Plan) -> str:
     p = plan.prediction
     lines += [
         f"Predicted: copy {p.copy_s:.1f} s, verification {p.verify_s:.1f} s, hold {p.hold_ms:.0f} ms, "
-        f"rollback {p.rollback_ms:.0f} ms, in all {p.total_s:.1f} s, {p.cost.total:.2f} {p.cost.currency}",
+        f"in all {p.total_s:.1f} s, {p.cost.total:.2f} {p.cost.currency}; "
+        f"a rollback {p.rollback_s:.1f} s, of which users wait {p.rollback_ms:.0f} ms",
         f"  ({p.basis})",
     ]
+    if p.record is not None:
+        chance = f"; the chance of this one: {p.record.chance:.0%}" if p.record.chance is not None else ""
+        lines.append(f"Record: {p.record.sentence}{chance}")
     if plan.refusals:
         lines.append("This plan is refused: mend the findings above and plan again.")
     return "\n".join(lines)

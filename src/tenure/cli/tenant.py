@@ -91,6 +91,7 @@ def show(context: Context, name: str) -> None:
                 "problems": list(status.outlook.problems),
             },
             "operation": None if status.active is None else status.active.id,
+            "proposed": None if status.proposed is None else status.proposed.id,
             "gateway": {
                 "cell": route.cell,
                 "gated": route.gated,

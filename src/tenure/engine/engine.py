@@ -33,6 +33,7 @@ from tenure.errors import (
     StoreUnavailable,
     TenureError,
 )
+from tenure.model.approval import Demand
 from tenure.model.names import TenantId
 from tenure.model.operation import JsonObject, Lease, Operation, OperationState, Step, StepState
 from tenure.registry.claims import Claim
@@ -84,8 +85,12 @@ class Engine:
         plan: JsonObject | None = None,
         plan_digest: str = "",
         requested_by: str | None = None,
+        approval: Demand | None = None,
     ) -> Operation:
-        """Write a new operation of that spec, ready to `run`. Raises `TenantLocked` if the tenant is in another."""
+        """Write a new operation of that spec, ready to `run`, or `proposed` where it needs an approval.
+
+        Raises `TenantLocked` if the tenant is in another.
+        """
         return self._registry.operations.create(
             kind=spec.kind,
             tenant=tenant,
@@ -94,12 +99,13 @@ class Engine:
             plan=plan,
             plan_digest=plan_digest,
             requested_by=requested_by or self._actor,
+            approval=approval,
         )
 
     def run(
         self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait_s: float = math.inf
     ) -> Operation:
-        """Move the operation on until it has ended, soaks, awaits a person, or is stuck (`needs_resume`); return it.
+        """Move the operation on until it has ended, soaks, awaits a person or an approval, or is stuck; return it.
 
         It also returns when nothing is due within `wait_s`, and when this process is to stop (the step is given back
         first). A step of a process of this host that has died is taken over at once, one of another host when its
@@ -202,7 +208,12 @@ class Engine:
     def _turn(self, run: _Run) -> Operation | None:
         """Do the next thing there is to do; give the operation back if nothing is left to do for it here."""
         operation = self._registry.operations.get(run.operation)
-        if not operation.state.active or operation.needs_resume or self._stopping():
+        if (
+            not operation.state.unfinished
+            or operation.needs_resume
+            or self._stopping()
+            or self._unapproved(operation)
+        ):
             return operation
         step = self._open_step(operation)
         if operation.cancel_requested and not _past_cancelling(operation):
@@ -235,6 +246,13 @@ class Engine:
         if run.misses > _MISSES_MAX:
             raise StillRunning(f"{run.operation} is changed by someone else all the time", hint="try again")
         return None
+
+    def _unapproved(self, operation: Operation) -> bool:
+        return (
+            operation.state is OperationState.PROPOSED
+            and not operation.cancel_requested
+            and not self._registry.approvals.stands(operation.id)
+        )
 
     def _pause(self, at_most_s: float | None = None) -> None:
         threading.Event().wait(

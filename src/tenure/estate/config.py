@@ -36,10 +36,12 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.model.names import CellName
 
 __all__ = [
+    "ApprovalSettings",
     "Cell",
     "Control",
     "DnsSettings",
@@ -59,6 +61,7 @@ __all__ = [
     "Soak",
     "StoreSettings",
     "Sync",
+    "Targets",
     "Throttle",
     "Tier",
     "Verify",
@@ -85,6 +88,8 @@ class Estate:
     freeze: Mapping[str, Freeze]
     prices: Prices | None
     fleet: Fleet
+    approval: ApprovalSettings
+    targets: Targets
 
     @property
     def root(self) -> pathlib.Path:
@@ -173,6 +178,8 @@ def load_estate(path: pathlib.Path) -> Estate:
         freeze=settings.freeze,
         prices=settings.prices,
         fleet=settings.fleet,
+        approval=settings.approval,
+        targets=settings.targets,
     )
 
 

@@ -70,6 +70,7 @@ tiers:
   platinum:
     rank: 1
     soak_h: 72
+    approval: [migrate, complete]
     throttle: false
     canary: {shares: [10, 25, 50, 75, 100], soak_s: 120}
     bounds: {error_rate: 0.01, latency_ratio: 2, latency_margin_ms: 50, latency_p99_ms: 800, min_requests: 50}
@@ -86,6 +87,8 @@ prices:
   gb_moved: 1.5
   cross_region_gb_moved: 7.5
   operator_hour: 2500
+approval: {kinds: [complete], expires_h: 12, identity: database}
+targets: {migration_h: 6, rollback_s: 60, success_rate: 0.99, cost: 60000}
 """
 
 CATALOGUE: Final = """\

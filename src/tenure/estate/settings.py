@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
+from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.values import (
     AnyName,
@@ -391,6 +392,9 @@ class Tier(Settings):
     soak_h: Annotated[float, Field(gt=0, le=720)] | None = setting(
         "How long its tenants soak at most, instead of `soak.ttl_h`.", default=None, unit="h"
     )
+    approval: ApprovableKinds = setting(
+        "The operations on its tenants that need the approval of a second person.", default=()
+    )
     throttle: bool = setting(
         "Whether the writes of its tenants may be slowed down, where `sync.throttle` says how.", default=True
     )
@@ -469,3 +473,5 @@ class EstateSettings(Settings):
         default=Fleet(),
     )
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
+    approval: ApprovalSettings = setting("Which operations need a second person.", default=ApprovalSettings())
+    targets: Targets = setting("What operations are measured against.", default=Targets())

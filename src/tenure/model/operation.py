@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from tenure.model.approval import Identity
 from tenure.model.names import TenantId
+from tenure.model.record import RouteKind
 
 JsonObject = Mapping[str, Any]
 """A JSON object as it is kept in the control database: the keys are texts, the values anything JSON knows."""
@@ -26,9 +28,11 @@ class OperationState(StrEnum):
 
     A tenant has at most one operation in an *active* state. A *final* state never changes again. `soaking` is
     neither: the work is done, and a later operation (`rollback`, `complete`) says how it ended. `awaiting` goes on only
-    when a person has confirmed what the operation asks for.
+    when a person has confirmed what the operation asks for. `proposed` is not active either: the operation needs the
+    approval of a second person to begin, and keeps no other one away from the tenant meanwhile.
     """
 
+    PROPOSED = "proposed"
     PLANNED = "planned"
     RUNNING = "running"
     PARKED = "parked"
@@ -46,6 +50,11 @@ class OperationState(StrEnum):
         return self in ACTIVE
 
     @property
+    def unfinished(self) -> bool:
+        """It is active or has yet to begin: it can be withdrawn or cancelled, and may go on."""
+        return self.active or self is OperationState.PROPOSED
+
+    @property
     def final(self) -> bool:
         return not TRANSITIONS[self]
 
@@ -53,6 +62,7 @@ class OperationState(StrEnum):
 _STATE = OperationState
 
 TRANSITIONS: Final[Mapping[OperationState, frozenset[OperationState]]] = {
+    _STATE.PROPOSED: frozenset({_STATE.RUNNING, _STATE.ABORTED}),
     _STATE.PLANNED: frozenset({_STATE.RUNNING, _STATE.ABORTED}),
     _STATE.RUNNING: frozenset(
         {
@@ -121,6 +131,14 @@ class Operation:
     plan_digest: str
     requested_by: str
     created_at: datetime
+    requested_as: str = ""
+    """The database role of who asked for it, which the control database itself wrote down."""
+    approval_identity: Identity | None = None
+    """How the approver is told from who asked for it; None for an operation that needs no approval."""
+    approval_ttl_s: float | None = None
+    approval: int | None = None
+    """The approval on which it began."""
+    route_kind: RouteKind | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     committed_at: datetime | None = None

@@ -13,6 +13,7 @@ from tenure.model.operation import OperationState
 from tenure.operations.deps import Deps
 from tenure.operations.move import Move
 from tenure.operations.observe import cost_so_far
+from tenure.operations.planning import require_approved_plan
 from tenure.operations.teardown import erase_copy, unlink
 from tenure.registry.links import Link, LinkState
 
@@ -43,6 +44,8 @@ class Complete:
     def check(self, ctx: StepContext) -> StepOutcome:
         """Compare both sides once more, unless an earlier attempt has got past that and taken the link apart."""
         link = self._deps.registry.links.active(TenantId(str(ctx.operation.tenant)))
+        if link is not None and link.state is not LinkState.ENDING:
+            require_approved_plan(self._deps, ctx.operation)
         if link is None or link.state is LinkState.ENDING:
             return Done(result={"compared": "by the attempt before"})
         if link.state is LinkState.EXPIRED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tenure.engine.context import StepContext
@@ -18,6 +19,7 @@ from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement
 from tenure.operations.pace import Ladder, show
+from tenure.operations.planning import require_planned
 from tenure.operations.schema_change import schema_changes
 from tenure.operations.session import Session
 from tenure.operations.teardown import erase_copy, unlink
@@ -81,14 +83,18 @@ class Move:
         """Look again, under the operation's lock on the tenant, at everything the plan was made from."""
         session = self.session(ctx)
         linked = self._deps.registry.links.active(session.tenant) is not None
-        seen = observe(self._deps, session, linked=linked)
+        request = ctx.operation.request
+        canary = CanaryPlan.of(request["canary"]) if "canary" in request else None
+        seen = replace(observe(self._deps, session, linked=linked), canary=canary)
+        plan = plan_move(ctx.operation.kind, MIGRATE_STEPS, seen)
+        if ctx.operation.approval_identity is not None:
+            require_planned(ctx.operation, plan)
         self._require_schema(
             ctx,
             {s.store: {"source": s.fingerprint_source, "target": s.fingerprint_target} for s in seen.stores},
         )
-        refusals = plan_move(ctx.operation.kind, MIGRATE_STEPS, seen).refusals
-        if refusals:
-            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in refusals)
+        if plan.refusals:
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in plan.refusals)
             raise NotAllowed(
                 f"the move of {session.tenant} to {session.target} is refused: {'. '.join(named)}",
                 findings=named,

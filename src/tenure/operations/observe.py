@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tenure.catalogue import StoreKind
 from tenure.engine.context import StepContext
-from tenure.errors import StoreRefused, UsageError
+from tenure.errors import PlanStale, StoreRefused
 from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
@@ -176,7 +176,10 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
     tenant = deps.registry.tenants.get(session.tenant)
     placement = deps.registry.placements.get(session.tenant)
     if placement.cell != session.source:
-        raise UsageError(f"{session.tenant} is served by {placement.cell}, not by {session.source}")
+        raise PlanStale(
+            f"{session.tenant} is served by {placement.cell}, not by {session.source}",
+            hint="make a new plan with `--plan` from what is there now",
+        )
     session.each(lambda n: session.target_store(n).ping())
     found = session.each(lambda n: session.copies[n].preflight())
     findings: list[Finding] = [finding for of_store in found.values() for finding in of_store]

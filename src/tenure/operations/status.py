@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tenure.errors import StoreUnavailable
+from tenure.model.approval import Identity
 from tenure.model.names import CellName, TenantId
 from tenure.model.operation import Operation, OperationState
 from tenure.model.tenancy import Placement, Tenant
@@ -28,6 +29,8 @@ class TenantStatus:
     active: Operation | None
     sentence: str
     next_steps: tuple[str, ...]
+    proposed: Operation | None = None
+    """What waits for the approval of a second person, or has it and has not begun; it keeps nothing else away."""
     outlook: Outlook | None = None
     """What rolling back now would be like, while that is possible and nothing else is going on."""
 
@@ -47,6 +50,10 @@ def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation]
         told, steps, after = _linked(deps, link, placement)
     else:
         told, steps = "", []
+    proposed = registry.operations.proposed_for(tenant.id)
+    if proposed is not None:
+        waits, first = look_at_proposal(deps, proposed)
+        told, steps = f"{told} {waits}".lstrip(), [*first, *steps]
     return TenantStatus(
         tenant=tenant,
         placement=placement,
@@ -54,7 +61,28 @@ def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation]
         active=active,
         sentence=f"{served} {told}".rstrip(),
         next_steps=tuple(steps),
+        proposed=proposed,
         outlook=after,
+    )
+
+
+def look_at_proposal(deps: Deps, proposed: Operation) -> tuple[str, list[str]]:
+    """What a proposed operation waits for, in one sentence, and the commands that come next."""
+    given = deps.registry.approvals.list(proposed.id)
+    what = f"{proposed.kind} {proposed.id}"
+    withdraw = f"tenure op cancel {proposed.id}"
+    standing = next((a for a in reversed(given) if a.stands), None)
+    if standing is not None:
+        until = f"{standing.expires_at:%Y-%m-%d %H:%M} UTC"
+        return f"{what} is approved by {standing.approver} and may begin until {until}.", [
+            f"tenure op resume {proposed.id}",
+            withdraw,
+        ]
+    who = proposed.requested_as if proposed.approval_identity is Identity.DATABASE else proposed.requested_by
+    expired = f"; the last approval expired at {given[-1].expires_at:%Y-%m-%d %H:%M} UTC" if given else ""
+    return (
+        f"{what} waits until its plan {proposed.plan_digest} is approved by somebody else than {who}{expired}.",
+        [f"tenure op approve {proposed.id} --digest {proposed.plan_digest}", withdraw],
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, TenantId
+from tenure.model.record import RouteKind, RouteRecord
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.observation import CellObservation, MoveObservation, Prices, StoreObservation
 
@@ -28,6 +29,8 @@ STEPS_S = 1.5
 """What the steps take whatever the size: arming, waiting for a routed gateway, the journal (an empty tenant's move)."""
 ROUND_TRIPS_IN_HOLD = 6
 """Fence, mark, seal, comparison, permanent fence, open: each a round trip to the slowest store."""
+LEARN_FROM = 3
+"""How many operations must have ended on a kind of route before their real durations correct the estimate."""
 BYTES_PER_GB = 1_000_000_000
 SECONDS_PER_HOUR = 3600.0
 
@@ -113,16 +116,23 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Seconds and milliseconds that the operation is expected to take; `basis` says what each is derived from."""
+    """Seconds and milliseconds that the operation is expected to take; `basis` says what each is derived from.
+
+    `rollback_ms` is what users wait in a rollback, `rollback_s` the time from its command until the other cell serves.
+    `estimated_s` is the sum of the parts, `total_s` that sum corrected by what such operations really took.
+    """
 
     copy_s: float
     verify_s: float
     canary_s: float
     hold_ms: float
     rollback_ms: float
+    rollback_s: float
+    estimated_s: float
     total_s: float
     cost: Cost
     basis: str
+    record: RouteRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +144,7 @@ class Plan:
     source: CellName
     target: CellName
     epoch: int
+    route_kind: RouteKind
     steps: tuple[PlannedStep, ...]
     stores: tuple[StoreObservation, ...]
     findings: tuple[Finding, ...]
@@ -152,6 +163,7 @@ class Plan:
             "from": self.source,
             "to": self.target,
             "epoch": self.epoch,
+            "route_kind": str(self.route_kind),
             "steps": [{"name": s.name, "does": s.does, "after_commit": s.after_commit} for s in self.steps],
             "stores": [
                 {
@@ -185,9 +197,12 @@ class Plan:
                 "canary_s": round(self.prediction.canary_s, 2),
                 "hold_ms": round(self.prediction.hold_ms, 1),
                 "rollback_ms": round(self.prediction.rollback_ms, 1),
+                "rollback_s": round(self.prediction.rollback_s, 2),
+                "estimated_s": round(self.prediction.estimated_s, 2),
                 "total_s": round(self.prediction.total_s, 2),
                 "cost": self.prediction.cost.as_dict(),
                 "basis": self.prediction.basis,
+                "record": self.prediction.record.as_dict() if self.prediction.record is not None else None,
             },
             "digest": self.digest,
         }
@@ -231,13 +246,19 @@ def _predict(seen: MoveObservation) -> Prediction:
         quantiles(past, n=20, method="inclusive")[-1] if len(past) >= 2 else past[0] if past else estimate
     )
     canary_s = seen.canary.seconds if seen.canary is not None else 0.0
-    total_s = STEPS_S + copy_s + 2 * verify_s + canary_s + hold_ms / 1000
+    estimated_s = STEPS_S + copy_s + 2 * verify_s + canary_s + hold_ms / 1000
+    record = seen.record
+    stretch = record.stretch if record is not None and record.number >= LEARN_FROM else None
+    total_s = estimated_s * (stretch or 1.0)
+    back = record.rollback_s if record is not None else None
     moved = 0 if seen.linked else sum(s.size_bytes for s in seen.stores)
     measured = [s.store for s in seen.stores if s.copied is not None]
     basis = (
         (f"copy: measured moves of {', '.join(measured)}" if measured else "copy: the inventory just taken")
         + "; hold: "
         + (f"{len(past)} measured holds on this route" if past else "round trips measured just now")
+        + (f"; in all: {stretch:.2f} times the sum of the parts, as on such routes before" if stretch else "")
+        + ("; rollback: those on such routes before" if back is not None else "")
     )
     return Prediction(
         copy_s=copy_s,
@@ -245,9 +266,12 @@ def _predict(seen: MoveObservation) -> Prediction:
         canary_s=canary_s,
         hold_ms=hold_ms,
         rollback_ms=hold_ms,
+        rollback_s=back.p95 if back is not None else STEPS_S + verify_s + hold_ms / 1000,
+        estimated_s=estimated_s,
         total_s=total_s,
         cost=cost_of(seen.source, seen.target, seen.prices, seconds=total_s, bytes_moved=moved),
         basis=basis,
+        record=record,
     )
 
 
@@ -374,6 +398,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         source=seen.source.name,
         target=seen.target.name,
         epoch=seen.epoch,
+        route_kind=seen.route_kind,
         steps=steps,
         stores=seen.stores,
         findings=findings,

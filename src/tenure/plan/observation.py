@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.record import RouteKind, RouteRecord, route_kind
 from tenure.plan.canary import CanaryPlan
 
 
@@ -94,9 +95,18 @@ class MoveObservation:
     past_holds_ms: tuple[float, ...]
     """Holds measured on this route, newest first."""
     prices: Prices
+    record: RouteRecord | None = None
+    """How the last operations of the same kind went on this kind of route."""
     canary: CanaryPlan | None = None
     """What the switch is to be preceded by."""
     strays: str | None = None
     """Why the tenant's requests cannot be held now, if so: the gateway or its name in DNS is out of step."""
     has_names: bool = False
     """The tenant's name in DNS can be led past the gateway."""
+
+    @property
+    def route_kind(self) -> RouteKind:
+        return route_kind(
+            regions=(self.source.region, self.target.region),
+            infrastructures=(self.source.infrastructure, self.target.infrastructure),
+        )

@@ -19,10 +19,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row
 
 from tenure.errors import (
+    ApprovalNeeded,
     Cancelled,
     ConfigurationError,
     DeadlineExceeded,
     LeaseLost,
+    NotAllowed,
     PlanStale,
     StoreRefused,
     StoreUnavailable,
@@ -32,10 +34,15 @@ from tenure.model.secret import Secret
 
 __all__ = ["Connection", "Database", "DatabaseSettings", "DictRow", "TupleRow", "class_row", "dict_row"]
 
-LEASE_LOST: Final = "TR001"
-PLACEMENT_STALE: Final = "TR002"
-CANCEL_REQUESTED: Final = "TR003"
-APPEND_ONLY: Final = "TR005"
+_OWN_STATES: Final[Mapping[str, tuple[type[TenureError], str | None]]] = {
+    "TR001": (LeaseLost, "someone else has taken the operation over: `tenure op watch` follows it"),
+    "TR002": (PlanStale, "make a new plan with `--plan` from what is there now"),
+    "TR003": (Cancelled, None),
+    "TR005": (StoreRefused, "the journal cannot be changed; write another event instead"),
+    "TR040": (ApprovalNeeded, "`tenure op show OPERATION` says what is to be approved"),
+    "TR041": (NotAllowed, "`tenure op list` shows who asked for what"),
+}
+"""The SQLSTATEs that the schema's own triggers and functions raise, the error that each becomes, and its hint."""
 
 _SESSION: Final[LiteralString] = """
     select set_config('timezone', 'UTC', false),
@@ -198,19 +205,12 @@ class Database:
     def _translate(self, error: psycopg.Error) -> TenureError | None:
         """Give the Tenure error for a driver error; None for what only a defect of Tenure can cause."""
         said = error.diag.message_primary or _first_line(error)
-        match error.sqlstate:
-            case _ if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
-                return self._login_refused(said)
-            case str(state) if state == LEASE_LOST:
-                return LeaseLost(
-                    said, hint="someone else has taken the operation over: `tenure op watch` follows it"
-                )
-            case str(state) if state == PLACEMENT_STALE:
-                return PlanStale(said, hint="make a new plan with `--plan` from what is there now")
-            case str(state) if state == CANCEL_REQUESTED:
-                return Cancelled(said)
-            case str(state) if state == APPEND_ONLY:
-                return StoreRefused(said, hint="the journal cannot be changed; write another event instead")
+        own = _OWN_STATES.get(error.sqlstate or "")
+        if own is not None:
+            raised, hint = own
+            return raised(said, hint=hint)
+        if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
+            return self._login_refused(said)
         if isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
             return DeadlineExceeded(f"the {self._name} took too long: {said}")
         if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
@@ -221,7 +221,8 @@ class Database:
             )
         if isinstance(error, errors.InsufficientPrivilege | errors.ReadOnlySqlTransaction):
             return StoreRefused(
-                f"the {self._name} refused: {said}", hint="the role needs to own the schema `registry`"
+                f"the {self._name} refused: {said}",
+                hint="the role needs to own the schema `registry`, or the rights that docs/approval.md grants",
             )
         if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName | errors.UndefinedColumn):
             return ConfigurationError(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName
+from tenure.model.approval import Demand, Identity
 from tenure.model.names import TenantId
 from tenure.model.operation import (
     JsonObject,
@@ -18,6 +19,7 @@ from tenure.model.operation import (
     may_become,
     new_operation_id,
 )
+from tenure.model.record import RouteKind
 from tenure.registry import events
 from tenure.registry.database import Connection, Database, DictRow, TupleRow, dict_row
 from tenure.registry.document import document
@@ -43,11 +45,12 @@ class Operations:
         request: JsonObject | None = None,
         plan: JsonObject | None = None,
         plan_digest: str = "",
+        approval: Demand | None = None,
     ) -> Operation:
-        """Write a new operation with its steps, none of them begun.
+        """Write a new operation with its steps, none of them begun; `proposed` if it, or a rule, demands an approval.
 
-        Raises `TenantLocked` if the tenant is in another operation; the message names it, its state and who
-        holds it.
+        Raises `TenantLocked` if the tenant is in another operation, or waits for the approval of one where this needs
+        one too; the message names it, its state and who holds it.
         """
         with self._database.transaction() as connection:
             created = insert(
@@ -59,12 +62,13 @@ class Operations:
                 request=request,
                 plan=plan,
                 plan_digest=plan_digest,
+                approval=approval,
             )
             if created is not None:
                 announce(connection, created)
         if created is None:
             assert tenant is not None
-            raise self._locked(tenant)
+            raise self._not_created(tenant, proposing=approval is not None)
         return created
 
     def get(self, operation: str) -> Operation:
@@ -104,9 +108,18 @@ class Operations:
             row = cursor.fetchone()
         return None if row is None else operation_of(row)
 
+    def proposed_for(self, tenant: TenantId) -> Operation | None:
+        """Give the operation on the tenant that waits for an approval, or has one and has not begun, if any."""
+        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(
+                "select * from registry.operations where tenant = %s and state = 'proposed'", (tenant,)
+            )
+            row = cursor.fetchone()
+        return None if row is None else operation_of(row)
+
     def due(self, *, limit: int = 100) -> tuple[str, ...]:
-        """List the operations that a worker could move on now: something is due, or its holder's lease has
-        run out."""
+        """List the operations that a worker could move on now: something is due, its holder's lease has run out,
+        or it has been approved and the tenant is in no other."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 "select operation from registry.due order by since limit %s", (limit,)
@@ -151,7 +164,7 @@ class Operations:
             locked = lock(connection, operation)
             if locked.state is OperationState.ABORTED or locked.cancel_requested:
                 return locked
-            if not locked.state.active and not locked.committed:
+            if not locked.state.unfinished and not locked.committed:
                 raise NotAllowed(
                     f"{operation} has ended already: it is {locked.state}",
                     hint=f"`tenure op show {operation}`",
@@ -221,6 +234,29 @@ class Operations:
                     age_s=age_s,
                 )
 
+    def taken(self, tenant: TenantId | None, constraint: str | None) -> TenantLocked | None:
+        """Say who has the place that a constraint kept an operation on the tenant from; None if it is no such one."""
+        if tenant is None:
+            return None
+        if constraint == "one_active_operation_per_tenant":
+            return self._locked(tenant)
+        if constraint == "one_proposal_per_tenant":
+            return self._proposed(tenant)
+        return None
+
+    def _not_created(self, tenant: TenantId, *, proposing: bool) -> TenantLocked:
+        in_the_way = self.proposed_for(tenant) is not None and (proposing or self.active_for(tenant) is None)
+        return self._proposed(tenant) if in_the_way else self._locked(tenant)
+
+    def _proposed(self, tenant: TenantId) -> TenantLocked:
+        first = self.proposed_for(tenant)
+        if first is None:
+            return TenantLocked(f"{tenant} had another proposal a moment ago", hint="try again")
+        return TenantLocked(
+            f"{first.kind} {first.id} of {tenant}, asked for by {first.requested_by}, is proposed and has not begun",
+            hint=f"`tenure op show {first.id}` says what it waits for; `tenure op cancel {first.id}` withdraws it",
+        )
+
     def _locked(self, tenant: TenantId) -> TenantLocked:
         with self._database.connection() as connection:
             row = connection.execute(
@@ -252,8 +288,10 @@ def insert(
     request: JsonObject | None = None,
     plan: JsonObject | None = None,
     plan_digest: str = "",
+    approval: Demand | None = None,
 ) -> Operation | None:
-    """Write a new operation with its steps within the caller's transaction; None if the tenant is in another one.
+    """Write a new operation with its steps within the caller's transaction; None if the tenant is in another one, or
+    if it waits for an approval and another one of the tenant does.
 
     To be followed by `announce`, right before the transaction ends.
     """
@@ -262,9 +300,9 @@ def insert(
         row = cursor.execute(
             """
             insert into registry.operations
-                (id, kind, tenant, request, plan, plan_digest, requested_by)
-            values (%s, %s, %s, %s, %s, %s, %s)
-            on conflict (tenant) where active do nothing returning *
+                (id, kind, tenant, request, plan, plan_digest, requested_by, approval_identity, approval_ttl_s)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+            on conflict do nothing returning *
             """,
             (
                 operation,
@@ -274,6 +312,8 @@ def insert(
                 document(plan or {}),
                 plan_digest,
                 requested_by,
+                approval.identity.value if approval else None,
+                approval.ttl_s if approval else None,
             ),
         ).fetchone()
         if row is None:
@@ -293,7 +333,8 @@ def announce(connection: Connection[TupleRow], created: Operation) -> None:
         actor=created.requested_by,
         operation=created.id,
         tenant=created.tenant,
-        data={"kind": created.kind, "plan_digest": created.plan_digest},
+        data={"kind": created.kind, "plan_digest": created.plan_digest}
+        | ({"needs_approval": created.approval_identity} if created.approval_identity else {}),
     )
 
 
@@ -363,8 +404,15 @@ def move(
 
 def operation_of(row: DictRow) -> Operation:
     """Make the value of a row of `registry.operations`."""
-    fields: Mapping[str, Any] = {key: value for key, value in row.items() if key not in {"active", "state"}}
-    return Operation(state=OperationState(row["state"]), **fields)
+    made = {"active", "state", "approval_identity", "route_kind"}
+    fields: Mapping[str, Any] = {key: value for key, value in row.items() if key not in made}
+    identity, route = row["approval_identity"], row["route_kind"]
+    return Operation(
+        state=OperationState(row["state"]),
+        approval_identity=Identity(identity) if identity else None,
+        route_kind=RouteKind(route) if route else None,
+        **fields,
+    )
 
 
 def _given(row: DictRow | None) -> DictRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tenure.model.secret import Secret
 from tenure.registry import migrations
+from tenure.registry.approvals import Approvals
 from tenure.registry.database import Database, DatabaseSettings
 from tenure.registry.events import Events
 from tenure.registry.links import Links
@@ -11,6 +12,7 @@ from tenure.registry.locks import AdvisoryMutex
 from tenure.registry.measurements import Measurements
 from tenure.registry.operations import Operations
 from tenure.registry.placements import Placements
+from tenure.registry.records import Records
 from tenure.registry.steps import Steps
 from tenure.registry.tenants import Tenants
 from tenure.registry.workers import Workers
@@ -24,6 +26,8 @@ class Registry:
         self.tenants = Tenants(database)
         self.placements = Placements(database)
         self.operations = Operations(database)
+        self.approvals = Approvals(database)
+        self.records = Records(database)
         self.steps = Steps(database)
         self.events = Events(database)
         self.links = Links(database)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from psycopg import errors
+
 from tenure.errors import NotAllowed
 from tenure.model.operation import JsonObject, Lease, Operation, OperationState, Step, StepState
 from tenure.registry import events
@@ -17,10 +19,11 @@ from tenure.registry.claims import Claim, claim, step_of
 from tenure.registry.database import Connection, Database, TupleRow, dict_row
 from tenure.registry.document import document
 from tenure.registry.leases import held, lost
-from tenure.registry.operations import ABORT_POSITION, ABORT_STEP, lock, move
+from tenure.registry.operations import ABORT_POSITION, ABORT_STEP, Operations, lock, move
 
 AWAITING_PHASE = "awaiting_confirmation"
-_CLAIMABLE_FROM = frozenset({OperationState.PLANNED, OperationState.RUNNING, OperationState.PARKED})
+_BEGINS_FROM = frozenset({OperationState.PROPOSED, OperationState.PLANNED, OperationState.PARKED})
+_CLAIMABLE_FROM = _BEGINS_FROM | {OperationState.RUNNING}
 
 
 class Steps:
@@ -51,6 +54,9 @@ class Steps:
         To be had are a pending step that is due, a running one whose lease has run out, and a running one of
         a holder of which the caller knows that it is gone. Earlier steps are all done and the operation goes
         that way: both are checked here, under the lock of the operation.
+
+        Of a proposed operation it raises `ApprovalNeeded` without an approval that stands, and `TenantLocked` if the
+        tenant is in another operation.
         """
         with self._database.transaction() as connection:
             operation = lock(connection, seen.operation)
@@ -65,8 +71,8 @@ class Steps:
             claimed = claim(connection, seen, holder, holder_is_gone, ttl_s)
             if claimed is None:
                 return None
-            if operation.state in {OperationState.PLANNED, OperationState.PARKED}:
-                operation = move(connection, operation, OperationState.RUNNING, actor=actor)
+            if operation.state in _BEGINS_FROM:
+                operation = self._begin(connection, operation, actor)
             operation = _show(connection, operation, phase)
             taken_over = seen.state is StepState.RUNNING
             events.append(
@@ -87,6 +93,13 @@ class Steps:
             holder=holder,
         )
         return Claim(lease=lease, step=claimed, operation=operation, taken_over=taken_over)
+
+    def _begin(self, connection: Connection[TupleRow], operation: Operation, actor: str) -> Operation:
+        try:
+            return move(connection, operation, OperationState.RUNNING, actor=actor)
+        except errors.UniqueViolation as error:
+            taken = Operations(self._database).taken(operation.tenant, error.diag.constraint_name)
+            raise (taken or error) from error
 
     def heartbeat(self, lease: Lease, *, ttl_s: float, progress: JsonObject | None = None) -> bool:
         """Extend the lease and say whether someone asked to cancel. Raises `LeaseLost` if the step was taken over.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from tenure.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from tenure.model.approval import Demand, Identity
 from tenure.model.names import CellName
 from tenure.model.operation import Operation, OperationState, StepState
 from tenure.registry.registry import Registry
@@ -306,6 +308,26 @@ def test_a_cancel_before_the_first_step_leaves_nothing_behind(
     assert engine.cancel(operation.id, SAMPLE).state is OperationState.ABORTED
     assert effects() == set()
     assert engine.cancel(operation.id, SAMPLE).state is OperationState.ABORTED
+
+
+def test_what_needs_an_approval_waits_without_a_holder_and_begins_with_it_or_is_withdrawn(
+    engine: Engine, registry: Registry
+) -> None:
+    demand = Demand(identity=Identity.OS, ttl_s=60)
+    given: dict[str, Any] = {
+        "tenant": ACME,
+        "request": {"epoch": 1},
+        "plan_digest": "d1",
+        "requested_by": "alice@h",
+    }
+    withdrawn = engine.create(SAMPLE, approval=demand, **given)
+    assert engine.run(withdrawn.id, SAMPLE).state is OperationState.PROPOSED
+    assert engine.cancel(withdrawn.id, SAMPLE).state is OperationState.ABORTED
+    proposed = engine.create(SAMPLE, approval=demand, **given)
+    assert engine.resume(proposed.id, SAMPLE).state is OperationState.PROPOSED
+    assert [step.attempt for step in registry.steps.list(proposed.id)] == [0, 0, 0, 0]
+    registry.approvals.give(proposed.id, plan_digest="d1", approver="bob@h")
+    assert engine.resume(proposed.id, SAMPLE).state is OperationState.SOAKING
 
 
 def test_a_cancel_while_a_step_runs_is_heeded_by_check_and_runs_the_abort(
