@@ -561,7 +561,15 @@ class Service:
     def _run(self, operation: Operation, spec: OperationSpec, observer: Observer, *, here: bool) -> Operation:
         """Run the operation in this process, or give it to the fleet and follow it."""
         dispatcher = self._deps.dispatcher
-        if here or dispatcher is None or not (workers := dispatcher.living(dispatcher.queue(operation))):
+        unapproved = operation.state is OperationState.PROPOSED and not self._deps.registry.approvals.stands(
+            operation.id
+        )
+        if (
+            here
+            or unapproved
+            or dispatcher is None
+            or not (workers := dispatcher.living(dispatcher.queue(operation)))
+        ):
             return self._engine.run(operation.id, spec, observer=observer)
         since, problem = self._deps.registry.events.last(), None
         try:

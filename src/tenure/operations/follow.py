@@ -26,11 +26,15 @@ class Look:
     operation: Operation
     steps: tuple[Step, ...]
     events: tuple[Event, ...]
+    approved: bool = False
+    """It was proposed and may begin: somebody has to look at it only."""
 
     @property
     def rests(self) -> bool:
         """Nothing happens any more by itself: it has ended or soaks, awaits somebody, or is stuck."""
         state = self.operation.state
+        if state is OperationState.PROPOSED:
+            return not self.approved
         return not state.active or state is OperationState.AWAITING or self.operation.needs_resume
 
     def progress(self) -> dict[str, JsonObject]:
@@ -54,7 +58,13 @@ def looks(registry: Registry, operation_id: str, *, since: int = 0, poll_s: floa
             # The operation first: whatever made it rest is among the events that are read after it.
             operation = registry.operations.get(operation_id)
             events = registry.events.list(operation=operation_id, since=since)
-            look = Look(operation=operation, steps=registry.steps.list(operation_id), events=events)
+            proposed = operation.state is OperationState.PROPOSED
+            look = Look(
+                operation=operation,
+                steps=registry.steps.list(operation_id),
+                events=events,
+                approved=proposed and registry.approvals.stands(operation_id),
+            )
         except (StoreUnavailable, DeadlineExceeded):
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > PATIENCE_S:
