@@ -17,9 +17,11 @@ from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.model.capacity import CapacityRequest
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
+from tenure.operations.capacity import Capacity, CapacityReport
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.drift import Drift, Look, Survey
@@ -36,6 +38,7 @@ from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
+from tenure.registry.admissions import Admission
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
@@ -58,6 +61,7 @@ class Service:
         self._deps = deps
         self._engine = engine
         self._actor = f"{getpass.getuser()}@{socket.gethostname()}"
+        self._capacity = Capacity(deps, actor=self._actor)
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -202,6 +206,21 @@ class Service:
         again = look_at_soak(self._deps, self._deps.registry.links.get(link.name))
         return SoakReport(state=again, ended=ended)
 
+    # -- capacity ----------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> CapacityReport:
+        """Everything that is limited, who takes it, and who waits, in the order of their turns. Reads only."""
+        return self._capacity.survey()
+
+    def admit_waiting(self) -> tuple[str, ...]:
+        """Let everything begin whose turn it is, in that order; for a scheduler, right before it looks for what is due
+        (`registry.operations.due` lists nothing that waits for capacity)."""
+        return self._capacity.admit_waiting()
+
+    def admission(self, operation_id: str) -> Admission | None:
+        """What the operation needs and whether it waits for it; None for one that has not to be admitted."""
+        return self._deps.registry.admissions.get(operation_id)
+
     # -- operations --------------------------------------------------------------------------------------------------
 
     def migrate(
@@ -238,7 +257,13 @@ class Service:
         source = self._deps.registry.placements.get(tenant).cell
         request = {"from": source, "to": other_cell(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
-        operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
+        operation = self._engine.create(
+            spec,
+            tenant=tenant,
+            request=request,
+            requested_by=self._actor,
+            capacity=self._capacity.request(spec.kind, tenant, source, other_cell(link, source), linked=True),
+        )
         return self._engine.run(operation.id, spec, observer=observer)
 
     def watch(
@@ -403,6 +428,9 @@ class Service:
         steps = {"migrate": MIGRATE_STEPS, "rollback": ROLLBACK_STEPS, "complete": COMPLETE_STEPS}[kind]
         session = self._deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
         seen = replace(observe(self._deps, session, linked=linked), canary=canary)
+        if kind == "migrate":
+            never = self._capacity.out_of_reach(self._wants(kind, tenant, source, target), (source, target))
+            seen = replace(seen, findings=(*seen.findings, *never))
         if kind == "complete":  # nothing moves: what would refuse a move does not matter
             seen = replace(seen, findings=(), residency=None, strays=None)
         return plan_move(kind, steps, seen)
@@ -436,8 +464,15 @@ class Service:
             plan=plan.as_dict(),
             plan_digest=plan.digest,
             requested_by=self._actor,
+            capacity=self._wants(spec.kind, plan.tenant, plan.source, plan.target),
         )
         return self._engine.run(operation.id, spec, observer=observer)
+
+    def _wants(
+        self, kind: str, tenant: TenantId, source: CellName, target: CellName
+    ) -> CapacityRequest | None:
+        linked = self._deps.registry.links.active(tenant) is not None
+        return self._capacity.request(kind, tenant, source, target, linked=linked)
 
     def _spec(self, operation: Operation) -> OperationSpec:
         specs: dict[str, Callable[[], OperationSpec]] = {

@@ -24,6 +24,7 @@ from tenure.estate.config import (
 from tenure.estate.values import server_address
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
+from tenure.operations.capacity import Capacity
 from tenure.operations.deps import Deps
 from tenure.operations.session import Sessions
 from tenure.registry.database import Database
@@ -248,4 +249,5 @@ def service_of(estate: Estate, registry: Registry) -> Service:
         names=open_names(estate),
         probe=open_probe(estate),
     )
-    return Service(deps, Engine(registry, actor=f"{getpass.getuser()}@{socket.gethostname()}"))
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    return Service(deps, Engine(registry, actor=actor, admission=Capacity(deps, actor=actor).admit))

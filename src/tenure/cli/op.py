@@ -64,6 +64,8 @@ def show(context: Context, operation_id: str) -> None:
                 for s in steps
             ]
             value["events"] = list(events)
+            admission = service.admission(operation_id)
+            value["capacity"] = admission.as_dict() if admission is not None else None
             look = service.look(operation)
             value["look"] = look.as_dict() if look is not None else None
             steps_next: tuple[str, ...] = (

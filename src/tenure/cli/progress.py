@@ -7,7 +7,15 @@ import time
 from collections import deque
 
 from tenure.cli.output import size
-from tenure.engine.observer import Notice, PhaseChanged, Progressed, StepEnded, StepStarted, Waiting
+from tenure.engine.observer import (
+    Notice,
+    PhaseChanged,
+    Progressed,
+    Queued,
+    StepEnded,
+    StepStarted,
+    Waiting,
+)
 
 REPAINT_S = 0.5
 
@@ -38,6 +46,8 @@ class ProgressLines:
             self._line(f"{notice.step} {notice.outcome}: {notice.detail.get('message', '')}")
         elif isinstance(notice, Waiting) and notice.due_in_s >= 1:
             self._line(f"waiting {notice.due_in_s:.0f} s for the next attempt of {notice.step}")
+        elif isinstance(notice, Queued):
+            self._line(f"{notice.operation} {notice.waits_for}")
         elif isinstance(notice, StepStarted):
             for seen in (self._painted, self._seen):
                 seen.clear()

@@ -91,6 +91,7 @@ def show(context: Context, name: str) -> None:
                 "problems": list(status.outlook.problems),
             },
             "operation": None if status.active is None else status.active.id,
+            "waits_for": status.waits_for,
             "gateway": {
                 "cell": route.cell,
                 "gated": route.gated,

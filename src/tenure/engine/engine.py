@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -31,6 +31,7 @@ from tenure.errors import (
     StoreUnavailable,
     TenureError,
 )
+from tenure.model.capacity import CapacityRequest
 from tenure.model.names import TenantId
 from tenure.model.operation import JsonObject, Lease, Operation, OperationState, Step, StepState
 from tenure.registry.claims import Claim
@@ -39,14 +40,26 @@ from tenure.registry.registry import Registry
 
 _MISSES_MAX = 20
 
+Admission = Callable[[Operation], str | None]
+"""Asks for an operation to be admitted: None if it is, otherwise what it waits for, in a sentence. Called again and
+again until then, from the thread that wants to run it."""
+
 
 class Engine:
     """Runs operations in the calling thread. `actor` is who is named in the journal (`alice@host`, `worker-3`)."""
 
-    def __init__(self, registry: Registry, *, actor: str, settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        actor: str,
+        settings: EngineSettings | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self._registry = registry
         self._actor = actor
         self._settings = settings or EngineSettings()
+        self._admission = admission
 
     def create(
         self,
@@ -57,8 +70,12 @@ class Engine:
         plan: JsonObject | None = None,
         plan_digest: str = "",
         requested_by: str | None = None,
+        capacity: CapacityRequest | None = None,
     ) -> Operation:
-        """Write a new operation of that spec, ready to `run`. Raises `TenantLocked` if the tenant is in another."""
+        """Write a new operation of that spec, ready to `run`. Raises `TenantLocked` if the tenant is in another.
+
+        One with a request for `capacity` begins when it is admitted.
+        """
         return self._registry.operations.create(
             kind=spec.kind,
             tenant=tenant,
@@ -67,6 +84,7 @@ class Engine:
             plan=plan,
             plan_digest=plan_digest,
             requested_by=requested_by or self._actor,
+            capacity=capacity,
         )
 
     def run(
@@ -74,10 +92,10 @@ class Engine:
     ) -> Operation:
         """Move the operation on until it has ended, soaks, awaits a person, or is stuck (`needs_resume`); return it.
 
-        Without `wait` it also returns when nothing is due. A step of a process of this host that has died is
-        taken over at once, one of another host when its lease has run out. Raises `StillRunning` if someone
-        else runs it, `LeaseLost` if someone else took it over from here, `Interrupted` on Ctrl-C (the step is
-        given back first), and `StoreUnavailable` if the control database cannot be reached.
+        Without `wait` it also returns when nothing is due, or when it waits for capacity. A step of a process of this
+        host that has died is taken over at once, one of another host when its lease has run out. Raises `StillRunning`
+        if someone else runs it, `LeaseLost` if someone else took it over from here, `Interrupted` on Ctrl-C (the step
+        is given back first), and `StoreUnavailable` if the control database cannot be reached.
         """
         with self._interruptible(operation_id):
             self._check_steps(operation_id, spec)
@@ -165,6 +183,8 @@ class Engine:
             # Perhaps claimed by this very executor, and the answer was lost: then the lease has to run out first.
             self._pause(step.lease_left_s)
             return None
+        elif not self._admitted(run, operation, step):
+            return None if run.wait else operation
         else:
             self._refuse_busy(step)
             claim = self._claim(step, run.spec)
@@ -177,6 +197,21 @@ class Engine:
         if run.misses > _MISSES_MAX:
             raise StillRunning(f"{run.operation} is changed by someone else all the time", hint="try again")
         return None
+
+    def _admitted(self, run: _Run, operation: Operation, step: Step) -> bool:
+        """Whether it may begin; if not, say what it waits for and pause. What was begun, or is taken back, need not
+        ask."""
+        if self._admission is None or operation.started_at is not None or step.position == ABORT_POSITION:
+            return True
+        waits_for = self._admission(operation)
+        if waits_for is None:
+            return True
+        if run.waits_for_capacity != waits_for:
+            run.observer(notices.Queued(operation=run.operation, step=step.name, waits_for=waits_for))
+            run.waits_for_capacity = waits_for
+        if run.wait:
+            self._pause()
+        return False
 
     def _pause(self, at_most_s: float | None = None) -> None:
         threading.Event().wait(
@@ -348,6 +383,7 @@ class _Run:
     wait: bool
     misses: int = 0
     waits_for: int = -1
+    waits_for_capacity: str | None = None
     outage_since: float | None = None
     uncertain: bool = False
     """The answer to a claim may have been lost."""

@@ -78,7 +78,14 @@ class Waiting(_Notice):
     due_in_s: float
 
 
-Notice = StepStarted | StepEnded | PhaseChanged | PointReached | Progressed | EventWritten | Waiting
+@dataclass(frozen=True, kw_only=True)
+class Queued(_Notice):
+    """The operation is not admitted yet; the executor asks again until it is."""
+
+    waits_for: str
+
+
+Notice = StepStarted | StepEnded | PhaseChanged | PointReached | Progressed | EventWritten | Waiting | Queued
 Observer = Callable[[Notice], None]
 
 

@@ -36,9 +36,11 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_capacity import Capacity
 from tenure.model.names import CellName
 
 __all__ = [
+    "Capacity",
     "Cell",
     "Control",
     "DnsSettings",
@@ -76,6 +78,7 @@ class Estate:
     verify: Verify
     sync: Sync
     soak: Soak
+    capacity: Capacity
     cells: Mapping[CellName, Cell]
     tiers: Mapping[str, Tier]
     residency: Mapping[str, ResidencyRule]
@@ -162,6 +165,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         verify=settings.verify,
         sync=settings.sync,
         soak=settings.soak,
+        capacity=settings.capacity,
         cells=settings.cells,
         tiers=settings.tiers,
         residency=settings.residency,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
+from tenure.estate.settings_capacity import Capacity
 from tenure.estate.values import (
     AnyName,
     BucketName,
@@ -463,4 +464,5 @@ class EstateSettings(Settings):
     freeze: Annotated[Mapping[AnyName, Freeze], AfterValidator(read_only)] = setting(
         "Times in which no tenant is moved, by name.", default={}, validate_default=True
     )
+    capacity: Capacity = setting("How much may be under way at once.", default=Capacity())
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)

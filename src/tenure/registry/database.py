@@ -6,7 +6,7 @@ Connections are kept warm and are used by one thread at a time; the DSN is never
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -23,6 +23,7 @@ from tenure.errors import (
     ConfigurationError,
     DeadlineExceeded,
     LeaseLost,
+    NotAllowed,
     PlanStale,
     StoreRefused,
     StoreUnavailable,
@@ -36,6 +37,22 @@ LEASE_LOST: Final = "TR001"
 PLACEMENT_STALE: Final = "TR002"
 CANCEL_REQUESTED: Final = "TR003"
 APPEND_ONLY: Final = "TR005"
+NOT_ADMITTED: Final = "TR006"
+
+_RAISED: Final[Mapping[str, Callable[[str], TenureError]]] = {
+    LEASE_LOST: lambda said: LeaseLost(
+        said, hint="someone else has taken the operation over: `tenure op watch` follows it"
+    ),
+    PLACEMENT_STALE: lambda said: PlanStale(
+        said, hint="make a new plan with `--plan` from what is there now"
+    ),
+    CANCEL_REQUESTED: Cancelled,
+    APPEND_ONLY: lambda said: StoreRefused(
+        said, hint="the journal cannot be changed; write another event instead"
+    ),
+    NOT_ADMITTED: lambda said: NotAllowed(said, hint="`tenure capacity` shows what it waits for"),
+}
+"""What the schema's own functions raise."""
 
 _SESSION: Final[LiteralString] = """
     select set_config('timezone', 'UTC', false),
@@ -186,19 +203,11 @@ class Database:
     def _translate(self, error: psycopg.Error) -> TenureError | None:
         """Give the Tenure error for a driver error; None for what only a defect of Tenure can cause."""
         said = error.diag.message_primary or _first_line(error)
-        match error.sqlstate:
-            case _ if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
-                return self._login_refused(said)
-            case str(state) if state == LEASE_LOST:
-                return LeaseLost(
-                    said, hint="someone else has taken the operation over: `tenure op watch` follows it"
-                )
-            case str(state) if state == PLACEMENT_STALE:
-                return PlanStale(said, hint="make a new plan with `--plan` from what is there now")
-            case str(state) if state == CANCEL_REQUESTED:
-                return Cancelled(said)
-            case str(state) if state == APPEND_ONLY:
-                return StoreRefused(said, hint="the journal cannot be changed; write another event instead")
+        if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
+            return self._login_refused(said)
+        raised = _RAISED.get(error.sqlstate or "")
+        if raised is not None:
+            return raised(said)
         if isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
             return DeadlineExceeded(f"the {self._name} took too long: {said}")
         if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):

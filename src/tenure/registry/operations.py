@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import errors
 
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName
+from tenure.model.capacity import CapacityRequest
 from tenure.model.names import TenantId
 from tenure.model.operation import (
     JsonObject,
@@ -20,7 +21,7 @@ from tenure.model.operation import (
     may_become,
     new_operation_id,
 )
-from tenure.registry import events
+from tenure.registry import admissions, events
 from tenure.registry.database import Connection, Database, DictRow, TupleRow, dict_row
 from tenure.registry.document import document
 from tenure.registry.leases import held
@@ -45,8 +46,9 @@ class Operations:
         request: JsonObject | None = None,
         plan: JsonObject | None = None,
         plan_digest: str = "",
+        capacity: CapacityRequest | None = None,
     ) -> Operation:
-        """Write a new operation with its steps, none of them begun.
+        """Write a new operation with its steps, none of them begun. With `capacity` it has to be admitted first.
 
         Raises `TenantLocked` if the tenant is in another operation; the message names it, its state and who
         holds it.
@@ -79,6 +81,8 @@ class Operations:
                 "insert into registry.steps (operation, position, name) values (%s, %s, %s)",
                 [(operation, position, name) for position, name in enumerate(steps, start=1)],
             )
+            if capacity is not None:
+                admissions.ask(connection, operation, tenant, capacity)
             events.append(
                 connection,
                 "operation_created",
@@ -126,9 +130,9 @@ class Operations:
             row = cursor.fetchone()
         return None if row is None else operation_of(row)
 
-    def due(self, *, limit: int = 100) -> tuple[str, ...]:
+    def due(self, *, admitted: bool = True, limit: int = 100) -> tuple[str, ...]:
         """List the operations that a worker could move on now: something is due, or its holder's lease has
-        run out."""
+        run out. Those that wait for capacity are not among them; they are what is listed without `admitted`."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 """
@@ -139,13 +143,16 @@ class Operations:
                       and (o.state <> 'aborting' or s.position = %(abort)s)
                     order by s.position limit 1
                 ) s on true
-                where o.active and not o.stuck and o.state <> 'awaiting'
+                left join registry.admissions a on a.operation = o.id
+                where (a.operation is not null and a.admitted_at is null
+                       and o.state <> 'aborting' and not o.cancel_requested) <> %(admitted)s
+                  and o.active and not o.stuck and o.state <> 'awaiting'
                   and (s.state is null
                        or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
                        or s.state = 'running' and s.lease_until <= clock_timestamp())
-                order by coalesce(s.due_at, o.created_at) limit %(limit)s
+                order by coalesce(s.due_at, a.admitted_at, o.created_at), o.id limit %(limit)s
                 """,
-                {"abort": ABORT_POSITION, "limit": limit},
+                {"abort": ABORT_POSITION, "admitted": admitted, "limit": limit},
             ).fetchall()
         return tuple(str(row[0]) for row in rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tenure.model.secret import Secret
 from tenure.registry import migrations
+from tenure.registry.admissions import Admissions
 from tenure.registry.database import Database, DatabaseSettings
 from tenure.registry.events import Events
 from tenure.registry.links import Links
@@ -24,6 +25,7 @@ class Registry:
         self.placements = Placements(database)
         self.operations = Operations(database)
         self.steps = Steps(database)
+        self.admissions = Admissions(database)
         self.events = Events(database)
         self.links = Links(database)
         self.measurements = Measurements(database)

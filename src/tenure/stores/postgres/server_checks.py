@@ -40,6 +40,16 @@ union all select 'max_active_replication_origins', current_setting('max_active_r
     where current_setting('max_active_replication_origins', true) is not null
 """
 
+LIMITS: Final = frozenset(
+    {
+        "few_replication_slots",
+        "few_wal_senders",
+        "few_logical_replication_workers",
+        "few_active_replication_origins",
+    }
+)
+"""Findings about what is left of the server's limits. A link that is there has what it needs."""
+
 _LONG: Final = """
 select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_trunc('second', now() - a.xact_start)
 from pg_stat_activity a where a.datname is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
