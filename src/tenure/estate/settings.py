@@ -464,5 +464,5 @@ class EstateSettings(Settings):
     freeze: Annotated[Mapping[AnyName, Freeze], AfterValidator(read_only)] = setting(
         "Times in which no tenant is moved, by name.", default={}, validate_default=True
     )
-    capacity: Capacity = setting("How much may be under way at once.", default=Capacity())
+    capacity: Capacity = setting("How much may be under way at once.", default={}, validate_default=True)
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
