@@ -22,7 +22,12 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def waiting(
-    name: str, needs: Mapping[Resource, int], *, rank: int = 1, waited_s: float = 0.0, served: int | None = None
+    name: str,
+    needs: Mapping[Resource, int],
+    *,
+    rank: int = 1,
+    waited_s: float = 0.0,
+    served: int | None = None,
 ) -> Waiting:
     return Waiting(
         operation=name,
@@ -194,9 +199,7 @@ def test_what_becomes_free_is_kept_for_a_large_move_and_not_given_to_small_ones_
 
 
 def test_one_that_could_never_begin_keeps_nobody_else_out() -> None:
-    verdicts = judged(
-        {SLOTS: 3}, {}, [waiting("huge", {SLOTS: 4}, waited_s=9), waiting("small", {SLOTS: 3})]
-    )
+    verdicts = judged({SLOTS: 3}, {}, [waiting("huge", {SLOTS: 4}, waited_s=9), waiting("small", {SLOTS: 3})])
     assert verdicts["huge"].hopeless
     assert verdicts["small"].admitted
 

@@ -29,11 +29,12 @@ class CellCapacity(Settings):
     """What may be under way in one cell, where that differs."""
 
     title: ClassVar[str] = "capacity.cells.NAME"
-    moves: Moves | None = setting("As `capacity.moves`, for this cell.", default=None)
+    moves: Moves | None = setting("As `capacity.moves`, for this cell.", default=None, unit="moves")
     stores: Annotated[Mapping[StoreKey, Moves], AfterValidator(read_only)] = setting(
         "How many moves may copy from or to that store at once: for one that is weaker than the rest of its cell.",
         default={},
         validate_default=True,
+        unit="moves",
     )
 
 
@@ -45,16 +46,19 @@ class ServerCapacity(Settings):
         "Replication slots, and WAL senders with them; a link keeps one until its move is completed. Without it: what "
         "`max_replication_slots` and `max_wal_senders` leave after what others use and `slots_reserve`.",
         default=None,
+        unit="slots",
     )
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = setting(
         "Logical replication workers; a link keeps one. Without it: what `max_logical_replication_workers` leaves "
         "after what others use.",
         default=None,
+        unit="workers",
     )
     connections: Annotated[int, Field(ge=1, le=100_000)] | None = setting(
         "Sessions of Tenure, 8 per move. Without it: what `max_connections` leaves after what others use and "
         "`connections_reserve`.",
         default=None,
+        unit="connections",
     )
     bandwidth_mb_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = setting(
         "As `capacity.bandwidth_mb_s`, for this server.", default=None, unit="MB/s"
@@ -70,6 +74,7 @@ class Capacity(Settings):
         "How many tenants may be moved into or out of one cell at once: each is copied and compared at full speed, "
         "beside the cell's users.",
         default=8,
+        unit="moves",
     )
     bandwidth_mb_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = setting(
         "How much all moves together may read from, or write to, one server, by the rates measured on their routes. On "
@@ -81,10 +86,12 @@ class Capacity(Settings):
         "Replication slots that stay free on every server whose slots are not set: for replicas and backups that "
         "somebody else starts. One move is let in all the same where the server has room for it.",
         default=4,
+        unit="slots",
     )
     connections_reserve: Annotated[int, Field(ge=0, le=100_000)] = setting(
         "Connections that stay free on every server whose connections are not set: for the app's own peaks.",
         default=20,
+        unit="connections",
     )
     step_up_s: Annotated[float, Field(gt=0, le=604_800)] = setting(
         "A tenant that has waited this long goes before the next higher tier, and so on: nobody waits for ever.",
