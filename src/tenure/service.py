@@ -29,11 +29,13 @@ from tenure.errors import (
     UsageError,
 )
 from tenure.model.approval import Approval
-from tenure.model.names import TenantId, cell_name, tenant_id
+from tenure.model.capacity import CapacityRequest
+from tenure.model.names import CellName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Event, Operation, OperationState, Step
 from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations import follow, upkeep
+from tenure.operations.capacity import Capacity, CapacityReport
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
@@ -50,6 +52,7 @@ from tenure.operations.watch import SoakWatch, WatchReport, outside
 from tenure.plan.bounds import Verdict
 from tenure.plan.move import Plan
 from tenure.plan.targets import Judgement, Targets, judge
+from tenure.registry.admissions import Admission
 from tenure.registry.fires import Wanted
 from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
@@ -100,6 +103,7 @@ class Service:
         self._deps = deps
         self._engine = engine
         self._actor = f"{getpass.getuser()}@{socket.gethostname()}"
+        self._capacity = Capacity(deps, actor=self._actor)
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -261,10 +265,40 @@ class Service:
         """The operations that compare and mend the soaking tenants which were not compared for that long."""
         return upkeep.comparisons_due(self._deps, max_age_s=max_age_s)
 
+    # -- capacity ----------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> CapacityReport:
+        """Everything that is limited, who takes it, and who waits, in the order of their turns. Reads only."""
+        return self._capacity.survey()
+
+    def admit_waiting(self) -> tuple[str, ...]:
+        """Let everything begin whose turn it is, in that order; for a scheduler, right before it looks for what is due
+        (`registry.operations.due` lists nothing that waits for capacity)."""
+        return self._capacity.admit_waiting()
+
+    def admission(self, operation_id: str) -> Admission | None:
+        """What the operation needs and whether it waits for it; None for one that has not to be admitted."""
+        return self._deps.registry.admissions.get(operation_id)
+
     @property
     def dispatcher(self) -> Dispatcher | None:
         """Who has workers look at operations; None without a fleet."""
         return self._deps.dispatcher
+
+    # -- capacity ----------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> CapacityReport:
+        """Everything that is limited, who takes it, and who waits, in the order of their turns. Reads only."""
+        return self._capacity.survey()
+
+    def admit_waiting(self) -> tuple[str, ...]:
+        """Let everything begin whose turn it is, in that order; for a scheduler, right before it looks for what is due
+        (`registry.operations.due` lists nothing that waits for capacity)."""
+        return self._capacity.admit_waiting()
+
+    def admission(self, operation_id: str) -> Admission | None:
+        """What the operation needs and whether it waits for it; None for one that has not to be admitted."""
+        return self._deps.registry.admissions.get(operation_id)
 
     # -- operations --------------------------------------------------------------------------------------------------
 
@@ -318,7 +352,13 @@ class Service:
         source = self._deps.registry.placements.get(tenant).cell
         request = {"from": source, "to": other_cell(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
-        operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
+        operation = self._engine.create(
+            spec,
+            tenant=tenant,
+            request=request,
+            requested_by=self._actor,
+            capacity=self._wants(spec.kind, tenant, source, other_cell(link, source)),
+        )
         return self._run(operation, spec, observer, here=here)
 
     def look_at(self, operation_id: str, *, wait_s: float, observer: Observer = nobody) -> Operation:
@@ -623,8 +663,15 @@ class Service:
             plan_digest=plan.digest,
             requested_by=self._actor,
             approval=demand(self._deps, spec.kind, plan.tenant),
+            capacity=self._wants(spec.kind, plan.tenant, plan.source, plan.target),
         )
         return self._run(operation, spec, observer, here=here)
+
+    def _wants(
+        self, kind: str, tenant: TenantId, source: CellName, target: CellName
+    ) -> CapacityRequest | None:
+        linked = self._deps.registry.links.active(tenant) is not None
+        return self._capacity.request(kind, tenant, source, target, linked=linked)
 
     def _spec(self, operation: Operation) -> OperationSpec:
         specs: dict[str, Callable[[], OperationSpec]] = {

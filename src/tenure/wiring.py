@@ -28,6 +28,7 @@ from tenure.estate.values import server_address
 from tenure.locks import RedisTenantLocks
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
+from tenure.operations.capacity import Capacity
 from tenure.operations.deps import Deps, Dispatcher, TenantLocks
 from tenure.operations.session import Sessions
 from tenure.registry.claims import Claim
@@ -286,4 +287,11 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         locks=locks,
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
-    return Service(deps, Engine(registry, actor=actor, stopping=stopping, around=held_around(locks)))
+    engine = Engine(
+        registry,
+        actor=actor,
+        stopping=stopping,
+        around=held_around(locks),
+        admission=Capacity(deps, actor=actor).admit,
+    )
+    return Service(deps, engine)

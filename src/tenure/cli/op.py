@@ -63,6 +63,7 @@ def show(context: Context, operation_id: str) -> None:
         look = service.look(operation)
         approvals = service.approvals(operation_id)
         record = service.record(operation)
+        admission = service.admission(operation_id)
         proposed = operation.state is OperationState.PROPOSED
         next_steps = list(service.proposal(operation)[1]) if proposed else _next_steps(operation, status)
     if context.as_json:
@@ -72,6 +73,7 @@ def show(context: Context, operation_id: str) -> None:
         value["events"] = list(events)
         value["look"] = look.as_dict() if look is not None else None
         value["record"] = asdict(record) if record is not None else None
+        value["capacity"] = admission.as_dict() if admission is not None else None
         value["approvals"] = [
             {**asdict(a), "at": a.at.isoformat(), "expires_at": a.expires_at.isoformat()} for a in approvals
         ]

@@ -13,6 +13,7 @@ from tenure.engine.observer import (
     Notice,
     PhaseChanged,
     Progressed,
+    Queued,
     StepEnded,
     StepStarted,
     Waiting,
@@ -48,6 +49,8 @@ class ProgressLines:
             self._line(f"{notice.step} {notice.outcome}: {notice.detail.get('message', '')}")
         elif isinstance(notice, Waiting) and notice.due_in_s >= 1:
             self._line(f"waiting {notice.due_in_s:.0f} s for the next attempt of {notice.step}")
+        elif isinstance(notice, Queued):
+            self._line(f"{notice.operation} {notice.waits_for}")
         elif isinstance(notice, StepStarted):
             self._painted.clear()
             self._rates = Rates()

@@ -92,6 +92,7 @@ def show(context: Context, name: str) -> None:
             },
             "operation": None if status.active is None else status.active.id,
             "proposed": None if status.proposed is None else status.proposed.id,
+            "waits_for": status.waits_for,
             "gateway": {
                 "cell": route.cell,
                 "gated": route.gated,

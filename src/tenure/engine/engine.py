@@ -34,6 +34,7 @@ from tenure.errors import (
     TenureError,
 )
 from tenure.model.approval import Demand
+from tenure.model.capacity import CapacityRequest
 from tenure.model.names import TenantId
 from tenure.model.operation import JsonObject, Lease, Operation, OperationState, Step, StepState
 from tenure.registry.claims import Claim
@@ -43,6 +44,11 @@ from tenure.registry.registry import Registry
 _MISSES_MAX = 20
 
 Around = Callable[[Claim], AbstractContextManager[object]]
+
+
+Admission = Callable[[Operation], str | None]
+"""Asks for an operation to be admitted: None if it is, otherwise what it waits for, in a sentence. Called again and
+again until then, from the thread that wants to run it."""
 
 
 def _nothing_around(claim: Claim) -> AbstractContextManager[object]:
@@ -63,6 +69,7 @@ class Engine:
         settings: EngineSettings | None = None,
         stopping: Callable[[], bool] = never,
         around: Around = _nothing_around,
+        admission: Admission | None = None,
     ) -> None:
         """`around` is opened for each attempt of a step, from its claim to its outcome."""
         self._registry = registry
@@ -70,6 +77,7 @@ class Engine:
         self._stopping = stopping
         self._settings = settings or EngineSettings()
         self._around = around
+        self._admission = admission
 
     @property
     def stopping(self) -> bool:
@@ -86,10 +94,11 @@ class Engine:
         plan_digest: str = "",
         requested_by: str | None = None,
         approval: Demand | None = None,
+        capacity: CapacityRequest | None = None,
     ) -> Operation:
         """Write a new operation of that spec, ready to `run`, or `proposed` where it needs an approval.
 
-        Raises `TenantLocked` if the tenant is in another.
+        One with a request for `capacity` begins when it is admitted. Raises `TenantLocked` if the tenant is in another.
         """
         return self._registry.operations.create(
             kind=spec.kind,
@@ -100,6 +109,7 @@ class Engine:
             plan_digest=plan_digest,
             requested_by=requested_by or self._actor,
             approval=approval,
+            capacity=capacity,
         )
 
     def run(
@@ -107,8 +117,8 @@ class Engine:
     ) -> Operation:
         """Move the operation on until it has ended, soaks, awaits a person or an approval, or is stuck; return it.
 
-        It also returns when nothing is due within `wait_s`, and when this process is to stop (the step is given back
-        first). A step of a process of this host that has died is taken over at once, one of another host when its
+        It also returns when nothing is due within `wait_s`, when it waits for capacity and `wait_s` is finite, and when
+        this process is to stop (the step is given back first). A step of a process of this host that has died is taken over at once, one of another host when its
         lease has run out. Raises `StillRunning` if someone else runs it, `LeaseLost` if someone else took it over
         from here, `Interrupted` on Ctrl-C (the step is given back first), and `StoreUnavailable` if the control
         database cannot be reached.
@@ -234,6 +244,8 @@ class Engine:
             # Perhaps claimed by this very executor, and the answer was lost: then the lease has to run out first.
             self._pause(step.lease_left_s)
             return None
+        elif not self._admitted(run, operation, step):
+            return None if math.isinf(run.wait_s) else operation
         else:
             self._refuse_busy(step)
             claim = self._claim(step, run.spec)
@@ -253,6 +265,21 @@ class Engine:
             and not operation.cancel_requested
             and not self._registry.approvals.stands(operation.id)
         )
+
+    def _admitted(self, run: _Run, operation: Operation, step: Step) -> bool:
+        """Whether it may begin; if not, say what it waits for and pause. What was begun, or is taken back, need not
+        ask."""
+        if self._admission is None or operation.started_at is not None or step.position == ABORT_POSITION:
+            return True
+        waits_for = self._admission(operation)
+        if waits_for is None:
+            return True
+        if run.waits_for_capacity != waits_for:
+            run.observer(notices.Queued(operation=run.operation, step=step.name, waits_for=waits_for))
+            run.waits_for_capacity = waits_for
+        if math.isinf(run.wait_s):
+            self._pause()
+        return False
 
     def _pause(self, at_most_s: float | None = None) -> None:
         threading.Event().wait(
@@ -433,6 +460,7 @@ class _Run:
     wait_s: float
     misses: int = 0
     waits_for: int = -1
+    waits_for_capacity: str | None = None
     outage_since: float | None = None
     uncertain: bool = False
     """The answer to a claim may have been lost."""

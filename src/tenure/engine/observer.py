@@ -87,8 +87,23 @@ class HandedOver(_Notice):
     problem: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Queued(_Notice):
+    """The operation is not admitted yet; the executor asks again until it is."""
+
+    waits_for: str
+
+
 Notice = (
-    StepStarted | StepEnded | PhaseChanged | PointReached | Progressed | EventWritten | Waiting | HandedOver
+    StepStarted
+    | StepEnded
+    | PhaseChanged
+    | PointReached
+    | Progressed
+    | EventWritten
+    | Waiting
+    | HandedOver
+    | Queued
 )
 Observer = Callable[[Notice], None]
 

@@ -42,6 +42,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
     _check_residency(document, block_at(root.get("residency")), cells)
     _check_freeze(document, block_at(root.get("freeze")))
     _check_prices(document, block_at(root.get("prices")), cells)
+    _check_capacity(document, block_at(block_at(root.get("capacity")).get("cells")), cells)
 
 
 def _check_stores(
@@ -230,3 +231,18 @@ def _check_prices(document: Document, prices: dict[str, Value], cells: dict[str,
         document.report(
             ("prices", "cell_hour", cell), f"there is no such cell{did_you_mean(cell, cells)}", key=True
         )
+
+
+def _check_capacity(document: Document, limits: dict[str, Value], cells: dict[str, Value]) -> None:
+    for name, value in limits.items():
+        path = ("capacity", "cells", name)
+        if cells and name not in cells:
+            document.report(path, f"there is no cell {shown(name)}{did_you_mean(name, cells)}", key=True)
+            continue
+        stores = block_at(block_at(cells.get(name)).get("stores"))
+        for store in block_at(block_at(value).get("stores")):
+            if stores and store not in stores:
+                nearest = did_you_mean(store, stores)
+                document.report(
+                    (*path, "stores", store), f"{name} has no store {shown(store)}{nearest}", key=True
+                )

@@ -37,11 +37,13 @@ from tenure.estate.settings import (
     Verify,
 )
 from tenure.estate.settings_approval import ApprovalSettings, Targets
+from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.model.names import CellName
 
 __all__ = [
     "ApprovalSettings",
+    "Capacity",
     "Cell",
     "Control",
     "DnsSettings",
@@ -82,6 +84,7 @@ class Estate:
     verify: Verify
     sync: Sync
     soak: Soak
+    capacity: Capacity
     cells: Mapping[CellName, Cell]
     tiers: Mapping[str, Tier]
     residency: Mapping[str, ResidencyRule]
@@ -172,6 +175,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         verify=settings.verify,
         sync=settings.sync,
         soak=settings.soak,
+        capacity=settings.capacity,
         cells=settings.cells,
         tiers=settings.tiers,
         residency=settings.residency,

@@ -38,6 +38,11 @@ hold: {budget_ms: 2000, drain_ms: 1000}
 verify: {resync_above: 0.05, evidence_ttl_s: 300}
 sync: {window_s: 600, longest_window_s: 3600, throttle: {writes_per_s: 50, longest_delay_ms: 1000}}
 soak: {ttl_h: 24, most_wal_bytes: 10737418240}
+capacity:
+  moves: 8
+  bandwidth_mb_s: 400
+  cells: {frankfurt: {moves: 4, stores: {redis: 2}}}
+  servers: {"10.0.1.30:5432": {slots: 20, connections: 80, bandwidth_mb_s: 200}}
 cells:
   blue:
     region: us-east-1

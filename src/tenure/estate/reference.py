@@ -157,7 +157,8 @@ def unit_of(field: FieldInfo) -> str | None:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if isinstance(field.default, BaseModel):
+    model = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    if isinstance(field.default, BaseModel) or (model and field.default == {}):
         return "its own defaults"
     if field.default is None:
         return "not set"

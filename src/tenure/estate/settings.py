@@ -12,6 +12,7 @@ from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
+from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.values import (
     AnyName,
@@ -472,6 +473,7 @@ class EstateSettings(Settings):
         "The processes that carry operations on without anybody at a terminal: workers, scheduler, locks.",
         default=Fleet(),
     )
+    capacity: Capacity = setting("How much may be under way at once.", default={}, validate_default=True)
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
     approval: ApprovalSettings = setting("Which operations need a second person.", default=ApprovalSettings())
     targets: Targets = setting("What operations are measured against.", default=Targets())

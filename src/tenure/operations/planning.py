@@ -9,11 +9,14 @@ from tenure.estate.config import Estate
 from tenure.model.approval import EVERY_TIER, Demand, Identity, Rule
 from tenure.model.names import CellName, TenantId, cell_name
 from tenure.model.operation import Operation, OperationState
+from tenure.operations.capacity import Capacity
 from tenure.operations.deps import Deps
 from tenure.operations.observe import PAST_MEASUREMENTS, link_name, observe
 from tenure.plan.canary import CanaryPlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 
+PLANNER = "planner"
+"""Who plans admits nobody."""
 STEPS = {"migrate": MIGRATE_STEPS, "rollback": ROLLBACK_STEPS, "complete": COMPLETE_STEPS}
 
 
@@ -30,6 +33,10 @@ def plan_now(
     """Plan that operation. Reads only; raises `PlanStale` if `source` does not serve the tenant."""
     session = deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
     seen = replace(observe(deps, session, linked=linked), canary=canary)
+    if kind == "migrate":
+        capacity = Capacity(deps, actor=PLANNER)
+        request = capacity.request(kind, tenant, source, target, linked=linked)
+        seen = replace(seen, findings=(*seen.findings, *capacity.out_of_reach(request, (source, target))))
     if kind == "complete":  # nothing moves: what would refuse a move does not matter
         seen = replace(seen, findings=(), residency=None, strays=None)
     (record,) = deps.registry.records.routes(

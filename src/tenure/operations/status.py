@@ -16,6 +16,7 @@ from tenure.operations.deps import Deps
 from tenure.operations.rehearse import Outlook, outlook
 from tenure.operations.soak import SoakState
 from tenure.operations.soak import look as look_at_soak
+from tenure.registry.admissions import Admission
 from tenure.registry.links import Link, LinkState
 
 
@@ -33,6 +34,8 @@ class TenantStatus:
     """What waits for the approval of a second person, or has it and has not begun; it keeps nothing else away."""
     outlook: Outlook | None = None
     """What rolling back now would be like, while that is possible and nothing else is going on."""
+    waits_for: str | None = None
+    """What the operation that the tenant is in has to wait for before it begins."""
 
 
 def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation], bool]) -> TenantStatus:
@@ -44,7 +47,13 @@ def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation]
     active = registry.operations.active_for(tenant.id)
     served = f"Reads and writes of {tenant.id} go to {placement.cell} (epoch {placement.epoch})."
     after: Outlook | None = None
+    waits_for: str | None = None
     if active is not None:
+        admission = registry.admissions.get(active.id)
+        waits_for = None if admission is None else admission.waits_for
+    if active is not None and admission is not None and waits_for is not None:
+        told, steps = _queued(active, admission, waits_for)
+    elif active is not None:
         told, steps = _busy(deps, active, placement, running=is_running(active))
     elif link is not None:
         told, steps, after = _linked(deps, link, placement)
@@ -63,6 +72,7 @@ def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation]
         next_steps=tuple(steps),
         proposed=proposed,
         outlook=after,
+        waits_for=waits_for,
     )
 
 
@@ -105,6 +115,15 @@ def _busy(deps: Deps, active: Operation, placement: Placement, *, running: bool)
     elif not running:
         steps += [f"tenure op resume {active.id}", f"tenure op cancel {active.id}"]
     return told, steps
+
+
+def _queued(active: Operation, admission: Admission, waits_for: str) -> tuple[str, list[str]]:
+    """What is to be said of an operation that has not begun because others go first."""
+    steps = ["tenure capacity", f"tenure op show {active.id}", f"tenure op cancel {active.id}"]
+    if not admission.wanted:
+        steps.insert(0, f"tenure op resume {active.id}")
+    left = "" if admission.wanted else " Nobody waits for it now."
+    return f"{active.kind} {active.id} {waits_for}.{left}", steps
 
 
 def _closed(deps: Deps, placement: Placement) -> list[str]:

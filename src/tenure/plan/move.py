@@ -23,6 +23,8 @@ COPY_PER_INVENTORY = 4.0
 """A copy takes about this many times as long as counting and digesting the same data (`make bench` prints it)."""
 MENDED_BY_COMPARISON = frozenset({"dangling_reference"})
 """Findings about rows that the comparison before the switch finds and mends as well."""
+WAITED_FOR = frozenset({"few_replication_slots", "few_wal_senders", "few_logical_replication_workers"})
+"""Findings about what other moves take now: a move waits for it. One that could never have it is `over_capacity`."""
 COPY_STARTUP_S = 1.5
 """Creating subscriptions and the first round of table synchronisation, whatever the size."""
 STEPS_S = 1.5
@@ -365,8 +367,9 @@ def _drifted(kind: str, seen: MoveObservation, problem: str) -> Finding:
 
 
 def _as_planned(finding: Finding) -> Finding:
-    """What the steps before the switch compare and mend is no reason not to begin: just before the hold it is one."""
-    if finding.code not in MENDED_BY_COMPARISON or finding.severity is not Severity.REFUSAL:
+    """What the steps before the switch compare and mend, or what a move waits for, is no reason not to begin: just
+    before the hold it is one."""
+    if finding.code not in MENDED_BY_COMPARISON | WAITED_FOR or finding.severity is not Severity.REFUSAL:
         return finding
     return replace(finding, severity=Severity.WARNING)
 

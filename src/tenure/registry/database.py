@@ -39,6 +39,7 @@ _OWN_STATES: Final[Mapping[str, tuple[type[TenureError], str | None]]] = {
     "TR002": (PlanStale, "make a new plan with `--plan` from what is there now"),
     "TR003": (Cancelled, None),
     "TR005": (StoreRefused, "the journal cannot be changed; write another event instead"),
+    "TR006": (NotAllowed, "`tenure capacity` shows what it waits for"),
     "TR040": (ApprovalNeeded, "`tenure op show OPERATION` says what is to be approved"),
     "TR041": (NotAllowed, "`tenure op list` shows who asked for what"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName
 from tenure.model.approval import Demand, Identity
+from tenure.model.capacity import CapacityRequest
 from tenure.model.names import TenantId
 from tenure.model.operation import (
     JsonObject,
@@ -20,7 +21,7 @@ from tenure.model.operation import (
     new_operation_id,
 )
 from tenure.model.record import RouteKind
-from tenure.registry import events
+from tenure.registry import admissions, events
 from tenure.registry.database import Connection, Database, DictRow, TupleRow, dict_row
 from tenure.registry.document import document
 from tenure.registry.leases import held
@@ -46,8 +47,10 @@ class Operations:
         plan: JsonObject | None = None,
         plan_digest: str = "",
         approval: Demand | None = None,
+        capacity: CapacityRequest | None = None,
     ) -> Operation:
         """Write a new operation with its steps, none of them begun; `proposed` if it, or a rule, demands an approval.
+        With `capacity` it has to be admitted before it begins.
 
         Raises `TenantLocked` if the tenant is in another operation, or waits for the approval of one where this needs
         one too; the message names it, its state and who holds it.
@@ -63,6 +66,7 @@ class Operations:
                 plan=plan,
                 plan_digest=plan_digest,
                 approval=approval,
+                capacity=capacity,
             )
             if created is not None:
                 announce(connection, created)
@@ -117,12 +121,14 @@ class Operations:
             row = cursor.fetchone()
         return None if row is None else operation_of(row)
 
-    def due(self, *, limit: int = 100) -> tuple[str, ...]:
+    def due(self, *, admitted: bool = True, limit: int = 100) -> tuple[str, ...]:
         """List the operations that a worker could move on now: something is due, its holder's lease has run out,
-        or it has been approved and the tenant is in no other."""
+        or it has been approved and the tenant is in no other. Those that wait for capacity are not among them; they
+        are what is listed without `admitted`."""
         with self._database.connection() as connection:
             rows = connection.execute(
-                "select operation from registry.due order by since limit %s", (limit,)
+                "select operation from registry.due where admitted = %s order by since, operation limit %s",
+                (admitted, limit),
             ).fetchall()
         return tuple(str(row[0]) for row in rows)
 
@@ -289,6 +295,7 @@ def insert(
     plan: JsonObject | None = None,
     plan_digest: str = "",
     approval: Demand | None = None,
+    capacity: CapacityRequest | None = None,
 ) -> Operation | None:
     """Write a new operation with its steps within the caller's transaction; None if the tenant is in another one, or
     if it waits for an approval and another one of the tenant does.
@@ -322,6 +329,8 @@ def insert(
             "insert into registry.steps (operation, position, name) values (%s, %s, %s)",
             [(operation, position, name) for position, name in enumerate(steps, start=1)],
         )
+    if capacity is not None:
+        admissions.ask(connection, operation, tenant, capacity)
     return operation_of(row)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tenure.model.secret import Secret
 from tenure.registry import migrations
+from tenure.registry.admissions import Admissions
 from tenure.registry.approvals import Approvals
 from tenure.registry.database import Database, DatabaseSettings
 from tenure.registry.events import Events
@@ -29,6 +30,7 @@ class Registry:
         self.approvals = Approvals(database)
         self.records = Records(database)
         self.steps = Steps(database)
+        self.admissions = Admissions(database)
         self.events = Events(database)
         self.links = Links(database)
         self.measurements = Measurements(database)

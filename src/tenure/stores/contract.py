@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from tenure.model.capacity import Need, What
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.inventory import Inventory
@@ -51,6 +52,27 @@ class FenceState:
     expires: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How much of something a server has, and who takes it now. `ours`: Tenure's links, whether or not anybody still
+    accounts for them. `setting` is where the server says `most`."""
+
+    what: What
+    most: int
+    others: int
+    ours: int
+    setting: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """What a move, and afterwards its link, takes of a server."""
+
+    server: str
+    what: What
+    need: Need
+
+
 class Mutex(Protocol):
     """A lock by name that spans all of Tenure's processes, for read-modify-write of things that tenants share.
 
@@ -70,6 +92,12 @@ class Store(Protocol):
     def cell(self) -> CellName: ...
     @property
     def capabilities(self) -> Capabilities: ...
+    @property
+    def server(self) -> str:
+        """The server it is on, as `host:port`: stores on one server share what that has."""
+
+    def room(self) -> Sequence[Room]:
+        """What its server has for links, as it is now; nothing where that is not limited. Raises `StoreUnavailable`."""
 
     def ping(self) -> None:
         """Return if the store can be reached and lets us in; raise `StoreUnavailable` otherwise, within 5 seconds."""
@@ -169,6 +197,10 @@ class LiveCopy(Protocol):
     def fingerprint(self) -> Mapping[str, str]:
         """What must not change in the source during a move (tables, columns, keys, types), item by item in words that
         a message can use; equal on equal schemas. Describes what is there, and raises nothing if it will not do."""
+
+    def takes(self) -> Sequence[Take]:
+        """What a move over a link that is still to be made takes of both servers, in both directions together; nothing
+        where that is not limited. Reads only."""
 
     def start(self, fence: Fence) -> None:
         """Begin, or carry on, copying and following; return soon, the work goes on in the engine or a thread.

@@ -21,7 +21,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.contract import CopyProgress, Fence, LiveCopy, Mark, Standing, Store
+from tenure.stores.contract import CopyProgress, Fence, LiveCopy, Mark, Standing, Store, Take
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
     PgVectorStore,
@@ -314,6 +314,9 @@ class Riding:
 
     def preflight(self) -> Sequence[Finding]:
         return [*self._carrier.preflight(), *self._rider.preflight()]
+
+    def takes(self) -> Sequence[Take]:
+        return [*self._carrier.takes(), *self._rider.takes()]
 
     def fingerprint(self) -> Mapping[str, str]:
         return self._rider.fingerprint()

@@ -115,6 +115,9 @@ class Pool:
         settings["options"] = f"{given.get('options') or ''} {options}".strip()
         settings["client_encoding"] = "UTF8"
         self.database: Final = given.get("dbname") or given.get("user")
+        host = given.get("host") or given.get("hostaddr") or "localhost"
+        self.address: Final = f"{host}:{given.get('port') or 5432}"
+        """The server, as the connection string names it."""
         self._conninfo = Secret(make_conninfo("", **settings))
         self._idle: list[Connection] = []
         self._lock = threading.Lock()

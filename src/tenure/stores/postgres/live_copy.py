@@ -15,7 +15,7 @@ from tenure.errors import FenceRefused, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
+from tenure.stores.contract import CopyProgress, Fence, Mark, Standing, Take
 from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
@@ -23,6 +23,7 @@ from tenure.stores.postgres.connect import Pool
 from tenure.stores.postgres.home_checks import database_missing
 from tenure.stores.postgres.preflight import preflight
 from tenure.stores.postgres.repair import drop_origins
+from tenure.stores.postgres.room import takes
 from tenure.stores.postgres.store import PostgresStore
 from tenure.stores.postgres.tables import Table, describe, describe_all, in_both, require, shared_tables
 from tenure.stores.postgres.verification import Verification
@@ -67,6 +68,9 @@ class PostgresLiveCopy:
 
     def preflight(self) -> Sequence[Finding]:
         return preflight(self.source, self.target, self.tenant, self.direction)
+
+    def takes(self) -> Sequence[Take]:
+        return takes(self.source.pool, self.target.pool, len(self._specs))
 
     def fingerprint(self) -> Mapping[str, str]:
         if database_missing(self.source.pool, self._from):

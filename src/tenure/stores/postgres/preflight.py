@@ -54,6 +54,8 @@ def preflight(
     with ThreadPoolExecutor(max_workers=1) as thread:
         theirs = thread.submit(lambda: list(server_checks.findings(pools[1], target.most_wal_bytes)))
         found = [*lacking, *server_checks.findings(pools[0], source.most_wal_bytes), *theirs.result()]
+    if not lacking and direction in fences.linked(other.pool, tenant):
+        found = [f for f in found if f.code not in server_checks.LIMITS]
     if not any(f.code in NOTHING_MORE for f in found):
         found += _homes(one, other, tenant, direction, rights="rights" not in {f.code for f in found})
     order = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.INFO: 2}

@@ -79,6 +79,15 @@ select string_agg(name, ', ' order by name) from pg_settings
 where name in ('log_statement', 'log_min_duration_statement', 'log_min_error_statement')
     and not has_parameter_privilege(name, 'set')
 """
+LIMITS: Final = frozenset(
+    {
+        "few_replication_slots",
+        "few_wal_senders",
+        "few_logical_replication_workers",
+        "few_active_replication_origins",
+    }
+)
+"""Findings about what is left of the server's limits. A link that is there has what it needs."""
 
 _LONG: Final = """
 select coalesce(a.usename, '?') || ', pid ' || a.pid || ', open for ' || date_trunc('second', now() - a.xact_start)

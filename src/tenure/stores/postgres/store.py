@@ -13,9 +13,9 @@ from tenure.errors import FenceRefused, StoreRefused
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState
+from tenure.stores.contract import Capabilities, Fence, FenceState, Room
 from tenure.stores.postgres import fence as fences
-from tenure.stores.postgres import names
+from tenure.stores.postgres import names, room
 from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
 from tenure.stores.postgres.connect import Pool, translate
 from tenure.stores.postgres.home import Home, home_of
@@ -55,6 +55,7 @@ class PostgresStore:
         self.carried: Final = tuple(carried)
         self.most_wal_bytes: Final = most_wal_bytes
         self.pool: Final = Pool(dsn, f"{name} in {cell}")
+        self.server: Final = self.pool.address
         self.capabilities: Final = Capabilities(fence_enforced=True, fence_drains=True, fence_expires=True)
         self._database: Final = Template.name(database) if database is not None else None
         self._unsettled: Final = Home(
@@ -83,6 +84,9 @@ class PostgresStore:
                 if oldest.pool is not self.pool:
                     oldest.pool.close()
             return home
+
+    def room(self) -> Sequence[Room]:
+        return room.room(self.pool)
 
     def ping(self) -> None:
         connection = self.pool.connect()

@@ -10,7 +10,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
-from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark, Standing
+from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark, Room, Standing, Take
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import names
 from tenure.stores.postgres.home_checks import database_missing
@@ -35,9 +35,13 @@ class PgVectorStore:
         self.cell: Final = cell
         self.carrier: Final = carrier
         self.tables: Final = tuple(tables)
+        self.server: Final = carrier.server
         self.capabilities: Final = Capabilities(
             fence_enforced=True, fence_drains=False, fence_expires=True, rides_with=carrier.name
         )
+
+    def room(self) -> Sequence[Room]:
+        return self.carrier.room()
 
     def ping(self) -> None:
         self.carrier.ping()
@@ -116,6 +120,10 @@ class PgVectorLiveCopy:
                 "select exists (select from pg_extension where extname = 'vector')"
             )
         ]
+
+    def takes(self) -> Sequence[Take]:
+        """The carrier's copy takes what there is to take."""
+        return ()
 
     def fingerprint(self) -> Mapping[str, str]:
         home = self.source.carrier.home(self.tenant)

@@ -14,7 +14,7 @@ from tenure.errors import DeadlineExceeded, EvidenceStale, StoreRefused, TenureE
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
+from tenure.stores.contract import CopyProgress, Fence, Mark, Standing, Take
 from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.redis.comparison import Comparer, Tally
 from tenure.stores.redis.feed import ChangeFeed, Marks
@@ -69,6 +69,9 @@ class RedisCopy:
 
     def preflight(self) -> Sequence[Finding]:
         return findings(self._tenant, self._source, self._target)
+
+    def takes(self) -> Sequence[Take]:
+        return ()
 
     def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is the prefix and how keys are told apart; Redis has no schema."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
 
 from tenure.catalogue.patterns import Template
 from tenure.errors import ConfigurationError, FenceRefused, StoreRefused, StoreUnavailable
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState
+from tenure.stores.contract import Capabilities, Fence, FenceState, Room
 from tenure.stores.redis import canonical
 from tenure.stores.redis.errors import translated
 from tenure.stores.redis.fencing import Fencing
 from tenure.stores.redis.keyspace import OTHER, Keyspace, patterns
 from tenure.stores.redis.nodes import Nodes
 from tenure.stores.redis.transfer import Writer, portions
+
+DEFAULT_PORT: Final = 6379
 
 
 class RedisStore:
@@ -44,6 +48,8 @@ class RedisStore:
         self._acl_user = Template.name(acl_user) if isinstance(acl_user, str) else acl_user
         self._patterns = patterns(collections)
         try:
+            at = urlsplit(url.reveal())
+            self._server = f"{at.hostname or 'localhost'}:{at.port or DEFAULT_PORT}"
             self.nodes = Nodes(url, self.where)
         except ValueError:
             raise ConfigurationError(
@@ -68,6 +74,13 @@ class RedisStore:
         return Capabilities(
             fence_enforced=self._acl_user is not None, fence_drains=False, fence_expires=False
         )
+
+    @property
+    def server(self) -> str:
+        return self._server
+
+    def room(self) -> Sequence[Room]:
+        return ()
 
     def ping(self) -> None:
         with self.translated():

@@ -15,7 +15,7 @@ from tenure.errors import DeadlineExceeded, EvidenceStale, LeaseLost, StoreRefus
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
-from tenure.stores.contract import CopyProgress, Fence, Journal, Mark, Standing
+from tenure.stores.contract import CopyProgress, Fence, Journal, Mark, Standing, Take
 from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.s3.comparison import Comparer, Tally, key_of
 from tenure.stores.s3.errors import translated
@@ -103,6 +103,9 @@ class S3Copy:
 
     def preflight(self) -> Sequence[Finding]:
         return findings(self._tenant, self._source, self._target, journaled=self._journal is not None)
+
+    def takes(self) -> Sequence[Take]:
+        return ()
 
     def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is the prefix and how keys are told apart; objects have no schema."""

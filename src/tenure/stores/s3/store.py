@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -17,7 +18,7 @@ from tenure.errors import FenceRefused, StoreRefused, UsageError
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex
+from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex, Room
 from tenure.stores.s3.errors import translated
 from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
 from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
@@ -66,6 +67,7 @@ class S3Store:
         self._cell = cell
         self.endpoint = endpoint
         self.bucket = bucket
+        self._region = region
         self.trust_etags = trust_etags
         self._keys = (access_key, secret_key)
         self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
@@ -119,6 +121,13 @@ class S3Store:
         return Capabilities(
             fence_enforced=self.principal is not None, fence_drains=False, fence_expires=False
         )
+
+    @property
+    def server(self) -> str:
+        return urlsplit(self.endpoint).netloc if self.endpoint else f"s3.{self._region}.amazonaws.com"
+
+    def room(self) -> Sequence[Room]:
+        return ()
 
     def ping(self) -> None:
         with translated(self.where):
