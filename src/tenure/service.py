@@ -287,19 +287,6 @@ class Service:
 
     # -- capacity ----------------------------------------------------------------------------------------------------
 
-    def capacity(self) -> CapacityReport:
-        """Everything that is limited, who takes it, and who waits, in the order of their turns. Reads only."""
-        return self._capacity.survey()
-
-    def admit_waiting(self) -> tuple[str, ...]:
-        """Let everything begin whose turn it is, in that order; for a scheduler, right before it looks for what is due
-        (`registry.operations.due` lists nothing that waits for capacity)."""
-        return self._capacity.admit_waiting()
-
-    def admission(self, operation_id: str) -> Admission | None:
-        """What the operation needs and whether it waits for it; None for one that has not to be admitted."""
-        return self._deps.registry.admissions.get(operation_id)
-
     # -- operations --------------------------------------------------------------------------------------------------
 
     # With `here` an operation runs in this process, otherwise in a worker if one that lives serves its queue; it is

@@ -118,10 +118,10 @@ class Engine:
         """Move the operation on until it has ended, soaks, awaits a person or an approval, or is stuck; return it.
 
         It also returns when nothing is due within `wait_s`, when it waits for capacity and `wait_s` is finite, and when
-        this process is to stop (the step is given back first). A step of a process of this host that has died is taken over at once, one of another host when its
-        lease has run out. Raises `StillRunning` if someone else runs it, `LeaseLost` if someone else took it over
-        from here, `Interrupted` on Ctrl-C (the step is given back first), and `StoreUnavailable` if the control
-        database cannot be reached.
+        this process is to stop (the step is given back first). A step of a process of this host that has died is taken
+        over at once, one of another host when its lease has run out. Raises `StillRunning` if someone else runs it,
+        `LeaseLost` if someone else took it over from here, `Interrupted` on Ctrl-C (the step is given back first), and
+        `StoreUnavailable` if the control database cannot be reached.
         """
         with self._interruptible(operation_id):
             self._check_steps(operation_id, spec)

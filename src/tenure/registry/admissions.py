@@ -2,6 +2,7 @@
 
 Nothing is given back by hand: an operation takes its units as long as it is active, and a link what its operation keeps
 as long as it stays. The database refuses to let an operation begin that has to be admitted and is not.
+A proposal that nobody has approved takes nothing, and does not wait here.
 """
 
 from __future__ import annotations
@@ -36,22 +37,21 @@ join registry.admissions a on a.operation = o.id
 left join registry.tenants t on t.id = o.tenant
 """
 
-_UNDER_WAY: Final = "(o.active or o.state = 'proposed' and registry.standing_approval(o.id) is not null)"
-"""What has begun or may begin; a proposal that nobody has approved takes nothing and waits for nothing here."""
-
 _WAITING: Final = (
     _QUEUE
-    + f"""
-where {_UNDER_WAY} and not o.cancel_requested and a.admitted_at is null
+    + """
+where (o.active or o.state = 'proposed' and registry.standing_approval(o.id) is not null)
+  and not o.cancel_requested and a.admitted_at is null
   and (o.id = any(%(among)s) or a.wanted_at > clock_timestamp() - make_interval(secs => %(wanted_s)s))
 order by o.created_at, o.id
 """
 )
 
-_USED: Final = f"""
+_USED: Final = """
 with holding (operation, tenant, active) as (
     select o.id, o.tenant, true from registry.operations o join registry.admissions a on a.operation = o.id
-    where a.admitted_at is not null and {_UNDER_WAY}
+    where a.admitted_at is not null
+      and (o.active or o.state = 'proposed' and registry.standing_approval(o.id) is not null)
     union all
     select o.id, o.tenant, false from registry.links l join registry.operations o on o.id = l.created_by
     where l.state <> 'removed' and l.state <> 'expired' and not o.active

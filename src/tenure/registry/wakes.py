@@ -29,7 +29,8 @@ def lying(
             select o.* from registry.due d join registry.operations o on o.id = d.operation
             left join registry.wakes w on w.operation = d.operation and w.at > d.since
                 and w.at > clock_timestamp() - make_interval(secs => %(again_after_s)s)
-            where w.operation is null and d.admitted and d.since <= clock_timestamp() - make_interval(secs => %(quiet_s)s)
+            where w.operation is null and d.admitted
+                and d.since <= clock_timestamp() - make_interval(secs => %(quiet_s)s)
             order by d.since limit %(limit)s
             """,
             {"quiet_s": quiet_s, "again_after_s": again_after_s, "limit": limit},
