@@ -265,6 +265,11 @@ class Service:
         """The operations that compare and mend the soaking tenants which were not compared for that long."""
         return upkeep.comparisons_due(self._deps, max_age_s=max_age_s)
 
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """Who has workers look at operations; None without a fleet."""
+        return self._deps.dispatcher
+
     # -- capacity ----------------------------------------------------------------------------------------------------
 
     def capacity(self) -> CapacityReport:
@@ -279,13 +284,6 @@ class Service:
     def admission(self, operation_id: str) -> Admission | None:
         """What the operation needs and whether it waits for it; None for one that has not to be admitted."""
         return self._deps.registry.admissions.get(operation_id)
-
-    @property
-    def dispatcher(self) -> Dispatcher | None:
-        """Who has workers look at operations; None without a fleet."""
-        return self._deps.dispatcher
-
-    # -- capacity ----------------------------------------------------------------------------------------------------
 
     # -- operations --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Everything it writes goes through its session. What it says outside of it (a mes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -46,6 +46,8 @@ class Jobs:
     """None where nobody is to carry anything on: what is due is only told."""
     actor: str
     tell: Tell
+    admit: Callable[[], object] = tuple
+    """Lets everything begin that waited for capacity and whose turn it is."""
 
     @property
     def term(self) -> int:
@@ -76,7 +78,8 @@ class Jobs:
             self._wake(created)
 
     def wake(self) -> None:
-        """Wake whoever can move on what is due and was left lying."""
+        """Wake whoever can move on what is due and was left lying; first let begin what waits for capacity."""
+        self.admit()
         with self.election.transaction() as connection:
             lying = wakes.lying(
                 connection,

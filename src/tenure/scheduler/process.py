@@ -103,5 +103,6 @@ class SchedulerProcess:
             dispatcher=dispatcher or in_process,
             actor=f"scheduler@{self.holder}",
             tell=self.tell,
+            admit=self.service.admit_waiting,
         )
         return jobs, in_process
