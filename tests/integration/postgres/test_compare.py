@@ -297,6 +297,20 @@ def test_many_single_changes_are_remembered_by_their_keys_and_take_no_more_room_
     assert cells.rows(cells.blue, "select count(*) from tenure.touched_log") == [(2,)]
 
 
+def test_only_the_change_that_was_read_is_settled(cells: Cells, copy: PostgresLiveCopy) -> None:
+    copy.compare()
+    change = "update public.parts set body = 'newer' where tenant_id = 'acme' and id = 1"
+    logged = "select xact::text from tenure.touched_log order by xact"
+    cells.run(cells.blue, *[change] * 2)
+    read = str(cells.rows(cells.blue, logged)[0][0])
+    cells.run(cells.blue, change)
+    seen = json.dumps([["public.parts", ["acme", "1"], None, read]])
+    left = [row for row in cells.rows(cells.blue, logged) if row != (read,)]
+    cells.run(cells.blue, f"select tenure.settle('acme', '{seen}')")
+    assert cells.rows(cells.blue, logged) == left
+    assert left
+
+
 def test_a_change_that_is_still_open_when_others_are_settled_stays_remembered(
     cells: Cells, copy: PostgresLiveCopy
 ) -> None:
