@@ -379,6 +379,8 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("origin", "select roname from pg_replication_origin where starts_with(roname, %(prefix)s)"),
         ("fence row", "select tenant_id from tenure.fence where tenant_id = %(tenant)s"),
         ("touched row", "select relation from tenure.touched where tenant_id = %(tenant)s"),
+        ("logged row", "select relation from tenure.touched_log where tenant_id = %(tenant)s"),
+        ("gate", "select tenure.gate(%(tenant)s)::text where tenure.gate(%(tenant)s) is not null"),
         ("touched in bulk", "select relation from tenure.touched_in_bulk where tenant_id = %(tenant)s"),
         ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),

@@ -57,6 +57,8 @@ union all select 'origin ' || roname from pg_replication_origin where starts_wit
 union all select 'trigger ' || tgname from pg_trigger where starts_with(tgname, 'tenure')
 union all select 'function ' || proname from pg_proc where starts_with(proname, 'tenure_')
 union all select 'fence ' || tenant_id from tenure.fence union all select 'mark ' || link from tenure.mark
+union all select 'gate ' || relname from pg_class where relnamespace = 'tenure'::regnamespace and relname like 'gate%%'
+union all select 'touched log ' || relation from tenure.touched_log
 union all select 'touched ' || relation from tenure.touched union all select 'journal ' || key from tenure.journal
 """
 

@@ -48,6 +48,15 @@ create table if not exists tenure.touched_in_bulk (
     primary key (tenant_id, relation, version)
 );
 
+-- The first changes since the last comparison, one row per change and without an index: a quarter of what `touched` costs
+-- the app's transaction. `xact` is the transaction that made the change. At most `tenure.gate` says how many.
+create table if not exists tenure.touched_log (
+    tenant_id text collate "C" not null,
+    relation  text collate "C" not null,
+    key       text[] not null,
+    xact      xid8 not null
+);
+
 -- The feed's marks. The only table here that is published.
 create table if not exists tenure.mark (
     tenant_id  text not null,
@@ -71,6 +80,44 @@ create table if not exists tenure.journal (
 create or replace function tenure.lock_key(tenant text) returns bigint
 language sql immutable parallel safe
 return hashtextextended('tenure:' || tenant, 7);
+
+-- The gate of a tenant whose tables have triggers: a sequence, because a write sees at once what was last set there,
+-- whatever its snapshot is. Who draws 1 to 10,000 from it and holds the tenant's lock may write without looking at the
+-- fence row, and notes its change in `touched_log`. Invariant: while it can be drawn from, the row says writable and
+-- recording. So it is shut under the exclusive lock before the row changes, and opened under the shared lock by a writer
+-- that has looked at the row. Shutting is always safe: who finds it shut asks `note`. Null where there is none.
+create or replace function tenure.gate(tenant text) returns regclass
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select to_regclass(format('tenure.%I', 'gate_' || to_hex(tenure.lock_key(tenant))))
+$$;
+
+create or replace function tenure.make_gate(tenant text) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    if tenure.gate(tenant) is null then
+        execute format('create sequence tenure.%I start with 4611686018427387904', 'gate_' || to_hex(tenure.lock_key(tenant)));
+    end if;
+    return format('tenure.%I', 'gate_' || to_hex(tenure.lock_key(tenant)));
+end $$;
+
+create or replace function tenure.shut_gate(tenant text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    g regclass := tenure.gate(tenant);
+begin
+    if g is not null then
+        perform setval(g, 4611686018427387904);
+    end if;
+end $$;
+
+-- For a writer that has found it shut and holds a permit.
+create or replace function tenure.open_gate(tenant text, gate regclass) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    if exists (select from tenure.fence where tenant_id = tenant and writable and recording) then
+        perform setval(gate, 1);
+    end if;
+end $$;
 
 -- The right to write for the tenant until this transaction ends. Waits while a fence goes down or up; raises TN001 if
 -- the tenant is fenced here, 40001 if this transaction's snapshot is too old to know. Returns whether changes are
@@ -109,30 +156,31 @@ begin
     return f.recording;
 end $$;
 
--- What the triggers of a moving tenant's tables ask about each of its rows that changes, in their WHEN condition. Takes
--- the permit with the transaction's first row of the relation, records the first rows by their keys (`key`, and `former`
--- if that is another one), then the relation as a whole. `memory` is the name of a setting that is local to
--- the transaction and rolled back with a savepoint, as the permit is: '<transaction id> <rows recorded>', or the id
--- alone when nothing is left to do (who calls looks at that); another transaction's id says nothing. False always: no
--- trigger needs to fire.
-create or replace function tenure.note(tenant text, relation text, memory text, key jsonb, former jsonb) returns boolean
+-- What the triggers of a moving tenant's tables ask about a row that changes, in their WHEN condition, where it may not
+-- pass the gate. Takes the permit with the transaction's first such row of the relation, records the first rows by
+-- their keys (`key`, and `former` if that is another one), then the relation as a whole. `memory` is the name of a
+-- setting that is local to the transaction and rolled back with a savepoint, as the permit is: '<transaction id> <rows
+-- recorded>', or the id alone when nothing is left to do (who calls looks at that); another transaction's id says
+-- nothing. One that finds the gate shut opens it for the next. What replication applies passes. False always: no trigger needs to fire.
+drop function if exists tenure.note(text, text, text, jsonb, jsonb);
+create or replace function tenure.note(
+    tenant text, relation text, memory text, key jsonb, former jsonb, gate regclass default null) returns boolean
 language plpgsql volatile security definer as $$
 declare
     done pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
     seen pg_catalog.text := pg_catalog.current_setting(memory, true);
     rows integer := 0;
-    most constant integer := 250;
 begin
-    if pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) done then
+    if pg_catalog.pg_replication_origin_session_is_setup() then
+        seen := pg_catalog.set_config(memory, done, true);
+        return false;
+    elsif pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) done then
         rows := pg_catalog.split_part(seen, ' ', 2)::integer;
     elsif not tenure.permit(tenant) then
         seen := pg_catalog.set_config(memory, done, true);
         return false;
-    end if;
-    if rows operator(pg_catalog.>=) most then
-        perform tenure.note_bulk(tenant, relation);
-        seen := pg_catalog.set_config(memory, done, true);
-        return false;
+    elsif pg_catalog.pg_sequence_last_value(gate) operator(pg_catalog.>=) 4611686018427387904 then
+        perform tenure.open_gate(tenant, gate);
     end if;
     insert into tenure.touched
         values (tenant, relation, key::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
@@ -142,8 +190,33 @@ begin
             values (tenant, relation, former::pg_catalog.text, pg_catalog.nextval('tenure.touched_version'))
             on conflict on constraint touched_pkey do update set version = excluded.version;
     end if;
-    seen := pg_catalog.set_config(memory, pg_catalog.concat(done, ' ', rows operator(pg_catalog.+) 1), true);
-    return false;
+    return tenure.note_rows(tenant, relation, memory, rows operator(pg_catalog.+) 1);
+end $$;
+
+-- Remembers how many rows of the relation this transaction has recorded; from 250 on, the relation as a whole.
+create or replace function tenure.note_rows(tenant text, relation text, memory text, rows integer) returns boolean
+language plpgsql volatile security definer as $$
+declare
+    done pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
+begin
+    if rows operator(pg_catalog.>=) 250 then
+        perform tenure.note_bulk(tenant, relation);
+        return pg_catalog.set_config(memory, done, true) is null;
+    end if;
+    return pg_catalog.set_config(memory, pg_catalog.concat(done, ' ', rows), true) is null;
+end $$;
+
+-- Counts 64 rows at once for writers that draw from the gate: one draw in 64 asks this. False always.
+create or replace function tenure.note_many(tenant text, relation text, memory text) returns boolean
+language plpgsql volatile security definer as $$
+declare
+    seen pg_catalog.text := pg_catalog.current_setting(memory, true);
+    rows integer := 64;
+begin
+    if pg_catalog.split_part(seen, ' ', 1) operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text then
+        rows := rows operator(pg_catalog.+) pg_catalog.split_part(seen, ' ', 2)::integer;
+    end if;
+    return tenure.note_rows(tenant, relation, memory, rows);
 end $$;
 
 -- Records that too many rows of the relation changed in this transaction to name them. What earlier transactions have
@@ -274,6 +347,7 @@ begin
     if lifts_at <= clock_timestamp() then
         return 'lapsed';
     end if;
+    perform tenure.shut_gate(tenant);
     select * into f from tenure.fence where tenant_id = tenant for update;
     if not found then
         perform tenure.enrol(tenant, false, of_epoch, of_token);
@@ -323,7 +397,9 @@ begin
     perform tenure.claim(tenant, of_token);
     perform pg_advisory_xact_lock(tenure.lock_key(tenant));
     perform pg_advisory_xact_lock(hashtextextended('tenure newest fence', 7));
+    perform tenure.shut_gate(tenant);
     delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.touched_log where tenant_id = tenant;
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
@@ -340,7 +416,9 @@ begin
     perform set_config('lock_timeout', greatest(wait_ms, 1)::text, true);
     perform tenure.claim(tenant, of_token);
     perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    perform tenure.shut_gate(tenant);
     delete from tenure.touched where tenant_id = tenant;
+    delete from tenure.touched_log where tenant_id = tenant;
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
@@ -434,8 +512,9 @@ begin
     end loop;
 end $$;
 
--- Forgets recorded changes ([[relation, key, version]], key null: of the whole relation) that were compared; only in the version that was read, and none
--- that the app holds just now: waiting for it could deadlock with the app. Losing this in a crash only means comparing
+-- Forgets recorded changes ([[relation, key, version, xact]], key null: of the whole relation; one of the last two is
+-- null) that were compared; only in the version that was read, and none that the app holds just now: waiting for it could
+-- deadlock with the app. Losing this in a crash only means comparing
 -- them again, so the commit need not wait for the disk.
 create or replace function tenure.settle(tenant text, compared jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -447,12 +526,15 @@ begin
         where t.tenant_id = tenant
         for update of t skip locked
     );
+    delete from tenure.touched_log t using jsonb_array_elements(compared) s
+        where t.tenant_id = tenant and t.relation = s ->> 0 and to_jsonb(t.key) = s -> 1 and t.xact = (s ->> 3)::xid8;
     delete from tenure.touched_in_bulk where ctid in (
         select t.ctid from tenure.touched_in_bulk t join jsonb_array_elements(compared) s
             on t.relation = s ->> 0 and t.version = (s ->> 2)::bigint
         where t.tenant_id = tenant
         for update of t skip locked
     );
+    perform tenure.shut_gate(tenant);
 end $$;
 
 revoke all on all tables in schema tenure from public;

@@ -68,10 +68,12 @@ union all select 'slot ' || slot_name from pg_replication_slots where database =
 union all select 'origin ' || roname from pg_replication_origin where roname like 'tenure%%'
 union all select 'trigger ' || tgname from pg_trigger where not tgisinternal
 union all select 'function ' || proname from pg_proc where proname like 'tenure%%'
+union all select 'gate ' || relname from pg_class where relname like 'gate%%' and relkind = 'S'
 """
 ROWS = """
 select 'fence ' || tenant_id from tenure.fence union all select 'mark ' || link from tenure.mark
 union all select 'touched ' || relation from tenure.touched
+union all select 'touched log ' || relation from tenure.touched_log
 union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
 union all select 'journal ' || key from tenure.journal
 """

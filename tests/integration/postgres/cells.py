@@ -63,6 +63,8 @@ union all select 'trigger ' || tgname from pg_trigger where tgname like 'tenure%
 union all select 'function ' || proname from pg_proc where proname like 'tenure%'
 union all select 'fence ' || tenant_id from tenure.fence union all select 'mark ' || link from tenure.mark
 union all select 'touched ' || relation from tenure.touched
+union all select 'touched log ' || relation from tenure.touched_log
+union all select 'gate ' || relname from pg_class where relnamespace = 'tenure'::regnamespace and relname like 'gate%'
 union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
 union all select 'journal ' || key from tenure.journal
 """

@@ -10,6 +10,7 @@ import pytest
 from tenure.errors import EvidenceStale
 from tenure.model.comparison import Comparison, Difference, DifferenceKind
 from tenure.stores.postgres import PostgresLiveCopy
+from tenure.stores.postgres.guard import MOST_LOGGED
 from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence
 
 M, X, N = DifferenceKind.MISMATCHED, DifferenceKind.EXTRA, DifferenceKind.MISSING
@@ -234,10 +235,11 @@ BULK = "insert into public.parts select 'acme', n, null, 'new' from generate_ser
 
 
 def recorded(cells: Cells) -> tuple[int, int]:
-    """How many rows are remembered one by one, and how many times a relation as a whole."""
+    """How many changes are remembered one by one, and how many times a relation as a whole."""
     rows = cells.rows(
         cells.blue,
-        "select (select count(*) from tenure.touched), (select count(*) from tenure.touched_in_bulk)",
+        "select (select count(*) from tenure.touched) + (select count(*) from tenure.touched_log),"
+        " (select count(*) from tenure.touched_in_bulk)",
     )
     return int(rows[0][0]), int(rows[0][1])
 
@@ -249,23 +251,82 @@ def test_a_bulk_write_is_remembered_as_a_whole_and_takes_no_more_room_the_next_t
     cells.run(cells.blue, "insert into public.parts values ('acme', 9999, null, 'one')")
     assert recorded(cells) == (1, 0)
     cells.run(cells.blue, BULK.format(20_001, 23_000))
-    assert recorded(cells) == (251, 1)
+    some, in_bulk = recorded(cells)
+    assert 3 * 64 < some - 1 <= 4 * 64
+    assert in_bulk == 1
     for _ in range(3):
         cells.run(cells.blue, "update public.parts set body = 'newer' where tenant_id = 'acme' and id = 9999")
         cells.run(cells.blue, "delete from public.parts where tenant_id = 'acme' and id > 20000")
         cells.run(cells.blue, BULK.format(20_001, 23_000))
-    assert recorded(cells) == (251, 1)
+    many, in_bulk = recorded(cells)
+    assert many - some - 3 <= 6 * 4 * 64
+    assert in_bulk == 1
     cells.run(cells.blue, BULK.format(30_001, 30_100), BULK.replace("acme", "globex").format(30_001, 33_000))
-    assert recorded(cells) == (351, 1)
+    assert recorded(cells) == (many + 100, 1)
     cells.run(cells.blue, "update public.parts set id = id + 70000 where tenant_id = 'acme' and id > 30090")
-    assert recorded(cells) == (361, 1)
+    assert recorded(cells) == (many + 120, 1)
     app = cells.connect(cells.blue)
     with app.transaction():
         app.execute("savepoint undone")
         app.execute(BULK.format(40_001, 43_000).encode())
         app.execute("rollback to savepoint undone")
         app.execute(BULK.format(50_001, 50_010).encode())
-    assert recorded(cells) == (371, 1)
+    assert recorded(cells) == (many + 130, 1)
+
+
+def test_many_single_changes_are_remembered_by_their_keys_and_take_no_more_room_the_next_time(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    copy.compare()
+    body = "update public.parts set body = 'newer' where tenant_id = 'acme' and id = 1"
+    cells.run(cells.blue, body)
+    gate = cells.rows(cells.blue, "select tenure.gate('acme')::text")[0][0]
+    cells.run(cells.blue, f"select setval('{gate}', {MOST_LOGGED - 2})")
+    cells.run(cells.blue, *[body] * 10)
+    logged = int(cells.rows(cells.blue, "select count(*) from tenure.touched_log")[0][0])
+    assert logged <= 3
+    assert recorded(cells) == (logged + 1, 0)
+    cells.past_the_fence(cells.green, "update public.parts set body = '' where tenant_id = 'acme' and id = 1")
+    copy.seal(copy.mark(), timeout_s=20)
+    assert found(copy.compare_changed()) == {("parts", kind_key(1), M)}
+    cells.run(cells.blue, body.replace("newer", "newest"))
+    copy.seal(copy.mark(), timeout_s=20)
+    assert copy.compare_changed().equal
+    assert recorded(cells) == (0, 0)
+    cells.run(cells.blue, *[body] * 3)
+    assert cells.rows(cells.blue, "select count(*) from tenure.touched_log") == [(2,)]
+
+
+def test_only_the_change_that_was_read_is_settled(cells: Cells, copy: PostgresLiveCopy) -> None:
+    copy.compare()
+    change = "update public.parts set body = 'newer' where tenant_id = 'acme' and id = 1"
+    logged = "select xact::text from tenure.touched_log order by xact"
+    cells.run(cells.blue, *[change] * 2)
+    read = str(cells.rows(cells.blue, logged)[0][0])
+    cells.run(cells.blue, change)
+    seen = json.dumps([["public.parts", ["acme", "1"], None, read]])
+    left = [row for row in cells.rows(cells.blue, logged) if row != (read,)]
+    cells.run(cells.blue, f"select tenure.settle('acme', '{seen}')")
+    assert cells.rows(cells.blue, logged) == left
+    assert left
+
+
+def test_a_change_that_is_still_open_when_others_are_settled_stays_remembered(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    copy.compare()
+    change = "update public.parts set body = 'newer' where tenant_id = 'acme' and id = {}"
+    cells.run(cells.blue, change.format(1))
+    app = cells.connect(cells.blue)
+    with app.transaction():
+        app.execute(change.format(2).encode())
+        cells.run(cells.blue, change.format(1))
+        copy.seal(copy.mark(), timeout_s=20)
+        assert copy.compare_changed().processed == 1
+    cells.past_the_fence(cells.green, "update public.parts set body = '' where tenant_id = 'acme' and id = 2")
+    copy.seal(copy.mark(), timeout_s=20)
+    cells.past_the_fence(cells.green, "update public.parts set body = '' where tenant_id = 'acme' and id = 2")
+    assert found(copy.compare_changed()) == {("parts", kind_key(2), M)}
 
 
 def test_after_a_bulk_write_the_whole_relation_is_compared_again(

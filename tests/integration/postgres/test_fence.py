@@ -20,6 +20,8 @@ def down(cells: Cells, token: int = 2, expires_in_s: float | None = None, drain_
     cells.blue.fence(fence(token), expires_in_s=expires_in_s, drain_s=drain_s)
 
 
+GATE = "pg_sequence_last_value(tenure.gate('acme'))"
+
 WRITES = [
     INSERT,
     "update public.documents set title = 'x' where tenant_id = 'acme'",
@@ -352,3 +354,64 @@ def test_a_schema_that_shadows_operators_and_types_does_not_fool_the_fence(cells
     for statement in (INSERT, "select tenure.permit('acme')", "select tenure.touch('acme', 'objects', 'x')"):
         with pytest.raises(psycopg.DatabaseError, match="is fenced"):
             app.execute(statement.encode())
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+def test_a_gate_that_writers_have_opened_is_shut_by_the_fence(cells: Cells, level: str) -> None:
+    """The gate spares writers the look at the fence row; what it says must be as new as the tenant's lock."""
+    cells.link()
+    app = cells.connect(cells.blue)
+    app.execute(f"begin isolation level {level}".encode())
+    app.execute("select 1 from public.parts limit 1")
+    cells.run(cells.blue, *("update public.parts set body = 'x' where tenant_id = 'acme' and id = 1",) * 2)
+    assert cells.rows(cells.blue, f"select {GATE} < 1000") == [(True,)]
+    down(cells)
+    with pytest.raises(psycopg.DatabaseError) as caught:
+        app.execute(INSERT.encode())
+    assert caught.value.sqlstate == ("TN001" if level == "read committed" else "40001")
+    app.execute("rollback")
+    for again in (INSERT, INSERT):
+        with pytest.raises(psycopg.DatabaseError, match="is fenced"):
+            app.execute(again.encode())
+
+
+def test_a_writer_that_passed_the_gate_holds_the_fence_up(cells: Cells) -> None:
+    cells.link()
+    app = cells.connect(cells.blue)
+    cells.run(cells.blue, "update public.parts set body = 'x' where tenant_id = 'acme' and id = 1")
+    with app.transaction():
+        app.execute("update public.parts set body = 'y' where tenant_id = 'acme' and id = 1")
+        assert cells.rows(cells.blue, "select count(*) from tenure.touched_log") == [(0,)], (
+            "not committed yet"
+        )
+        with pytest.raises(DeadlineExceeded, match=f"pid {app.info.backend_pid}"):
+            down(cells, drain_s=0.2)
+    assert cells.rows(cells.blue, "select count(*) from tenure.touched_log") == [(1,)]
+    down(cells)
+
+
+def test_a_gate_is_not_opened_by_what_a_fence_refuses_or_lets_pass(cells: Cells) -> None:
+    cells.link()
+    down(cells, expires_in_s=0.3)
+    with pytest.raises(psycopg.DatabaseError, match="is fenced"):
+        cells.run(cells.blue, INSERT)
+    cells.past_the_fence(cells.blue, INSERT)
+    eventually(lambda: cells.blue.fence_state(ACME).writable, "the fence lifts itself")
+    cells.run(cells.blue, INSERT.replace("9999", "9998"))
+    assert cells.rows(cells.blue, f"select {GATE} >= {2**62}") == [(True,)]
+    cells.blue.open(fence(3))
+    cells.run(cells.blue, INSERT.replace("9999", "9997"))
+    assert cells.rows(cells.blue, f"select {GATE} < 1000") == [(True,)]
+
+
+def test_what_replication_applies_takes_no_permit(cells: Cells) -> None:
+    cells.link()
+    cells.run(cells.blue, "update public.parts set body = 'x' where tenant_id = 'acme' and id = 1")
+    app = cells.connect(cells.blue)
+    app.execute("select pg_replication_origin_create('applying')")
+    app.execute("select pg_replication_origin_session_setup('applying')")
+    with app.transaction():
+        app.execute(INSERT.encode())
+        down(cells, drain_s=1)
+    app.execute("select pg_replication_origin_session_reset()")
+    app.execute("select pg_replication_origin_drop('applying')")

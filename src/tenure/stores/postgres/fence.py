@@ -270,8 +270,10 @@ def stop_recording(pool: Pool, fence: Fence) -> None:
     with pool.transaction() as connection:
         for statement in (
             _CLAIM,
+            "select tenure.shut_gate(%(tenant)s)",
             "update tenure.fence set recording = false, compared = '{}' where tenant_id = %(tenant)s",
             "delete from tenure.touched where tenant_id = %(tenant)s",
+            "delete from tenure.touched_log where tenant_id = %(tenant)s",
             "delete from tenure.touched_in_bulk where tenant_id = %(tenant)s",
             "delete from tenure.journal where tenant_id = %(tenant)s",
         ):

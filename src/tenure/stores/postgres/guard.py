@@ -29,6 +29,10 @@ DDL_DEADLINE_S: Final = 30.0
 LOCK_WAIT_MS: Final = (40, 400)
 """How long an attempt may queue for a table's lock, with neighbours' writes behind it: at first, and at most."""
 
+MOST_LOGGED: Final = 10_000
+"""Changes that go into `tenure.touched_log` between two comparisons. Beyond that each key has one row in
+`tenure.touched`, however often it changes: that takes the app longer, and bounds the room it takes."""
+
 ROWS: Final = {"insert": ("new",), "update": ("new", "old"), "delete": ("old",)}
 """The events of row triggers, and the rows that each of them has."""
 
@@ -44,21 +48,39 @@ when (({mine}) and tenure.{function}({keys})) execute function tenure.noted()
 """
 
 _FUNCTION: Final = """
-create or replace function {function}({parameters}) returns boolean
+create or replace function {function}({parameters}, out fires boolean)
 language plpgsql volatile security definer as {body}
 """
 
+# Each expression costs a single-row transaction almost a microsecond: this is as few of them as it takes. Who may not
+# pass the gate asks `tenure.note`; one draw in 64 counts the rows of its transaction. `fires` is never set.
 _BODY: Final = """
 begin
     if pg_catalog.current_setting({memory}, true)
         operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
     then
-        return false;
-    elsif pg_catalog.pg_replication_origin_session_is_setup() then
-        return pg_catalog.set_config({memory}, pg_catalog.pg_current_xact_id()::pg_catalog.text, true) is null;
+        return;
     end if;
-    return tenure.note({tenant}, {relation}, {memory}, {key}, {former});
-end
+    if pg_catalog.pg_replication_origin_session_is_setup()
+        or pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.<>) 'read committed'
+        or pg_catalog.pg_advisory_xact_lock_shared({lock}) is null
+        or pg_catalog.nextval({gate}::pg_catalog.regclass) operator(pg_catalog.>) {most}
+    then
+        fires := tenure.note({tenant}, {relation}, {memory}, pg_catalog.to_jsonb({key}), {former}, {gate});
+        return;
+    end if;
+    insert into tenure.touched_log values ({tenant}, {relation}, {key}, pg_catalog.pg_current_xact_id());
+    {also}
+    if pg_catalog.currval({gate}::pg_catalog.regclass) operator(pg_catalog.%) 64 operator(pg_catalog.=) 0 then
+        fires := tenure.note_many({tenant}, {relation}, {memory});
+    end if;
+end;
+"""
+
+_ALSO: Final = """
+    if {former} operator(pg_catalog.<>) {key} then
+        insert into tenure.touched_log values ({tenant}, {relation}, {former}, pg_catalog.pg_current_xact_id());
+    end if;
 """
 
 _GUARDED: Final = """
@@ -71,6 +93,11 @@ group by 1, 2 order by 1, 2
 _FUNCTIONS: Final = """
 select p.oid::regprocedure::text from pg_proc p
 where pronamespace = to_regnamespace('tenure') and starts_with(proname::text, %(prefix)s)
+"""
+
+_GATE: Final = """
+select relname::text from pg_class
+where relnamespace = to_regnamespace('tenure') and relname = 'gate_' || to_hex(tenure.lock_key(%(tenant)s))
 """
 
 _HOLDERS: Final = """
@@ -105,14 +132,27 @@ def unguarded(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId) -> lis
 def _functions(table: Table, tenant: TenantId, connection: Connection) -> None:
     """What the conditions call: with a row's key, and for updates with the keys after and before."""
     connection.execute("select pg_advisory_xact_lock(hashtextextended('tenure install', 7))")
-    for key, former in (("n", None), ("n", "o")):
-        given = [p for p in (key, former) if p is not None]
+    row = connection.execute(
+        "select tenure.make_gate(%(tenant)s), tenure.lock_key(%(tenant)s)", {"tenant": tenant}
+    ).fetchone()
+    if row is None:
+        raise AssertionError("one row per select")
+    about = {
+        "memory": sql.Literal(names.memory(tenant, table.collection)),
+        "tenant": sql.Literal(str(tenant)),
+        "relation": sql.Literal(table.collection),
+        "gate": sql.Literal(str(row[0])),
+        "lock": sql.Literal(int(row[1])),
+        "most": sql.Literal(MOST_LOGGED),
+        "key": table.settled_key("n"),
+    }
+    for former in (None, "o"):
+        given = ["n"] if former is None else ["n", former]
+        before = sql.SQL("null") if former is None else table.settled_key(former)
         body = sql.SQL(_BODY).format(
-            memory=sql.Literal(names.memory(tenant, table.collection)),
-            tenant=sql.Literal(str(tenant)),
-            relation=sql.Literal(table.collection),
-            key=table.settled_key(key),
-            former=sql.SQL("null") if former is None else table.settled_key(former),
+            **about,
+            former=before if former is None else sql.SQL("pg_catalog.to_jsonb({})").format(before),
+            also=sql.SQL("" if former is None else _ALSO).format(**about, former=before),
         )
         function = sql.Identifier("tenure", names.guard(tenant, table.collection))
         parameters = sql.SQL(", ").join(table.key_parameters(p) for p in given)
@@ -229,12 +269,19 @@ def remove(pool: Pool, fence: Fence) -> None:
         with pool.transaction() as connection:
             _claim(connection, fence)
             connection.execute(sql.SQL("drop function if exists {}").format(sql.SQL(function)))
+    for (gate,) in pool.rows(_GATE, {"tenant": fence.tenant}):
+        with_short_locks(pool, ("tenure", gate), partial(_drop_gate, gate, fence))
 
 
 def _claim(connection: Connection, fence: Fence) -> None:
     connection.execute(
         "select tenure.claim(%(tenant)s, %(token)s)", {"tenant": fence.tenant, "token": fence.token}
     )
+
+
+def _drop_gate(gate: str, fence: Fence, connection: Connection) -> None:
+    _claim(connection, fence)
+    connection.execute(sql.SQL("drop sequence if exists {}").format(sql.Identifier("tenure", gate)))
 
 
 def _drop_triggers(

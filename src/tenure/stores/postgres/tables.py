@@ -220,14 +220,14 @@ class Table:
         )
 
     def settled_key(self, prefix: str) -> sql.Composed:
-        """`key_text` of such parameters, where neither the settings nor the search path are ours."""
+        """`key_text` of such parameters as an array, where neither the settings nor the search path are ours."""
         texts = (
             sql.SQL("{}::pg_catalog.text" if self._settled(name) else "tenure.plain({})").format(
                 sql.Identifier(f"{prefix}{n}")
             )
             for n, name in enumerate(self.key)
         )
-        return sql.SQL("pg_catalog.jsonb_build_array({})").format(sql.SQL(", ").join(texts))
+        return sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))
 
     def _settled(self, name: str) -> bool:
         return self.column(name).type_name.partition("(")[0] in SETTLED_KEY_TYPES

@@ -31,15 +31,17 @@ SHARE_OF_HOLD: Final = 0.5
 # `key` is null for a relation that was changed in bulk; the second column is `Touched.left_s`.
 _TOUCHED: Final = """
 with t as (
-    select relation, key::jsonb as key, version from tenure.touched
+    select relation, key::jsonb as key, version, null::text as xact from tenure.touched
     where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
-    union all select relation, null, version from tenure.touched_in_bulk
+    union all select relation, to_jsonb(key), null, xact::text from tenure.touched_log
+    where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
+    union all select relation, null, version, null from tenure.touched_in_bulk
     where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
 )
 select f.recording and %(store)s = any(f.compared),
     case when f.writable or f.until <= clock_timestamp() then null when f.until is null then 'infinity'
         else extract(epoch from f.until - clock_timestamp()) end::float8,
-    t.relation, t.key, t.version
+    t.relation, t.key, t.version, t.xact
 from tenure.fence f left join t on true where f.tenant_id = %(tenant)s
 """
 
@@ -48,11 +50,14 @@ with old as (
     -- A row that the app holds just now stays remembered: waiting for it could deadlock with the app.
     select ctid from tenure.touched where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
     for update skip locked
-), gone as (delete from tenure.touched where ctid in (select ctid from old)), in_bulk as (
+), gone as (delete from tenure.touched where ctid in (select ctid from old)), gone_log as (
+    delete from tenure.touched_log where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
+), in_bulk as (
     select ctid from tenure.touched_in_bulk where tenant_id = %(tenant)s and relation = any(%(relations)s::text[])
     for update skip locked
 ), gone_in_bulk as (delete from tenure.touched_in_bulk where ctid in (select ctid from in_bulk))
-update tenure.fence set compared = array_remove(compared, %(store)s) where tenant_id = %(tenant)s returning tenant_id
+update tenure.fence set compared = array_remove(compared, %(store)s) where tenant_id = %(tenant)s
+returning tenure.shut_gate(tenant_id)
 """
 
 _COMPARED: Final = """
@@ -64,25 +69,26 @@ where tenant_id = %(tenant)s and recording returning tenant_id
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """What changed since a comparison began: (relation, key, version), the key None where it was in bulk.
+    """What changed since a comparison began: (relation, key, version, transaction), one of the last two None, the key
+    None where it was in bulk.
 
     `valid` if that is known. `left_s`: until the source's fence lifts itself; None if it is not down.
     """
 
     valid: bool
     left_s: float | None
-    versions: tuple[tuple[str, Key | None, int], ...]
+    versions: tuple[tuple[str, Key | None, int | None, str | None], ...]
 
     @property
     def keys(self) -> set[tuple[str, Key]]:
-        return {(relation, key) for relation, key, _ in self.versions if key is not None}
+        return {(relation, key) for relation, key, _, _ in self.versions if key is not None}
 
     @property
     def in_bulk(self) -> dict[str, set[int]]:
         """The versions of each relation that was changed in bulk."""
         found: defaultdict[str, set[int]] = defaultdict(set)
-        for relation, key, version in self.versions:
-            if key is None:
+        for relation, key, version, _ in self.versions:
+            if key is None and version is not None:
                 found[relation].add(version)
         return dict(found)
 
@@ -197,8 +203,8 @@ class Verification:
         if differ and touched.in_bulk:
             differ |= {(relation, None) for relation, _ in differ - self._touched().keys}
         equal = [
-            [relation, None if key is None else list(key), version]
-            for relation, key, version in touched.versions
+            [relation, None if key is None else list(key), version, xact]
+            for relation, key, version, xact in touched.versions
             if (relation, key) not in differ
         ]
         if equal:
@@ -231,8 +237,8 @@ class Verification:
             valid=bool(rows and rows[0][0]),
             left_s=rows[0][1] if rows else None,
             versions=tuple(
-                (relation, None if key is None else tuple(key), version)
-                for _, _, relation, key, version in rows
+                (relation, None if key is None else tuple(key), version, xact)
+                for _, _, relation, key, version, xact in rows
                 if relation is not None
             ),
         )
