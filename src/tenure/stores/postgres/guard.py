@@ -227,7 +227,7 @@ def with_short_locks(
     deadline_s: float | None = None,
 ) -> None:
     """Run `change` in a transaction that gives up queueing for locks quickly and tries again, so that nobody waits long
-    behind it. Raises `DeadlineExceeded` that names who holds the table, after `DDL_DEADLINE_S` unless it says otherwise."""
+    behind it. Raises `DeadlineExceeded` that names who holds the table, after `deadline_s` or `DDL_DEADLINE_S`."""
     deadline_s = DDL_DEADLINE_S if deadline_s is None else deadline_s
     deadline = time.monotonic() + deadline_s
     wait_ms, longest_ms = LOCK_WAIT_MS
