@@ -12,8 +12,7 @@ import pytest
 from tenure.errors import DeadlineExceeded, EvidenceStale, FenceRefused, StoreRefused, StoreUnavailable
 from tenure.model.names import StoreName, TenantId
 from tenure.operations.schema_change import schema_changes
-from tenure.stores.postgres import PostgresJournal, PostgresLiveCopy, PostgresStore, guard, replication
-from tenure.stores.postgres.tables import require
+from tenure.stores.postgres import PostgresJournal, PostgresLiveCopy, PostgresStore, replication
 from tests.integration.postgres.cells import (
     ACME,
     NEIGHBOUR,
@@ -371,31 +370,3 @@ def test_a_direction_says_what_keeps_it_from_following_and_what_it_makes_the_sou
     assert gone.lost
     assert "is gone" in str(gone.problem)
     copy.stop(fence())
-
-
-def test_rows_that_arrive_are_not_asked_about_until_the_way_back_is_armed(cells: Cells) -> None:
-    longer = (
-        "select count(*) from pg_trigger where starts_with(tgname, 'tenure_')"
-        " and pg_get_triggerdef(oid) like '%pg_replication_origin_session_is_setup%'"
-    )
-    copy = cells.link()
-    assert cells.rows(cells.blue, longer) == [(0,)]
-    assert cells.rows(cells.green, longer) == [(15,)], "three on each of five relations"
-    refused = "insert into public.parts values ('acme', 9999, null, 'late')"
-    app = cells.connect(cells.green)
-    app.execute("set session_replication_role = replica")
-    with pytest.raises(psycopg.DatabaseError, match="is fenced"):
-        app.execute(refused.encode())
-    with app.transaction(force_rollback=True):
-        app.execute("update public.kinds set n = 1 where tenant_id = 'globex'")
-        app.execute("insert into public.kinds (tenant_id, id) values ('globex', 9999)")
-        pool = cells.green.home(ACME).pool
-        guard.shorten(pool, require(pool, TABLES), ACME)
-    assert cells.rows(cells.green, longer) == [(3,)], "the busy one"
-    copy.arm_reverse(fence()).detach()
-    assert cells.rows(cells.green, longer) == [(0,)]
-    with pytest.raises(psycopg.DatabaseError, match="is fenced"):
-        app.execute(refused.encode())
-    cells.run(cells.blue, refused)
-    copy.seal(copy.mark(), timeout_s=20)
-    assert copy.compare().equal

@@ -68,15 +68,15 @@ def claim(pool: Pool, fence: Fence) -> None:
             raise
 
 
-def ensure(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId, *, receiving: bool = False) -> None:
-    """cell.sql and the tenant's triggers are there; `receiving` is for the cell that a copy goes to.
+def ensure(pool: Pool, specs: Sequence[TenantTable], tenant: TenantId) -> None:
+    """cell.sql and the tenant's triggers are there.
 
     If a trigger was missing, changes may have gone unrecorded: what was compared before no longer counts.
     """
     cell_schema.install(pool)
     tables = require(pool, specs)
     if guard.unguarded(pool, specs, tenant):
-        guard.install(pool, tables, tenant, receiving=receiving)
+        guard.install(pool, tables, tenant)
         pool.rows(
             "update tenure.fence set compared = '{}' where tenant_id = %(tenant)s returning epoch",
             {"tenant": tenant},
@@ -96,7 +96,7 @@ def lower(
     began = time.monotonic()
     answer = _lower(pool, specs, fence, expires_in_s, drain_s)
     if answer == "unguarded":
-        ensure(pool, specs, fence.tenant, receiving=True)  # a source has had its triggers since `enrol`
+        ensure(pool, specs, fence.tenant)
         left_s = None if expires_in_s is None else expires_in_s - (time.monotonic() - began)
         answer = _lower(pool, specs, fence, left_s, drain_s)
     if answer == "lapsed":

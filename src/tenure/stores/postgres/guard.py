@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -27,7 +26,6 @@ from tenure.stores.postgres.connect import Connection, Pool
 from tenure.stores.postgres.tables import Table, TenantTable
 
 DDL_DEADLINE_S: Final = 30.0
-SHORTEN_DEADLINE_S: Final = 1.0
 LOCK_WAIT_MS: Final = (40, 400)
 """How long an attempt may queue for a table's lock, with neighbours' writes behind it: at first, and at most."""
 
@@ -46,18 +44,7 @@ execute function tenure.refuse_truncate()
 # Each statement that writes, a neighbour's too, parses the condition: what can be said elsewhere is in the function.
 _ROW: Final = """
 create or replace trigger {trigger} after {event} on {table} for each row
-when (({mine}) {unapplied} and tenure.{function}({keys})) execute function tenure.noted()
-"""
-
-_UNAPPLIED: Final = "and not pg_catalog.pg_replication_origin_session_is_setup()"
-"""In a cell that the copy goes to: a fifth of the copy's time is saved by not asking about each row that arrives. It
-costs the neighbours' statements half a microsecond, so it goes when the copy is complete."""
-
-_RECEIVING: Final = """
-select distinct n.nspname::text, c.relname::text
-from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-where t.tgname = any(%(triggers)s::name[])
-    and strpos(pg_get_triggerdef(t.oid), 'pg_replication_origin_session_is_setup') > 0
+when (({mine}) and tenure.{function}({keys})) execute function tenure.noted()
 """
 
 _FUNCTION: Final = """
@@ -178,13 +165,7 @@ def _functions(table: Table, tenant: TenantId, connection: Connection) -> None:
 
 
 def _row_trigger(
-    table: Table,
-    relation: tuple[str, str],
-    tenant: TenantId,
-    event: str,
-    rows: Sequence[str],
-    *,
-    receiving: bool,
+    table: Table, relation: tuple[str, str], tenant: TenantId, event: str, rows: Sequence[str]
 ) -> sql.Composed:
     """The trigger of one event. Of an update, the keys after and before are recorded, whosever the rows are."""
     return sql.SQL(_ROW).format(
@@ -192,14 +173,13 @@ def _row_trigger(
         event=sql.SQL(event),
         table=sql.Identifier(*relation),
         mine=sql.SQL(" or ").join(table.of_tenant(tenant, row) for row in rows),
-        unapplied=sql.SQL(_UNAPPLIED if receiving else ""),
         function=sql.Identifier(names.guard(tenant, table.collection)),
         keys=sql.SQL(", ").join(sql.Identifier(row, column) for row in rows for column in table.key),
     )
 
 
 def _create_triggers(
-    relation: tuple[str, str], table: Table, tenant: TenantId, receiving: bool, connection: Connection
+    relation: tuple[str, str], table: Table, tenant: TenantId, connection: Connection
 ) -> None:
     on = sql.Identifier(*relation)
     statements = {
@@ -209,7 +189,7 @@ def _create_triggers(
     }
     if relation in table.leaves:
         for event, rows in ROWS.items():
-            statements[event] = _row_trigger(table, relation, tenant, event, rows, receiving=receiving)
+            statements[event] = _row_trigger(table, relation, tenant, event, rows)
     for event, statement in statements.items():
         connection.execute(statement)
         connection.execute(
@@ -219,17 +199,10 @@ def _create_triggers(
         )
 
 
-def with_short_locks(
-    pool: Pool,
-    relation: tuple[str, str],
-    change: Callable[[Connection], None],
-    *,
-    deadline_s: float | None = None,
-) -> None:
+def with_short_locks(pool: Pool, relation: tuple[str, str], change: Callable[[Connection], None]) -> None:
     """Run `change` in a transaction that gives up queueing for locks quickly and tries again, so that nobody waits long
-    behind it. Raises `DeadlineExceeded` that names who holds the table, after `deadline_s` or `DDL_DEADLINE_S`."""
-    deadline_s = DDL_DEADLINE_S if deadline_s is None else deadline_s
-    deadline = time.monotonic() + deadline_s
+    behind it. Raises `DeadlineExceeded` that names who holds the table."""
+    deadline = time.monotonic() + DDL_DEADLINE_S
     wait_ms, longest_ms = LOCK_WAIT_MS
     while True:
         try:
@@ -247,7 +220,7 @@ def with_short_locks(
             pass
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
-                f"{pool.where}: no lock on {'.'.join(relation)} within {deadline_s:g} s; it is held by "
+                f"{pool.where}: no lock on {'.'.join(relation)} within {DDL_DEADLINE_S:g} s; it is held by "
                 + "; ".join(holders(pool, relation)),
                 hint="end or wait for these transactions, then resume",
             )
@@ -261,11 +234,8 @@ def holders(pool: Pool, relation: tuple[str, str]) -> list[str]:
     return [str(row[0]) for row in pool.rows(_HOLDERS, {"table": quoted})] or ["nobody any more"]
 
 
-def install(pool: Pool, tables: Sequence[Table], tenant: TenantId, *, receiving: bool) -> None:
-    """Put the tenant's triggers on each table and partition that lacks one. Idempotent, a short lock per relation.
-
-    `receiving`: the cell is the one that the copy goes to, and nobody's writes are recorded there yet.
-    """
+def install(pool: Pool, tables: Sequence[Table], tenant: TenantId) -> None:
+    """Put the tenant's triggers on each table and partition that lacks one. Idempotent, a short lock per relation."""
     lacking = set(unguarded(pool, [t.spec for t in tables], tenant))
     for table in tables:
         relations = [(table.spec.schema, table.spec.name), *_partitions(pool, table)]
@@ -275,24 +245,7 @@ def install(pool: Pool, tables: Sequence[Table], tenant: TenantId, *, receiving:
         with pool.transaction() as connection:
             _functions(table, tenant, connection)
         for relation in wanted:
-            with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant, receiving))
-
-
-def shorten(pool: Pool, tables: Sequence[Table], tenant: TenantId) -> None:
-    """The copy is complete: have the triggers ask what neighbours pay less for. What is busy stays as it is, since
-    either form guards the tenant."""
-    wanted = {"triggers": [names.trigger(tenant, event) for event in ROWS]}
-    longer = {(str(schema), str(name)) for schema, name in pool.rows(_RECEIVING, wanted)}
-    for table in tables if longer else ():
-        for relation in table.leaves:
-            if relation in longer:
-                with suppress(DeadlineExceeded):
-                    with_short_locks(
-                        pool,
-                        relation,
-                        partial(_create_triggers, relation, table, tenant, False),
-                        deadline_s=SHORTEN_DEADLINE_S,
-                    )
+            with_short_locks(pool, relation, partial(_create_triggers, relation, table, tenant))
 
 
 def _partitions(pool: Pool, table: Table) -> list[tuple[str, str]]:

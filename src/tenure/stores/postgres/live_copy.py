@@ -16,7 +16,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
 from tenure.stores.contract import CopyProgress, Fence, Mark, Standing
-from tenure.stores.postgres import cell_schema, guard, marks, names, replication
+from tenure.stores.postgres import cell_schema, marks, names, replication
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.connect import Pool
@@ -84,7 +84,7 @@ class PostgresLiveCopy:
                 f"{target.where} is not fenced for {self.tenant}", hint="fence the target first"
             )
         fences.enrol(source, self._from.all_tables, fence)
-        fences.ensure(target, self._to.all_tables, self.tenant, receiving=not reverse_of_another)
+        fences.ensure(target, self._to.all_tables, self.tenant)
         fences.record(source, self.tenant, deadline_s=RECORD_DEADLINE_S)
         self._connect(copy_data=not reverse_of_another)
 
@@ -93,7 +93,6 @@ class PostgresLiveCopy:
         self._claim(fence)
         reverse = PostgresLiveCopy(link=self.link, source=self.target, target=self.source, tenant=self.tenant)
         fences.ensure(self._to.pool, self._to.all_tables, self.tenant)
-        guard.shorten(self._to.pool, require(self._to.pool, self._to.all_tables), self.tenant)
         fences.record(self._to.pool, self.tenant, deadline_s=RECORD_DEADLINE_S)
         reverse._connect(copy_data=False)
         return reverse
