@@ -252,6 +252,7 @@ class PostgresLiveCopy:
         drop_origins(pool, f"{self.direction}_")
         if not cell_schema.installed(pool):
             return
+        cell_schema.install(pool)
         gone = {"tenant": self.tenant, "link": self.direction}
         pool.rows(
             "delete from tenure.mark where tenant_id = %(tenant)s and link = %(link)s returning n", gone
