@@ -55,6 +55,8 @@ def main() -> int:
                 operation = service.rollback(tenant, apply=None, observer=killer)
             case "complete", [tenant]:
                 operation = service.complete(tenant, apply=None, observer=killer)
+            case "verify", [tenant]:
+                operation = service.verify(tenant, repair=False, observer=killer)
             case "resume", [operation_id]:
                 operation = service.resume(operation_id, killer)
             case "confirm", [operation_id]:
