@@ -203,6 +203,9 @@ class Database:
             return DeadlineExceeded(f"the {self._name} took too long: {said}")
         if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
             return StoreUnavailable(f"the {self._name} gave the transaction up: {said}", hint="try again")
+        if isinstance(error, errors.IdleInTransactionSessionTimeout):
+            # This process slept in it, or the network kept silent for that long.
+            return StoreUnavailable(f"the {self._name} gave up a transaction left open: {said}", hint="try again")
         if isinstance(error, errors.InvalidCatalogName):
             return StoreUnavailable(
                 f"the {self._name} does not exist", hint="create it: `createdb`, then `tenure estate up`"
