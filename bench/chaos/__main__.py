@@ -51,7 +51,7 @@ def main() -> int:
         estate.migrate_registry()
         report = chaos(estate, settings, evidence)
         if report["violations"]:
-            shutil.copytree(folder / "log", evidence / "log", dirs_exist_ok=True)
+            shutil.copytree(folder / "logs", evidence / "logs", dirs_exist_ok=True)
     finally:
         local.running.close()
         down(folder, remove=True)

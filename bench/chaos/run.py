@@ -32,7 +32,6 @@ class Settings:
     tenants: int = 3
     rate: float = 40.0
     outages: bool = True
-    blow_share: float = 1.0
 
 
 def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, Any]:
@@ -40,9 +39,7 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
     prefix = f"chaos-{settings.seed % 10_000}"
     moving = [f"{prefix}-{n}" for n in range(settings.tenants)]
     busy, quiet = f"{prefix}-busy", f"{prefix}-quiet"
-    schedule = plan(
-        settings.seed, settings.seconds, moving, outages=settings.outages, blow_share=settings.blow_share
-    )
+    schedule = plan(settings.seed, settings.seconds, moving, outages=settings.outages)
     for line in schedule.lines():
         sys.stderr.write(json.dumps(line) + "\n")
     for tenant in (*moving, busy, quiet):

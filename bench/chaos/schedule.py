@@ -155,28 +155,25 @@ ONE_PROCESS: Final = frozenset({*STORES[len(CELLS) :], *APPS, "envoy", "gate"})
 """What can be frozen by a signal to one process. A PostgreSQL's backends would go on."""
 
 
-def plan(
-    seed: int, seconds: float, tenants: Sequence[str], *, outages: bool = True, blow_share: float = 1.0
-) -> Schedule:
+def plan(seed: int, seconds: float, tenants: Sequence[str], *, outages: bool = True) -> Schedule:
     """The schedule of a seed. More turns than anyone can do in the time: the run takes what it gets to."""
     rng = random.Random(f"chaos:{seed}")
     number = max(4, int(seconds / 3))
     return Schedule(
         seed=seed,
         seconds=seconds,
-        turns={tenant: tuple(_turn(rng, n, blow_share) for n in range(number)) for tenant in tenants},
+        turns={tenant: tuple(_turn(rng, n) for n in range(number)) for tenant in tenants},
         outages=tuple(_outage(rng, n) for n in range(max(1, int(seconds / 10)))) if outages else (),
     )
 
 
-def _turn(rng: random.Random, number: int, blow_share: float) -> Turn:
-    blow = _chosen(rng, BLOWS)
+def _turn(rng: random.Random, number: int) -> Turn:
     return Turn(
         number=number,
         rest_s=round(rng.uniform(0.0, 2.0), 2),
         command=_chosen(rng, COMMANDS) if number else Command.MIGRATE,
         cell=rng.randrange(len(CELLS) - 1),
-        blow=blow if rng.random() < blow_share else Blow.NONE,
+        blow=_chosen(rng, BLOWS),
         points={command: rng.choice(points) for command, points in POINTS.items()},
         after_s=round(rng.uniform(0.8, 9.0), 2),
         pause_s=round(rng.uniform(0.5, LEASE_S / 2), 2),

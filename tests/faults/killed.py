@@ -20,7 +20,7 @@ from tenure.wiring import open_service
 
 
 class Killer:
-    """Ends the process at the point, without any clean-up."""
+    """Ends the process at the point, without any clean-up; or stops it there, the first time that it comes there."""
 
     def __init__(self, point: str) -> None:
         self._point = point.removesuffix(":stop")
@@ -37,7 +37,7 @@ class Killer:
         else:
             return
         self.seen.append(name)
-        if name == self._point:
+        if name == self._point and self.seen.count(name) == 1:
             sys.stdout.flush()
             os.kill(os.getpid(), self._signal)
 
