@@ -50,10 +50,9 @@ def main() -> int:
         estate = TestEstate(local=local, app=app)
         estate.migrate_registry()
         report = chaos(estate, settings, evidence)
-        if report["violations"]:
-            shutil.copytree(folder / "logs", evidence / "logs", dirs_exist_ok=True)
     finally:
         local.running.close()
+        shutil.copytree(folder / "logs", evidence / "logs", dirs_exist_ok=True)
         down(folder, remove=True)
     print(json.dumps(report, indent=2, default=str))
     if report["violations"]:

@@ -128,7 +128,7 @@ class Operations:
 
     def due(self, *, limit: int = 100) -> tuple[str, ...]:
         """List the operations that a worker could move on now: something is due, or its holder's lease has
-        run out."""
+        run out. The oldest first, so that only as many are looked at as are asked for."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 """
@@ -143,7 +143,7 @@ class Operations:
                   and (s.state is null
                        or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
                        or s.state = 'running' and s.lease_until <= clock_timestamp())
-                order by coalesce(s.due_at, o.created_at) limit %(limit)s
+                order by o.created_at, o.id limit %(limit)s
                 """,
                 {"abort": ABORT_POSITION, "limit": limit},
             ).fetchall()
