@@ -2,11 +2,11 @@
 
 usage: python -m bench.engine [--rounds 15] [--steps 20]
 
-- Operations of empty steps, in process, in turn with bare PostgreSQL transactions (one row inserted and committed) in the
-  same durable database: steps per second, milliseconds per step, and the ratio to a bare transaction.
-- `op list`, what a plan asks the control database, and the scheduler's tick, with 100, 1,000 and 10,000 tenants, taken in
-  turn. Each tenant has had a migration; twenty of them are in an operation that waits, or (a storm) all are in one that is
-  due.
+- Operations of empty steps, in process, in turn with bare PostgreSQL transactions (one row inserted and committed) in
+  the same durable database: steps per second, milliseconds per step, and the ratio to a bare transaction.
+- `op list`, what a plan asks the control database, and the scheduler's tick, with 100, 1,000 and 10,000 tenants,
+  taken in turn. Each tenant has had a migration; twenty of them are in an operation that waits, or (a storm) all are
+  in one that is due.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def registry_in(running: RunningEstate, name: str) -> Iterator[tuple[Registry, s
         registry.close()
 
 
-# -- the engine's own cost ------------------------------------------------------------------------------------------------
+# -- the engine's own cost -------------------------------------------------------------------------------------------
 
 
 def empty(steps: int) -> OperationSpec:
@@ -158,7 +158,7 @@ def cost(running: RunningEstate, rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
-# -- many tenants ---------------------------------------------------------------------------------------------------------
+# -- many tenants ----------------------------------------------------------------------------------------------------
 
 
 def fill(dsn: str, size: int, *, active: int, due_in_s: float) -> None:
@@ -231,12 +231,18 @@ def _grown(questions: Mapping[int, Callable[[], object]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    return {"median": round(median(values), 3), "least": round(min(values), 3), "greatest": round(max(values), 3)}
+    return {
+        "median": round(median(values), 3),
+        "least": round(min(values), 3),
+        "greatest": round(max(values), 3),
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20)

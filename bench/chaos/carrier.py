@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import signal
 import subprocess
 import sys
@@ -34,7 +34,9 @@ class Ended:
 class Carrier:
     """One process that carries a command out, with its output in a file."""
 
-    def __init__(self, estate: TestEstate, journal: Journal, args: tuple[str, ...], *, point: str | None) -> None:
+    def __init__(
+        self, estate: TestEstate, journal: Journal, args: tuple[str, ...], *, point: str | None
+    ) -> None:
         self._journal = journal
         self.args = args
         module = ["tenure.cli.main", "--config", str(estate.config), "--quiet", *args]
@@ -122,7 +124,11 @@ def _without_options(args: tuple[str, ...]) -> tuple[str, ...]:
     command, tenant, *rest = args
     if "--rehearse" in rest:
         return "rehearse", tenant
-    return (command, tenant, *(cell for option, cell in zip(rest, rest[1:], strict=False) if option == "--to"))
+    return (
+        command,
+        tenant,
+        *(cell for option, cell in itertools.pairwise(rest) if option == "--to"),
+    )
 
 
 def run(estate: TestEstate, journal: Journal, *args: str) -> Ended:

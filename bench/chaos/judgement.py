@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from bench.chaos.journal import Journal
-from bench.chaos.schedule import Schedule
+from bench.chaos.schedule import SERVING, Schedule
 from rag_app.checker import Served, Verdict, check
 from rag_app.history import History, Outcome, Request
 from rag_app.verify import LostWrites
@@ -20,6 +20,7 @@ from tests.estate import TestEstate
 
 RECOVERY_S: Final = 10.0
 """How long after an outage requests may still fail: crash recovery, and the app's connections that died with it."""
+_SENT_BACK: Final = 307
 _SHOWN: Final = 20
 _OPERATIONS: Final = 10_000
 
@@ -35,7 +36,9 @@ def judge(
     """The report. Adds what it finds to the journal's violations."""
     registry = open_registry(load_estate(estate.config))
     try:
-        verdict = check(history, {tenant: placements(registry, tenant) for tenant in {r.tenant for r in history.requests}})
+        verdict = check(
+            history, {tenant: placements(registry, tenant) for tenant in {r.tenant for r in history.requests}}
+        )
         operations = _operations(registry, schedule, journal)
     finally:
         registry.close()
@@ -83,19 +86,32 @@ def placements(registry: Registry, tenant: str) -> tuple[Served, ...]:
 
 
 def unexcused(history: History, journal: Journal) -> list[Request]:
-    """Requests that failed while nothing was down and nobody had struck the tenant's operation."""
-    down = [(began, ended + RECOVERY_S) for began, ended, _ in journal.outages]
+    """Requests that failed for no good reason.
+
+    Good ones are that something was down which serves requests, or, for a request that no cell took (the gateway did
+    not get it through, or a fence sent it back), that the tenant's operation had been struck or could not be carried
+    on.
+    """
+    serving = [(began, ended) for began, ended, what in journal.outages if what in SERVING]
+    other = [(began, ended) for began, ended, what in journal.outages if what not in SERVING]
+
+    def within(request: Request, windows: Iterable[tuple[float, float]]) -> bool:
+        return any(began <= request.end and request.start <= ended + RECOVERY_S for began, ended in windows)
 
     def excused(request: Request) -> bool:
-        struck = [(began, ended + RECOVERY_S) for began, ended in journal.struck[request.tenant]]
-        return any(began <= request.end and request.start <= ended for began, ended in (*down, *struck))
+        if within(request, serving):
+            return True
+        taken = request.cell and request.status != _SENT_BACK
+        return not taken and within(request, (*other, *journal.struck[request.tenant]))
 
     return [r for r in history.requests if r.outcome is not Outcome.OK and not excused(r)]
 
 
 def _of_the_history(journal: Journal, verdict: Verdict, stores: LostWrites) -> None:
     for finding in verdict.findings[:_SHOWN]:
-        journal.violation(f"{finding.anomaly}: {finding.request.tenant} {finding.request.key} in {finding.store}: {finding.detail}")
+        journal.violation(
+            f"{finding.anomaly}: {finding.request.tenant} {finding.request.key} in {finding.store}: {finding.detail}"
+        )
     for lost in stores.lost[:_SHOWN]:
         journal.violation(f"lost: {lost}")
     for riddle in stores.unexplained[:_SHOWN]:
@@ -109,11 +125,15 @@ def _operations(registry: Registry, schedule: Schedule, journal: Journal) -> Map
     ended: Counter[str] = Counter()
     for name in schedule.turns:
         tenant = TenantId(name)
-        in_order = sorted(registry.operations.list(tenant=tenant, limit=_OPERATIONS), key=lambda o: o.created_at)
+        in_order = sorted(
+            registry.operations.list(tenant=tenant, limit=_OPERATIONS), key=lambda o: o.created_at
+        )
         ended.update(f"{o.kind} {o.state}" for o in in_order)
         for operation, following in zip(in_order, [*in_order[1:], None], strict=True):
             if operation.finished_at is None:
-                journal.violation(f"{operation.kind} {operation.id} of {name} has not ended: {operation.state}")
+                journal.violation(
+                    f"{operation.kind} {operation.id} of {name} has not ended: {operation.state}"
+                )
             elif following is not None and operation.finished_at > following.created_at:
                 journal.violation(f"{name} was in {operation.id} and {following.id} at once")
         for event in registry.events.list(tenant=tenant, limit=100 * _OPERATIONS):

@@ -1,6 +1,7 @@
 """Carries a schedule out: a thread for each tenant's commands, one for the outages, and then everything is healed.
 
-What a blow leaves behind is mended as a user would do it: `op resume` or `op cancel`, again until the operation has ended.
+What a blow leaves behind is mended as a user would do it: `op resume` or `op cancel`, again until the operation has
+ended.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from tests.faults.network import Network
 T = TypeVar("T")
 
 RECOVERY_S: Final = 300.0
-"""How long a user tries to carry an operation on before it counts as stuck: the longest outage, a lease, some attempts."""
+"""How long a user tries to carry an operation on before it counts as stuck: the longest outage, a lease, some
+attempts."""
 _AGAIN_S: Final = 0.5
 _NOT_ALLOWED, _STILL_RUNNING = 4, 8
 
@@ -49,7 +51,9 @@ class Lanes:
     def run(self) -> None:
         """Go on for the schedule's time; then end what is under way and make everything whole again."""
         lanes = [
-            threading.Thread(target=self._guarded, args=(lambda t=tenant: self._lane(t),), name=f"lane-{tenant}")
+            threading.Thread(
+                target=self._guarded, args=(lambda t=tenant: self._lane(t),), name=f"lane-{tenant}"
+            )
             for tenant in self._schedule.turns
         ]
         lanes.append(threading.Thread(target=self._guarded, args=(self._outages,), name="outages"))
@@ -73,7 +77,7 @@ class Lanes:
             self._journal.violation(f"the run itself failed: {type(error).__name__}: {error}")
             raise
 
-    # -- commands --------------------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------------------------
 
     def _lane(self, tenant: str) -> None:
         for turn in self._schedule.turns[tenant]:
@@ -85,7 +89,9 @@ class Lanes:
     def _turn(self, tenant: str, turn: Turn) -> None:
         command, args = self._command(tenant, turn)
         point = turn.points[command] if turn.blow.at_point else None
-        self._journal.note("turn", tenant=tenant, turn=turn.number, command=command, blow=turn.blow, point=point or "")
+        self._journal.note(
+            "turn", tenant=tenant, turn=turn.number, command=command, blow=turn.blow, point=point or ""
+        )
         self._journal.count("blows", turn.blow)
         stopping = f"{point}:stop" if turn.blow is Blow.PAUSE_AT else point
         process = Carrier(self._estate, self._journal, args, point=stopping)
@@ -148,14 +154,16 @@ class Lanes:
         if operation is not None:
             run(self._estate, self._journal, "op", "cancel", operation.id)
 
-    # -- recovery --------------------------------------------------------------------------------------------------------
+    # -- recovery ----------------------------------------------------------------------------------------------------
 
     def _recover(self, tenant: str, then: Then) -> None:
         """Carry the tenant's operation on, or cancel it, until it has ended."""
         deadline = time.monotonic() + RECOVERY_S
         while (operation := self._active(tenant)) is not None:
             if time.monotonic() > deadline:
-                self._journal.violation(f"{operation.kind} {operation.id} of {tenant} is stuck: {operation.error}")
+                self._journal.violation(
+                    f"{operation.kind} {operation.id} of {tenant} is stuck: {operation.error}"
+                )
                 return
             if operation.state is OperationState.AWAITING:
                 run(self._estate, self._journal, "drift", tenant, "--repair")
@@ -195,7 +203,7 @@ class Lanes:
                     self._recover(tenant, Then.RESUME)
                     time.sleep(_AGAIN_S)
 
-    # -- outages ---------------------------------------------------------------------------------------------------------
+    # -- outages -----------------------------------------------------------------------------------------------------
 
     def _outages(self) -> None:
         for outage in self._schedule.outages:

@@ -1,7 +1,7 @@
 """What a chaos run does, decided by its seed before it begins: two runs of a seed make the same plan.
 
-Pure. How far a run gets in its time, and what a blow hits at random times, is up to the machine; what is tried, on whom,
-in which order and where it is struck is not.
+Pure. How far a run gets in its time, and what a blow hits at random times, is up to the machine; what is tried, on
+whom, in which order and where it is struck is not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 from tenure.estate.local.cells import CELLS, CONTROL
 from tests.faults.network import WAYS
 from tests.faults.points import COMPLETE, MIGRATE, REHEARSE, ROLLBACK
-
 
 T = TypeVar("T")
 
@@ -61,8 +60,8 @@ class How(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One command on one tenant and what becomes of it. A command that the tenant's state does not allow (it has no link
-    to roll back or complete) is a migration instead."""
+    """One command on one tenant and what becomes of it. A command that the tenant's state does not allow (it has no
+    link to roll back or complete) is a migration instead."""
 
     number: int
     rest_s: float
@@ -80,7 +79,12 @@ class Turn:
 
     def as_dict(self) -> dict[str, Any]:
         """Only what matters for it."""
-        told: dict[str, Any] = {"turn": self.number, "rest_s": self.rest_s, "command": self.command, "cell": self.cell}
+        told: dict[str, Any] = {
+            "turn": self.number,
+            "rest_s": self.rest_s,
+            "command": self.command,
+            "cell": self.cell,
+        }
         if self.blow is Blow.NONE:
             return told
         told |= {"blow": self.blow, "then": self.then}
@@ -151,6 +155,8 @@ STORES: Final = (
 APPS: Final = tuple(cell.app for cell in CELLS)
 SERVERS: Final = (*STORES, *APPS, CONTROL, CONTROL, "envoy", "gate", "gate")
 """What may fail. Whoever adds servers to the local estate (workers, a scheduler, a broker) adds their names here."""
+SERVING: Final = frozenset({*STORES, *APPS, "envoy"})
+"""What users' requests need in the steady state."""
 ONE_PROCESS: Final = frozenset({*STORES[len(CELLS) :], *APPS, "envoy", "gate"})
 """What can be frozen by a signal to one process. A PostgreSQL's backends would go on."""
 

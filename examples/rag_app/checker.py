@@ -1,13 +1,14 @@
 """Judges a history in the style of Jepsen: is there an order of the requests that explains every answer?
 
-Pure: it knows what the load generator wrote down (`rag_app.history`) and which cell served each tenant when, and nothing
-else. What it proves, and what it cannot, is in `docs/verification.md`.
+Pure: it knows what the load generator wrote down (`rag_app.history`) and which cell served each tenant when, and
+nothing else. What it proves, and what it cannot, is in `docs/verification.md`.
 
-Each key in each store is a register of its own (a counter counts up). It is linearizable if every request can be given an
-instant between its begin and its answer such that, in the order of these instants, each read shows what was written
-last. An acknowledged write happened once, while its cell served the tenant; a refused one did not happen, and one without
-an answer may have happened at any time after its begin, or never. The search is the one of Wing and Gong as Lowe has it (doi:10.1002/cpe.3928): it goes through
-the answers in their order and keeps every state that the register may be in.
+Each key in each store is a register of its own (a counter counts up). It is linearizable if every request can be
+given an instant between its begin and its answer such that, in the order of these instants, each read shows what was
+written last. An acknowledged write happened once, while its cell served the tenant; a refused one did not happen, and
+one without an answer may have happened at any time after its begin, or never. The search is the one of Wing and Gong
+as Lowe has it (doi:10.1002/cpe.3928): it goes through the answers in their order and keeps every state that the
+register may be in.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def check(history: History, served: Mapping[str, Sequence[Served]]) -> Verdict:
     )
 
 
-# -- one writer ---------------------------------------------------------------------------------------------------------
+# -- one writer ------------------------------------------------------------------------------------------------------
 
 
 def _window(request: Request, served: Sequence[Served]) -> tuple[float, float] | None:
@@ -182,7 +183,7 @@ def _elsewhere(request: Request, served: Sequence[Served]) -> Finding:
     )
 
 
-# -- one register -------------------------------------------------------------------------------------------------------
+# -- one register ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +293,12 @@ class _Register:
             detail=f"{act.request.op} shows {_shown(act.value)} at {act.begin:.6f} to {act.end:.6f} in "
             f"{act.request.cell or 'no cell'}; possible: "
             f"{', '.join(sorted(_shown(state) for state, _ in self._states))}"
-            + (f"; {newest.request.op} of {_shown(newest.value)} was acknowledged at {newest.end:.6f} by "
-               f"{newest.request.cell}" if newest else ""),
+            + (
+                f"; {newest.request.op} of {_shown(newest.value)} was acknowledged at {newest.end:.6f} by "
+                f"{newest.request.cell}"
+                if newest
+                else ""
+            ),
         )
 
     def _newest_before(self, act: _Act) -> _Act | None:

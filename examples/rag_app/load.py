@@ -1,8 +1,9 @@
 """Load through the gateway, as users make it: bounded, mixed, and every request written down.
 
-Each key has one worker that writes it, with versions that count up, so that afterwards every acknowledged
-write can be looked for. All workers of a tenant read it, so that what one user sees can be held against what another did. Nothing is ever sent again: a request that fails has failed, and a key whose last
-write nobody can be sure of is not written any more. `rag_app.load_process` runs it in its own process.
+Each key has one worker that writes it, with versions that count up, so that afterwards every acknowledged write can
+be looked for. All workers of a tenant read it, so that what one user sees can be held against what another did.
+Nothing is ever sent again: a request that fails has failed, and a key whose last write nobody can be sure of is not
+written any more. `rag_app.load_process` runs it in its own process.
 """
 
 from __future__ import annotations
@@ -350,9 +351,7 @@ class Generator:
             async with asyncio.TaskGroup() as tasks:
                 for index in range(number):
                     tenant = list(settings.tenants)[index % len(settings.tenants)]
-                    worker = Worker(
-                        settings, tenant, index, shared[tenant], http, self._clock, self._record
-                    )
+                    worker = Worker(settings, tenant, index, shared[tenant], http, self._clock, self._record)
                     pace = Pace(period_s, period_s * index / number)
                     tasks.create_task(self._work(worker, pace))
 

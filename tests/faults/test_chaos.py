@@ -1,5 +1,5 @@
-"""A chaos run by a fixed seed keeps every promise: short and without outages in `make test`, longer and with everything in
-`make faults`; `make chaos` runs as long as wanted, by any seed."""
+"""A chaos run by a fixed seed keeps every promise: short and without outages in `make test`, longer and with
+everything in `make faults`; `make chaos` runs as long as wanted, by any seed."""
 
 from __future__ import annotations
 

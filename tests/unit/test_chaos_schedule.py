@@ -22,7 +22,9 @@ def test_a_long_schedule_has_every_command_blow_and_way_to_fail() -> None:
     assert {turn.command for turn in turns} == set(COMMANDS) == set(Command)
     assert {turn.blow for turn in turns} == set(BLOWS) == set(Blow)
     assert {outage.how for outage in schedule.outages} == set(How)
-    struck = {(command, point) for turn in turns if turn.blow.at_point for command, point in turn.points.items()}
+    struck = {
+        (command, point) for turn in turns if turn.blow.at_point for command, point in turn.points.items()
+    }
     assert struck == {(command, point) for command, points in POINTS.items() for point in points}
 
 

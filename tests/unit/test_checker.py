@@ -69,10 +69,21 @@ W1, W2 = write(1, 1, 1.5), write(2, 2, 2.5)
         ([W1, write(2, 11, 12, cell="blue"), read(2, 13, 14, cell="green")], [Anomaly.TWO_WRITERS]),
         ([W1, write(2, 8, 9, cell="green"), read(2, 9.5, 9.6)], [Anomaly.TWO_WRITERS]),
         # Blue's write spans the switch, so it happened before it; a read that began after it has to show it.
-        ([W1, write(2, 9, 12), read(1, 10.5, 11, cell="green"), read(2, 13, 14, cell="green")], [Anomaly.STALE]),
+        (
+            [W1, write(2, 9, 12), read(1, 10.5, 11, cell="green"), read(2, 13, 14, cell="green")],
+            [Anomaly.STALE],
+        ),
         # Blue may answer reads until green is opened, but not after green has acknowledged a write.
-        ([W1, read(1, 11, 12), write(2, 12, 13, cell="green"), read(1, 14, 15), read(2, 16, 17, cell="green")],
-         [Anomaly.STALE]),
+        (
+            [
+                W1,
+                read(1, 11, 12),
+                write(2, 12, 13, cell="green"),
+                read(1, 14, 15),
+                read(2, 16, 17, cell="green"),
+            ],
+            [Anomaly.STALE],
+        ),
     ],
 )
 def test_each_anomaly_is_found(requests: list[Request], expected: list[Anomaly]) -> None:
@@ -111,7 +122,7 @@ def test_a_verdict_says_what_it_looked_at() -> None:
     assert told["anomalies"] == {}
 
 
-# -- histories as they could have been -----------------------------------------------------------------------------------
+# -- histories as they could have been -------------------------------------------------------------------------------
 
 
 @st.composite
@@ -165,9 +176,7 @@ def test_a_history_that_is_falsified_fails(history: History, data: st.DataObject
 
 
 def falsified(told: Request, history: History) -> list[Request]:
-    acked = [
-        w for w in history.requests if w.key == told.key and w.is_write and w.outcome is Outcome.OK
-    ]
+    acked = [w for w in history.requests if w.key == told.key and w.is_write and w.outcome is Outcome.OK]
     if told.outcome is not Outcome.OK:
         return []
     lies = []

@@ -9,7 +9,9 @@ from tenure.stores.postgres.connect import translate
 
 
 def test_a_transaction_that_a_store_gave_up_while_its_process_slept_can_be_tried_again() -> None:
-    slept = errors.IdleInTransactionSessionTimeout("terminating connection due to idle-in-transaction timeout")
+    slept = errors.IdleInTransactionSessionTimeout(
+        "terminating connection due to idle-in-transaction timeout"
+    )
     translated = translate(slept, "postgres of blue")
     assert isinstance(translated, StoreUnavailable)
     assert translated.retryable

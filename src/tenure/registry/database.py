@@ -37,6 +37,11 @@ PLACEMENT_STALE: Final = "TR002"
 CANCEL_REQUESTED: Final = "TR003"
 APPEND_ONLY: Final = "TR005"
 
+_GIVEN_UP: Final = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.IdleInTransactionSessionTimeout,  # this process slept in it, or the network was silent for that long
+)
 _SESSION: Final[LiteralString] = """
     select set_config('timezone', 'UTC', false),
            set_config('statement_timeout', %(statement_timeout)s, false),
@@ -201,11 +206,8 @@ class Database:
                 return StoreRefused(said, hint="the journal cannot be changed; write another event instead")
         if isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
             return DeadlineExceeded(f"the {self._name} took too long: {said}")
-        if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
+        if isinstance(error, _GIVEN_UP):
             return StoreUnavailable(f"the {self._name} gave the transaction up: {said}", hint="try again")
-        if isinstance(error, errors.IdleInTransactionSessionTimeout):
-            # This process slept in it, or the network kept silent for that long.
-            return StoreUnavailable(f"the {self._name} gave up a transaction left open: {said}", hint="try again")
         if isinstance(error, errors.InvalidCatalogName):
             return StoreUnavailable(
                 f"the {self._name} does not exist", hint="create it: `createdb`, then `tenure estate up`"

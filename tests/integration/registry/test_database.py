@@ -136,12 +136,16 @@ def test_a_transaction_that_was_slept_in_is_given_up_and_can_be_tried_again(
 ) -> None:
     """A process that was stopped, or cut off, in the middle of a write: retryable, whatever the step was doing."""
     slept = Database(Secret(control_dsn), settings=DatabaseSettings(idle_in_transaction_s=0.05))
-    with pytest.raises(StoreUnavailable, match="left open") as given_up, slept.transaction() as connection:
-        pid = connection.info.backend_pid
-        gone = "select not exists (select from pg_stat_activity where pid = %s)"
-        with registry.database.connection() as other:
+    gone = "select not exists (select from pg_stat_activity where pid = %s)"
+
+    def sleep_in_it() -> None:
+        with slept.transaction() as connection, registry.database.connection() as other:
+            pid = connection.info.backend_pid
             wait_until(lambda: other.execute(gone, (pid,)).fetchone() == (True,), "the end of the session")
-        connection.execute("select 1")
+            connection.execute("select 1")
+
+    with pytest.raises(StoreUnavailable, match="gave the transaction up") as given_up:
+        sleep_in_it()
     assert given_up.value.retryable
     slept.ping()
     slept.close()
