@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -129,7 +130,7 @@ def _operations(registry: Registry, schedule: Schedule, journal: Journal) -> Map
             registry.operations.list(tenant=tenant, limit=_OPERATIONS), key=lambda o: o.created_at
         )
         ended.update(f"{o.kind} {o.state}" for o in in_order)
-        for operation, following in zip(in_order, [*in_order[1:], None], strict=True):
+        for operation, following in itertools.zip_longest(in_order, in_order[1:]):
             if operation.finished_at is None:
                 journal.violation(
                     f"{operation.kind} {operation.id} of {name} has not ended: {operation.state}"
