@@ -32,6 +32,8 @@ class Settings:
     tenants: int = 3
     rate: float = 40.0
     outages: bool = True
+    more_servers: tuple[str, ...] = ()
+    """Servers of the estate that may fail besides the stores, apps, gateway and control database."""
 
 
 def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, Any]:
@@ -39,7 +41,13 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
     prefix = f"chaos-{settings.seed % 10_000}"
     moving = [f"{prefix}-{n}" for n in range(settings.tenants)]
     busy, quiet = f"{prefix}-busy", f"{prefix}-quiet"
-    schedule = plan(settings.seed, settings.seconds, moving, outages=settings.outages)
+    schedule = plan(
+        settings.seed,
+        settings.seconds,
+        moving,
+        outages=settings.outages,
+        more_servers=settings.more_servers,
+    )
     for line in schedule.lines():
         sys.stderr.write(json.dumps(line) + "\n")
     for tenant in (*moving, busy, quiet):

@@ -154,14 +154,21 @@ STORES: Final = (
 )
 APPS: Final = tuple(cell.app for cell in CELLS)
 SERVERS: Final = (*STORES, *APPS, CONTROL, CONTROL, "envoy", "gate", "gate")
-"""What may fail. Whoever adds servers to the local estate (workers, a scheduler, a broker) adds their names here."""
+"""What may fail in every local estate. A run may name more of its servers: `plan(more_servers=...)`."""
 SERVING: Final = frozenset({*STORES, *APPS, "envoy"})
 """What users' requests need in the steady state."""
 ONE_PROCESS: Final = frozenset({*STORES[len(CELLS) :], *APPS, "envoy", "gate"})
 """What can be frozen by a signal to one process. A PostgreSQL's backends would go on."""
 
 
-def plan(seed: int, seconds: float, tenants: Sequence[str], *, outages: bool = True) -> Schedule:
+def plan(
+    seed: int,
+    seconds: float,
+    tenants: Sequence[str],
+    *,
+    outages: bool = True,
+    more_servers: Sequence[str] = (),
+) -> Schedule:
     """The schedule of a seed. More turns than anyone can do in the time: the run takes what it gets to."""
     rng = random.Random(f"chaos:{seed}")
     number = max(4, int(seconds / 3))
@@ -169,7 +176,9 @@ def plan(seed: int, seconds: float, tenants: Sequence[str], *, outages: bool = T
         seed=seed,
         seconds=seconds,
         turns={tenant: tuple(_turn(rng, n) for n in range(number)) for tenant in tenants},
-        outages=tuple(_outage(rng, n) for n in range(max(1, int(seconds / 10)))) if outages else (),
+        outages=tuple(_outage(rng, n, (*SERVERS, *more_servers)) for n in range(max(1, int(seconds / 10))))
+        if outages
+        else (),
     )
 
 
@@ -188,8 +197,8 @@ def _turn(rng: random.Random, number: int) -> Turn:
     )
 
 
-def _outage(rng: random.Random, number: int) -> Outage:
-    what = rng.choice([*SERVERS, *WAYS])
+def _outage(rng: random.Random, number: int, servers: Sequence[str]) -> Outage:
+    what = rng.choice([*servers, *WAYS])
     if what in WAYS:
         how = How.CUT
     else:

@@ -22,6 +22,7 @@ def test_a_long_schedule_has_every_command_blow_and_way_to_fail() -> None:
     assert {turn.command for turn in turns} == set(COMMANDS) == set(Command)
     assert {turn.blow for turn in turns} == set(BLOWS) == set(Blow)
     assert {outage.how for outage in schedule.outages} == set(How)
+    assert {"worker-1"} < {o.what for o in plan(1, 3000, TENANTS, more_servers=["worker-1"]).outages}
     struck = {
         (command, point) for turn in turns if turn.blow.at_point for command, point in turn.points.items()
     }
