@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 STALE := { echo "a generated page is out of date: make docs" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults model bench lock docs clean
+.PHONY: help demo test check faults chaos model bench lock docs clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -41,11 +41,15 @@ check: $(READY) ## Lint, types, import contracts, generated docs
 faults: $(READY) ## Kill at every named point of every operation, then resume and cancel
 	@$(PYTEST) tests/faults --every-point $(ARGS)
 
+chaos: $(READY) ## Ten minutes of random moves, kills and outages under load, by a seed (ARGS="--seconds 600 --seed 1"), then the checker
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.chaos $(ARGS)
+
 model: ## Check the model of the switch with crashes at every step (needs spin and a C compiler)
 	@$(PYTHON) model/check.py $(ARGS)
 
-bench: $(READY) ## Copy, comparison and fence beside everybody's tools; 50 switches under load beside their floor
+bench: $(READY) ## Copy, comparison and fence beside everybody's tools; the engine's own cost; 50 switches under load
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.switch $(ARGS)
 
 docs: $(READY) ## Write the generated pages again

@@ -64,7 +64,11 @@ class SlowLink:
         server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self.target)
+        try:
+            there, back = await asyncio.open_connection(*self.target)
+        except OSError:
+            writer.close()  # as it is where nobody listens
+            return
         ends = [end.get_extra_info("socket") for end in (writer, back)]
         with self._on_wire(*ends), suppress(OSError, asyncio.CancelledError):
             await asyncio.gather(

@@ -1,8 +1,9 @@
 """Load through the gateway, as users make it: bounded, mixed, and every request written down.
 
-Each key has one worker that writes it, with versions that count up, so that afterwards every acknowledged
-write can be looked for. Nothing is ever sent again: a request that fails has failed, and a key whose last
-write nobody can be sure of is not written any more. `rag_app.load_process` runs it in its own process.
+Each key has one worker that writes it, with versions that count up, so that afterwards every acknowledged write can
+be looked for. All workers of a tenant read it, so that what one user sees can be held against what another did.
+Nothing is ever sent again: a request that fails has failed, and a key whose last write nobody can be sure of is not
+written any more. `rag_app.load_process` runs it in its own process.
 """
 
 from __future__ import annotations
@@ -68,6 +69,17 @@ class _Key:
     label: str = ""
     version: int = 0
     writable: bool = True
+    certain: bool = True
+    """Whether the last write of it was answered."""
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The keys of a tenant that any of its workers may read."""
+
+    documents: list[_Key] = field(default_factory=list)
+    sessions: list[_Key] = field(default_factory=list)
+    counters: list[_Key] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +125,13 @@ class Worker:
         settings: LoadSettings,
         tenant: str,
         number: int,
+        shared: _Shared,
         http: aiohttp.ClientSession,
         clock: Clock,
         record: Callable[[Request], None],
     ) -> None:
         self._settings = settings
+        self._shared = shared
         self._tenant = tenant
         self._number = number
         self._http = http
@@ -129,14 +143,14 @@ class Worker:
         self._documents: list[_Key] = []
         self._sessions: list[_Key] = []
         self._counters = [_Key(f"load-{settings.run}-{number}-{n}") for n in range(3)]
+        self._shared.counters += self._counters
         self._made = 0
 
     async def step(self) -> None:
         """Make one request, of a kind that is possible now."""
         op = self._rng.choices(self._ops, self._weights)[0]
         if op in {Op.UPDATE, Op.DELETE, Op.GET, Op.FILE, Op.SEARCH}:
-            writing = op in WRITES
-            known = [key for key in self._documents[-200:] if key.writable or not writing]
+            known = self._choice(op)
             if known:
                 await self._document_request(op, self._rng.choice(known))
                 return
@@ -144,11 +158,23 @@ class Worker:
         if op is Op.CREATE:
             await self._create()
         elif op in {Op.COUNT, Op.GET_COUNTER}:
-            await self._counter_request(op, self._rng.choice(self._counters))
-        elif op is Op.GET_SESSION and self._sessions:
-            await self._get_session(self._rng.choice(self._sessions[-50:]))
+            counters = self._counters if op is Op.COUNT else self._shared.counters
+            await self._counter_request(op, self._rng.choice(counters))
+        elif op is Op.GET_SESSION and self._shared.sessions:
+            await self._get_session(self._rng.choice(self._shared.sessions[-150:]))
         else:
             await self._put_session()
+
+    def _choice(self, op: Op) -> list[_Key]:
+        """The documents that such a request may be about.
+
+        A search finds a document by the text of one version: it says nothing while another one may be there.
+        """
+        if op in WRITES:
+            return [key for key in self._documents[-200:] if key.writable]
+        if op is Op.SEARCH:
+            return [key for key in self._documents[-200:] if key.certain]
+        return self._shared.documents[-600:]
 
     async def _send(self, method: str, path: str, **arguments: Any) -> _Answer:
         start = self._clock.now()
@@ -193,7 +219,7 @@ class Worker:
         if answer.outcome is Outcome.OK:
             key.version = version
         elif answer.outcome is Outcome.UNKNOWN:
-            key.writable = False
+            key.writable = key.certain = False
 
     async def _create(self) -> None:
         self._made += 1
@@ -208,8 +234,11 @@ class Worker:
         given = answer.body["id"] if answer.outcome is Outcome.OK else chosen
         name = "" if given is None else f"document:{given}"
         self._note(Op.CREATE, name, answer, version=1, label=label)
-        if answer.outcome is Outcome.OK:
-            self._documents.append(_Key(name, label, 1))
+        if name and answer.outcome is not Outcome.REFUSED:
+            key = _Key(name, label)
+            self._written(key, 1, answer)
+            self._documents.append(key)
+            self._shared.documents.append(key)
 
     async def _document_request(self, op: Op, key: _Key) -> None:
         number = key.name.removeprefix("document:")
@@ -251,6 +280,7 @@ class Worker:
         else:
             key = _Key(f"load-{self._settings.run}-{self._number}-{len(self._sessions)}")
             self._sessions.append(key)
+            self._shared.sessions.append(key)
         version = key.version + 1
         fields = {"version": str(version), "user": f"user{self._number}@{self._tenant}.example"}
         body = {"id": key.name, "ttl_s": SESSION_TTL_S, "fields": fields}
@@ -317,10 +347,11 @@ class Generator:
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
             http._retry_connection = False  # it would send again, silently, what fails on a kept connection
             period_s = number / settings.rate
+            shared = {tenant: _Shared() for tenant in settings.tenants}
             async with asyncio.TaskGroup() as tasks:
                 for index in range(number):
                     tenant = list(settings.tenants)[index % len(settings.tenants)]
-                    worker = Worker(settings, tenant, index, http, self._clock, self._record)
+                    worker = Worker(settings, tenant, index, shared[tenant], http, self._clock, self._record)
                     pace = Pace(period_s, period_s * index / number)
                     tasks.create_task(self._work(worker, pace))
 

@@ -23,6 +23,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
 from rag_app.embedding import as_vector, chunks_of, embed
@@ -71,6 +72,19 @@ class Document:
     title: str
     body: str
     meta: dict[str, Any]
+
+
+class _TriedPool(aioredis.BlockingConnectionPool):
+    """Lends only connections that answer: a restart of the server fails no request that comes after it."""
+
+    async def ensure_connection(self, connection: aioredis.connection.AbstractConnection) -> None:
+        await super().ensure_connection(connection)
+        try:
+            await connection.send_command("PING", check_health=False)
+            await connection.read_response()
+        except (RedisConnectionError, OSError):
+            await connection.disconnect()
+            await super().ensure_connection(connection)
 
 
 class Storage:
@@ -143,7 +157,7 @@ class Storage:
         not be."""
         client = self._redis.get(tenant)
         if client is None:
-            pool = aioredis.BlockingConnectionPool(
+            pool = _TriedPool(
                 host=self._config.redis_host,
                 port=self._config.redis_port,
                 username=f"app-{tenant}",

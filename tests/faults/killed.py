@@ -20,7 +20,7 @@ from tenure.wiring import open_service
 
 
 class Killer:
-    """Ends the process at the point, without any clean-up."""
+    """Ends the process at the point, without any clean-up; or stops it there, the first time that it comes there."""
 
     def __init__(self, point: str) -> None:
         self._point = point.removesuffix(":stop")
@@ -37,7 +37,7 @@ class Killer:
         else:
             return
         self.seen.append(name)
-        if name == self._point:
+        if name == self._point and self.seen.count(name) == 1:
             sys.stdout.flush()
             os.kill(os.getpid(), self._signal)
 
@@ -57,6 +57,8 @@ def main() -> int:
                 operation = service.verify(tenant, repair=True, observer=killer)
             case "complete", [tenant]:
                 operation = service.complete(tenant, apply=None, observer=killer)
+            case "verify", [tenant]:
+                operation = service.verify(tenant, repair=False, observer=killer)
             case "resume", [operation_id]:
                 operation = service.resume(operation_id, killer)
             case "confirm", [operation_id]:

@@ -45,6 +45,11 @@ _OWN_STATES: Final[Mapping[str, tuple[type[TenureError], str | None]]] = {
 }
 """The SQLSTATEs that the schema's own triggers and functions raise, the error that each becomes, and its hint."""
 
+_GIVEN_UP: Final = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.IdleInTransactionSessionTimeout,  # this process slept in it, or the network was silent for that long
+)
 _SESSION: Final[LiteralString] = """
     select set_config('timezone', 'UTC', false),
            set_config('statement_timeout', %(statement_timeout)s, false),
@@ -214,7 +219,7 @@ class Database:
             return self._login_refused(said)
         if isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
             return DeadlineExceeded(f"the {self._name} took too long: {said}")
-        if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
+        if isinstance(error, _GIVEN_UP):
             return StoreUnavailable(f"the {self._name} gave the transaction up: {said}", hint="try again")
         if isinstance(error, errors.InvalidCatalogName):
             return StoreUnavailable(

@@ -88,6 +88,15 @@ def test_sessions_expire_and_counters_count(app: App, cell: CellSettings) -> Non
         assert 0 < client.pttl(f"t:{ACME}:session:s1") <= 60_000
 
 
+def test_connections_that_died_while_nobody_used_them_fail_no_request(app: App, cell: CellSettings) -> None:
+    """As after a restart of the Redis server: each connection that the app had kept is dead."""
+    with ThreadPoolExecutor(6) as users:
+        list(users.map(lambda _: app("POST", "/counters/clicks"), range(30)))
+    with redis.Redis.from_url(cell.redis_url) as client:
+        assert client.execute_command("CLIENT", "KILL", "USER", f"app-{ACME}") >= 1
+    assert [app("GET", "/counters/clicks").status for _ in range(6)] == [200] * 6
+
+
 def test_tenants_are_told_apart_by_host_first_and_by_header_on_the_shared_host(app: App) -> None:
     app("POST", "/documents", {"id": ID, "title": "Acme's", "body": "acme"})
     path = f"/documents/{ID}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -128,3 +129,23 @@ def test_threads_get_connections_of_their_own(registry: Registry) -> None:
     for thread in threads:
         thread.join(20)
     assert len(set(pids)) == 6
+
+
+def test_a_transaction_that_was_slept_in_is_given_up_and_can_be_tried_again(
+    registry: Registry, control_dsn: str, wait_until: Callable[..., None]
+) -> None:
+    """A process that was stopped, or cut off, in the middle of a write: retryable, whatever the step was doing."""
+    slept = Database(Secret(control_dsn), settings=DatabaseSettings(idle_in_transaction_s=0.05))
+    gone = "select not exists (select from pg_stat_activity where pid = %s)"
+
+    def sleep_in_it() -> None:
+        with slept.transaction() as connection, registry.database.connection() as other:
+            pid = connection.info.backend_pid
+            wait_until(lambda: other.execute(gone, (pid,)).fetchone() == (True,), "the end of the session")
+            connection.execute("select 1")
+
+    with pytest.raises(StoreUnavailable, match="gave the transaction up") as given_up:
+        sleep_in_it()
+    assert given_up.value.retryable
+    slept.ping()
+    slept.close()

@@ -54,6 +54,8 @@ _MET: Final = ("40001", "40P01")
 _NEWER_HOLDER: Final = "TN002"
 """What the functions of cell.sql raise when a greater token has been at work."""
 _DISK_FULL: Final = "53100"
+_LEFT_OPEN: Final = "25P03"
+"""The server gave a transaction up in which this process slept, or during which the network was silent."""
 _NO_DATABASE: Final = re.compile(r'database "(.+)" does not exist')
 _LOGIN_REFUSED: Final = ("authentication failed", "no pg_hba.conf entry", "no password supplied")
 
@@ -85,7 +87,7 @@ def translate(error: psycopg.Error, where: str) -> TenureError:
             f"{where}: there is no database {missing[1]}",
             hint="create it; preflight says how, and with what in it",
         )
-    if state is None or state[:2] in {"08", "28", "57", "53"}:
+    if state in {None, _LEFT_OPEN} or str(state)[:2] in {"08", "28", "57", "53"}:
         return StoreUnavailable(f"{where}: {text}", hint="check that the server runs and lets Tenure log in")
     return StoreRefused(f"{where}: {text} (SQLSTATE {state})", hint=error.diag.message_hint)
 

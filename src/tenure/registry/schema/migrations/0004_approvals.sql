@@ -240,24 +240,3 @@ select o.id, o.kind, o.route_kind, o.tenant, o.finished_at,
        (select sum(s.attempt)::int from registry.steps s where s.operation = o.id) as attempts
 from registry.operations o
 where o.started_at is not null;
-
--- What is due, once more: also what has been approved and whose tenant is in no other operation.
-
-create or replace view registry.due as
-    select o.id as operation,
-           greatest(o.created_at, done.last, s.due_at, case when s.state = 'running' then s.lease_until end) as since
-    from registry.operations o
-    left join lateral (
-        select * from registry.steps s
-        where s.operation = o.id and s.state <> 'done' and (o.state <> 'aborting' or s.position = 1000)
-        order by s.position limit 1
-    ) s on true
-    left join lateral (
-        select max(s.finished_at) as last from registry.steps s where s.operation = o.id
-    ) done on true
-    where (o.active and not o.stuck and o.state <> 'awaiting'
-           or o.state = 'proposed' and registry.standing_approval(o.id) is not null
-              and not exists (select from registry.operations other where other.tenant = o.tenant and other.active))
-      and (s.state is null
-           or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
-           or s.state = 'running' and s.lease_until <= clock_timestamp());

@@ -38,27 +38,3 @@ end $$;
 create or replace trigger steps_admitted before update on registry.steps for each row
     when (old.state <> 'running' and new.state = 'running' and new.position < 1000)
     execute function registry.refuse_unadmitted();
-
--- What is due, once more: `admitted` says whether it waits for capacity no longer.
-
-create or replace view registry.due as
-    select o.id as operation,
-           greatest(o.created_at, done.last, s.due_at, a.admitted_at,
-                    case when s.state = 'running' then s.lease_until end) as since,
-           a.operation is null or a.admitted_at is not null or o.state = 'aborting' or o.cancel_requested as admitted
-    from registry.operations o
-    left join lateral (
-        select * from registry.steps s
-        where s.operation = o.id and s.state <> 'done' and (o.state <> 'aborting' or s.position = 1000)
-        order by s.position limit 1
-    ) s on true
-    left join lateral (
-        select max(s.finished_at) as last from registry.steps s where s.operation = o.id
-    ) done on true
-    left join registry.admissions a on a.operation = o.id
-    where (o.active and not o.stuck and o.state <> 'awaiting'
-           or o.state = 'proposed' and registry.standing_approval(o.id) is not null
-              and not exists (select from registry.operations other where other.tenant = o.tenant and other.active))
-      and (s.state is null
-           or s.state = 'pending' and coalesce(s.due_at, '-infinity') <= clock_timestamp()
-           or s.state = 'running' and s.lease_until <= clock_timestamp());
