@@ -36,7 +36,8 @@ class Fleet:
         its broker is away has the operation all the same. Raises `Interrupted` on Ctrl-C: what runs here is given
         back, what the fleet has goes on.
         """
-        dispatcher = None if here or operation.kind in ALWAYS_HERE else self._deps.dispatcher
+        ours = here or operation.kind in ALWAYS_HERE or operation.rests
+        dispatcher = None if ours else self._deps.dispatcher
         queue = dispatcher.queue(operation) if dispatcher is not None else ""
         if dispatcher is None or not (workers := dispatcher.living(queue)):
             return self._engine.run(operation.id, self._spec_of(operation), observer=observer)
@@ -71,7 +72,7 @@ class Fleet:
         finally:
             # What follows a link in this process would go on following when another process is at it.
             self._deps.sessions.close()
-        if self._engine.stopping and left.state.active and self._deps.dispatcher is not None:
+        if self._engine.stopping and not left.rests and self._deps.dispatcher is not None:
             self._deps.dispatcher.wake(left, again=True)
         return left
 
