@@ -101,14 +101,14 @@ def test_a_worker_that_slept_through_a_takeover_harms_nobody_and_duplicates_do_n
     wait_until(lambda: "operation_left_alone" in other.log.read_text(), other.log.read_text)
     ours.estate.wait_for_lease(operation)
     assert operation in ours.tick()
-    out, err = command.communicate(timeout=180)
-    assert command.returncode == 0, err
+    done = command.result()
+    assert done.exit_code == 0, done.stderr
     after = ours.actions(operation)
     assert after.count("step_taken_over") == 1
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: "operation_left_alone" in sleeper.log.read_text(), sleeper.log.read_text)
     assert ours.actions(operation) == after
-    assert json.loads(out)["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
+    assert done.json["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
     with ours.estate.service() as service:
         assert service.verify(tenant, repair=False, observer=nobody).error is None
         assert service.complete(tenant, apply=None, observer=nobody).error is None
@@ -127,11 +127,11 @@ def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_
         lambda: "the canary begins",
     )
     operation = ours.operation(tenant).id
-    command.send_signal(signal.SIGINT)
-    _, err = command.communicate(timeout=30)
-    assert command.returncode == 130, err
-    assert f"migrate {operation} goes on in the fleet" in err
-    assert f"tenure op cancel {operation}" in err
+    command.interrupt()
+    detached = command.result(deadline_s=30)
+    assert detached.exit_code == 130, detached.stderr
+    assert f"migrate {operation} goes on in the fleet" in detached.stderr
+    assert f"tenure op cancel {operation}" in detached.stderr
 
     watching = ours.begin("op", "watch", operation, "--json")
     second = ours.worker("--queues", "copy", "--region", "us-east-1", "--concurrency", "1")
@@ -147,9 +147,9 @@ def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_
     assert "step_taken_over" not in ours.actions(operation)
     cancelled = ours.command("op", "cancel", operation)
     assert cancelled.exit_code == 0, cancelled.stderr
-    out, err = watching.communicate(timeout=60)
-    assert watching.returncode == 5, err
-    lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+    watched = watching.result(deadline_s=60)
+    assert watched.exit_code == 5, watched.stderr
+    lines: list[dict[str, Any]] = [json.loads(line) for line in watched.stdout.splitlines()]
     assert {line["kind"] for line in lines} == {"event", "progress", "operation"}
     progress = [line for line in lines if line["kind"] == "progress"]
     assert {"done", "total", "unit", "per_s", "left_s"} <= set(progress[0])
@@ -175,15 +175,15 @@ def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_
         back = ours.command("rollback", tenant)
         assert back.exit_code == 0, back.stderr
         command = ours.begin("migrate", tenant, "--to", "green")
-        wait_until(lambda: ours.operation(tenant).kind == "migrate", lambda: "it is planned")
+        stays = "it stays planned until the scheduler's tick announces it"
+        wait_until(lambda: stays in command.stderr, lambda: command.stderr)
         operation = ours.operation(tenant)
         assert operation.state == "planned"
     finally:
         running.start("broker")
     wait_until(lambda: operation.id in ours.tick(), lambda: "the tick announces it")
-    _, err = command.communicate(timeout=180)
-    assert command.returncode == 0, f"{err}\n{worker.log.read_text()}"
-    assert "it stays planned until the scheduler's tick announces it" in err
+    again = command.result()
+    assert again.exit_code == 0, f"{again.stderr}\n{worker.log.read_text()}"
     worker.end()
     wait_until(lambda: not ours.living(), lambda: "the dead are not counted on")
     done = ours.command("complete", tenant, "--yes", tenant)
@@ -206,9 +206,9 @@ def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_one_at_onc
             wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
             second = hares.worker("--concurrency", "1")
             first.signal_all(signal.SIGKILL)
-            out, err = command.communicate(timeout=180)
-            assert command.returncode == 0, f"{err}\n{second.log.read_text()}"
-            assert "step_taken_over" in hares.actions(json.loads(out)["operation"])
+            moved = command.result()
+            assert moved.exit_code == 0, f"{moved.stderr}\n{second.log.read_text()}"
+            assert "step_taken_over" in hares.actions(moved.json["operation"])
             assert rabbit.is_quorum(broker, "hares.copy.us-east-1")
             done = hares.command("complete", tenant, "--yes", tenant)
             assert done.exit_code == 0, f"{done.stderr}\n{second.log.read_text()}"
