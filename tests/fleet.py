@@ -56,6 +56,34 @@ class WorkerProcess:
         self._process.wait()
 
 
+class Command:
+    """One run of `tenure` beside the test."""
+
+    def __init__(self, argv: Sequence[str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+
+    @property
+    def stderr(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text()
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def result(self, *, deadline_s: float = 180.0) -> CommandResult:
+        """Wait for its end."""
+        out, _ = self._process.communicate(timeout=deadline_s)
+        return CommandResult(exit_code=self._process.returncode, stdout=out, stderr=self.stderr)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+
 @dataclass
 class Fleet:
     """The workers of one namespace. Tests that share an estate have namespaces of their own."""
@@ -64,6 +92,7 @@ class Fleet:
     config: Path
     _folder: Path
     _workers: list[WorkerProcess] = field(default_factory=list)
+    _commands: list[Command] = field(default_factory=list)
 
     def worker(self, *args: str, point: str | None = None) -> WorkerProcess:
         """Start a worker and wait until it can be seen. With `point` the process that comes to it kills itself
@@ -111,16 +140,14 @@ class Fleet:
 
     def command(self, *args: str, timeout_s: float = 180.0) -> CommandResult:
         """Run `tenure` with its progress on stderr."""
-        done = subprocess.run(
-            self._argv(args), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT
-        )
-        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        return self.begin(*args).result(deadline_s=timeout_s)
 
-    def begin(self, *args: str) -> subprocess.Popen[str]:
+    def begin(self, *args: str) -> Command:
         """Run `tenure` beside the test."""
-        return subprocess.Popen(
-            self._argv(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
+        argv = [sys.executable, "-m", "tenure.cli.main", "--config", str(self.config), *args]
+        command = Command(argv, self._folder / f"command-{len(self._commands)}.log")
+        self._commands.append(command)
+        return command
 
     def wake(self, operation: str) -> None:
         """Send one more message about it."""
@@ -144,11 +171,10 @@ class Fleet:
         with self.registry() as registry:
             return [event.action for event in registry.events.list(operation=operation)]
 
-    def _argv(self, args: Sequence[str]) -> list[str]:
-        return [sys.executable, "-m", "tenure.cli.main", "--config", str(self.config), *args]
-
     def end(self) -> None:
-        """End every worker, and wait until none is counted on."""
+        """End every command and every worker, and wait until none is counted on."""
+        for command in self._commands:
+            command.end()
         for worker in self._workers:
             worker.end()
         wait_until(lambda: not self.living(), lambda: "the dead are not counted on")
@@ -172,6 +198,7 @@ def fleet(
         "broker": {"file": str(secret)},
         "namespace": namespace,
         "presence_s": 0.5,
+        "wake_again_s": 1,
         **(settings or {}),
     }
     config = home / f"{namespace}.yaml"

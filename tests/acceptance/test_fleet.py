@@ -6,13 +6,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tenure.engine.observer import nobody
 from tenure.estate.local import ValkeyServer
 from tenure.estate.local.fleet import start_workers
+from tenure.wiring import open_service
 from tests import rabbit
 from tests.estate import TestEstate
 from tests.fleet import Fleet, fleet, wait_until
@@ -30,157 +33,166 @@ def redis_fleet(cells_estate: TestEstate, tmp_path_factory: pytest.TempPathFacto
         running.remove("broker")
 
 
-@pytest.fixture(autouse=True)
-def no_worker_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def ours(redis_fleet: Fleet) -> Iterator[Fleet]:
     """Each test has the workers it starts, and no others."""
-    yield
-    if "redis_fleet" in request.fixturenames:
-        request.getfixturevalue("redis_fleet").end()
+    yield redis_fleet
+    redis_fleet.end()
 
 
-def test_a_worker_does_what_the_command_would_do_here_and_a_rollback_needs_none(redis_fleet: Fleet) -> None:
-    tenant, estate = "afar", redis_fleet.estate
+@pytest.fixture
+def supervised(ours: Fleet) -> Iterator[Fleet]:
+    """One worker as `tenure estate up --workers 1` runs it, stopped in its own way at the end."""
+    running = ours.estate.local.running
+    start_workers(running, ours.config, 1)
+    wait_until(ours.living, running.endpoint("worker-1").log.read_text)
+    try:
+        yield ours
+    finally:
+        running.remove("worker-1")
+
+
+def test_a_worker_does_what_the_command_would_do_here_and_a_rollback_needs_none(supervised: Fleet) -> None:
+    tenant, estate = "afar", supervised.estate
     estate.add_tenant(tenant)
-    running = estate.local.running
-    start_workers(running, redis_fleet.config, 1)
-    wait_until(redis_fleet.living, lambda: "the worker is seen")
-    digest = redis_fleet.command("migrate", tenant, "--to", "green", "--plan", "--json").json["digest"]
-    assert redis_fleet.command("migrate", tenant, "--to", "green", "--apply", "0" * 16).exit_code == 6
-    moved = redis_fleet.command("migrate", tenant, "--to", "green", "--apply", digest, "--json")
+    with estate.service() as service:
+        digest = service.plan_migrate(tenant, "green").digest
+    assert supervised.command("migrate", tenant, "--to", "green", "--apply", "0" * 16).exit_code == 6
+    moved = supervised.command("migrate", tenant, "--to", "green", "--apply", digest, "--json")
     assert moved.exit_code == 0, moved.stderr
     assert "ours.copy.us-east-1, which 1 live worker serves" in moved.stderr
-    assert "copying" not in moved.stdout
-    assert "verify postgres: 180" in moved.stderr
+    assert "catching_up" in moved.stderr
     for seen in moved.json["result"]["stores"].values():
         assert seen["processed"] == seen["matching"] > 0
     assert "green" in moved.json["sentence"]
-    shown = redis_fleet.command("op", "show", moved.json["operation"], "--json").json
+    shown = supervised.command("op", "show", moved.json["operation"], "--json").json
     assert {step["attempt"] for step in shown["steps"]} == {1}
     holders = {step["holder"] for step in shown["steps"]}
 
-    back = redis_fleet.command("rollback", tenant, "--json")
+    back = supervised.command("rollback", tenant, "--json")
     assert back.exit_code == 0, back.stderr
     assert "live worker" not in back.stderr
-    by = redis_fleet.command("op", "show", back.json["operation"], "--json").json["steps"]
+    by = supervised.command("op", "show", back.json["operation"], "--json").json["steps"]
     assert holders.isdisjoint(step["holder"] for step in by)
 
-    for queue, args in (("verify", ("verify", tenant)), ("erase", ("complete", tenant, "--yes", tenant))):
-        done = redis_fleet.command(*args, "--json")
-        assert done.exit_code == 0, done.stderr
-        assert f"ours.{queue}." in done.stderr
+    done = supervised.command("complete", tenant, "--yes", tenant)
+    assert done.exit_code == 0, done.stderr
+    assert "ours.erase.us-east-1" in done.stderr
     assert estate.left_behind(tenant) == []
-    running.remove("worker-1")
-    assert redis_fleet.living() == ()
+    estate.local.running.stop("worker-1")
+    assert supervised.living() == ()
 
 
 def test_a_worker_that_slept_through_a_takeover_harms_nobody_and_duplicates_do_nothing(
-    redis_fleet: Fleet,
+    ours: Fleet,
 ) -> None:
     """Late side effects are refused by the token; a message about an operation that somebody is at is thrown away."""
     tenant = "snooze"
-    redis_fleet.estate.add_tenant(tenant)
-    sleeper = redis_fleet.worker(point="catch_up.following:stop")
-    command = redis_fleet.begin("migrate", tenant, "--to", "green", "--json")
-    child = _holder(redis_fleet, tenant, "catch_up")
+    ours.estate.add_tenant(tenant)
+    sleeper = ours.worker(point="catch_up.following:stop")
+    command = ours.begin("migrate", tenant, "--to", "green", "--json")
+    child = _holder(ours, tenant, "catch_up")
     wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
-    operation = redis_fleet.operation(tenant).id
-    other = redis_fleet.worker()
+    operation = ours.operation(tenant).id
+    other = ours.worker()
     for _ in range(3):
-        redis_fleet.wake(operation)
-    wait_until(lambda: other.log.read_text().count("operation_left_alone") >= 3, other.log.read_text)
-    redis_fleet.estate.wait_for_lease(operation)
-    assert operation in redis_fleet.tick()
-    out, err = command.communicate(timeout=180)
-    assert command.returncode == 0, err
-    after = redis_fleet.actions(operation)
+        ours.wake(operation)
+    # One or two may be with the worker whose only process is asleep.
+    wait_until(lambda: "operation_left_alone" in other.log.read_text(), other.log.read_text)
+    ours.estate.wait_for_lease(operation)
+    assert operation in ours.tick()
+    done = command.result()
+    assert done.exit_code == 0, done.stderr
+    after = ours.actions(operation)
     assert after.count("step_taken_over") == 1
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: "operation_left_alone" in sleeper.log.read_text(), sleeper.log.read_text)
-    assert redis_fleet.actions(operation) == after
-    assert json.loads(out)["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
-    assert redis_fleet.command("verify", tenant, "--here").exit_code == 0
-    assert redis_fleet.command("complete", tenant, "--yes", tenant, "--here").exit_code == 0
-    assert redis_fleet.estate.left_behind(tenant) == []
+    assert ours.actions(operation) == after
+    assert done.json["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
+    with ours.estate.service() as service:
+        assert service.verify(tenant, repair=False, observer=nobody).error is None
+        assert service.complete(tenant, apply=None, observer=nobody).error is None
+    assert ours.estate.left_behind(tenant) == []
 
 
 def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_go(
-    redis_fleet: Fleet,
+    ours: Fleet,
 ) -> None:
     tenant = "relay"
-    redis_fleet.estate.add_tenant(tenant)
-    first = redis_fleet.worker("--concurrency", "1")
-    command = redis_fleet.begin("migrate", tenant, "--to", "green", "--canary")
+    ours.estate.add_tenant(tenant)
+    first = ours.worker("--concurrency", "1")
+    command = ours.begin("migrate", tenant, "--to", "green", "--canary")
     wait_until(
-        lambda: redis_fleet.latest(tenant) is not None and redis_fleet.operation(tenant).phase == "measuring",
+        lambda: ours.latest(tenant) is not None and ours.operation(tenant).phase == "measuring",
         lambda: "the canary begins",
     )
-    operation = redis_fleet.operation(tenant).id
-    command.send_signal(signal.SIGINT)
-    _, err = command.communicate(timeout=30)
-    assert command.returncode == 130, err
-    assert f"migrate {operation} goes on in the fleet" in err
-    assert f"tenure op cancel {operation}" in err
+    operation = ours.operation(tenant).id
+    command.interrupt()
+    detached = command.result(deadline_s=30)
+    assert detached.exit_code == 130, detached.stderr
+    assert f"migrate {operation} goes on in the fleet" in detached.stderr
+    assert f"tenure op cancel {operation}" in detached.stderr
 
-    watching = redis_fleet.begin("op", "watch", operation, "--json")
-    second = redis_fleet.worker("--queues", "copy", "--region", "us-east-1", "--concurrency", "1")
+    watching = ours.begin("op", "watch", operation, "--json")
+    second = ours.worker("--queues", "copy", "--region", "us-east-1", "--concurrency", "1")
     for _ in range(2):
         first.signal(signal.SIGTERM)
     assert first.wait(deadline_s=30) == 0, first.log.read_text()
-    actions = redis_fleet.actions(operation)
+    actions = ours.actions(operation)
     released = actions.index("step_released")
     wait_until(
-        lambda: "step_started" in redis_fleet.actions(operation)[released:],
+        lambda: "step_started" in ours.actions(operation)[released:],
         lambda: f"the other one goes on\n{first.log.read_text()}\n{second.log.read_text()}",
     )
-    assert "step_taken_over" not in redis_fleet.actions(operation)
-    cancelled = redis_fleet.command("op", "cancel", operation)
+    assert "step_taken_over" not in ours.actions(operation)
+    cancelled = ours.command("op", "cancel", operation)
     assert cancelled.exit_code == 0, cancelled.stderr
-    out, err = watching.communicate(timeout=60)
-    assert watching.returncode == 5, err
-    lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+    watched = watching.result(deadline_s=60)
+    assert watched.exit_code == 5, watched.stderr
+    lines: list[dict[str, Any]] = [json.loads(line) for line in watched.stdout.splitlines()]
     assert {line["kind"] for line in lines} == {"event", "progress", "operation"}
     progress = [line for line in lines if line["kind"] == "progress"]
     assert {"done", "total", "unit", "per_s", "left_s"} <= set(progress[0])
     assert lines[-1]["state"] == "aborted"
     assert lines[-1]["sentence"].startswith(f"Reads and writes of {tenant} go to blue")
-    assert redis_fleet.estate.left_behind(tenant) == []
+    assert ours.estate.left_behind(tenant) == []
 
 
 def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_next_tick(
-    redis_fleet: Fleet,
+    ours: Fleet,
 ) -> None:
     """A process of a worker that dies in a step is replaced as well: by the worker itself, without any tick."""
-    tenant, running = "offline", redis_fleet.estate.local.running
-    redis_fleet.estate.add_tenant(tenant)
-    worker = redis_fleet.worker(point="verify.equal")
-    moved = redis_fleet.command("migrate", tenant, "--to", "green", "--json")
+    tenant, running = "offline", ours.estate.local.running
+    ours.estate.add_tenant(tenant)
+    worker = ours.worker(point="verify.equal")
+    moved = ours.command("migrate", tenant, "--to", "green", "--json")
     assert moved.exit_code == 0, moved.stderr
-    assert "step_taken_over" in redis_fleet.actions(moved.json["operation"])
+    assert "step_taken_over" in ours.actions(moved.json["operation"])
     running.stop("broker")
     try:
-        rehearsed = redis_fleet.command("rollback", tenant, "--rehearse")
-        assert rehearsed.exit_code == 0, rehearsed.stderr
-        back = redis_fleet.command("rollback", tenant)
+        with closing(open_service(ours.config)) as service:
+            assert service.rehearse_rollback(tenant, observer=nobody).error is None
+        back = ours.command("rollback", tenant)
         assert back.exit_code == 0, back.stderr
-        command = redis_fleet.begin("migrate", tenant, "--to", "green")
-        wait_until(lambda: redis_fleet.operation(tenant).kind == "migrate", lambda: "it is planned")
-        operation = redis_fleet.operation(tenant)
+        command = ours.begin("migrate", tenant, "--to", "green")
+        stays = "it stays planned until the scheduler's tick announces it"
+        wait_until(lambda: stays in command.stderr, lambda: command.stderr)
+        operation = ours.operation(tenant)
         assert operation.state == "planned"
     finally:
         running.start("broker")
-    wait_until(lambda: operation.id in redis_fleet.tick(), lambda: "the tick announces it")
-    _, err = command.communicate(timeout=180)
-    assert command.returncode == 0, f"{err}\n{worker.log.read_text()}"
-    assert "it stays planned until the scheduler's tick announces it" in err
+    wait_until(lambda: operation.id in ours.tick(), lambda: "the tick announces it")
+    again = command.result()
+    assert again.exit_code == 0, f"{again.stderr}\n{worker.log.read_text()}"
     worker.end()
-    wait_until(lambda: not redis_fleet.living(), lambda: "the dead are not counted on")
-    done = redis_fleet.command("complete", tenant, "--yes", tenant)
+    wait_until(lambda: not ours.living(), lambda: "the dead are not counted on")
+    done = ours.command("complete", tenant, "--yes", tenant)
     assert done.exit_code == 0, done.stderr
     assert "live worker" not in done.stderr
-    assert redis_fleet.estate.left_behind(tenant) == []
+    assert ours.estate.left_behind(tenant) == []
 
 
-def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_and_a_restart_loses_nothing(
+def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_one_at_once(
     cells_estate: TestEstate, tmp_path: Path
 ) -> None:
     tenant, running = "hare", cells_estate.local.running
@@ -194,12 +206,10 @@ def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_and_a_rest
             wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
             second = hares.worker("--concurrency", "1")
             first.signal_all(signal.SIGKILL)
-            out, err = command.communicate(timeout=180)
-            assert command.returncode == 0, f"{err}\n{second.log.read_text()}"
-            assert "step_taken_over" in hares.actions(json.loads(out)["operation"])
-            assert set(rabbit.queue_types(running).values()) == {"quorum"}
-            running.stop("rabbitmq", signal.SIGKILL)
-            running.start("rabbitmq")
+            moved = command.result()
+            assert moved.exit_code == 0, f"{moved.stderr}\n{second.log.read_text()}"
+            assert "step_taken_over" in hares.actions(moved.json["operation"])
+            assert rabbit.is_quorum(broker, "hares.copy.us-east-1")
             done = hares.command("complete", tenant, "--yes", tenant)
             assert done.exit_code == 0, f"{done.stderr}\n{second.log.read_text()}"
             assert "hares.erase.us-east-1" in done.stderr

@@ -29,14 +29,6 @@ class Look:
     approved: bool = False
     """It was proposed and may begin: somebody has to look at it only."""
 
-    @property
-    def rests(self) -> bool:
-        """Nothing happens any more by itself: it has ended or soaks, awaits somebody, or is stuck."""
-        state = self.operation.state
-        if state is OperationState.PROPOSED:
-            return not self.approved
-        return not state.active or state is OperationState.AWAITING or self.operation.needs_resume
-
     def progress(self) -> dict[str, JsonObject]:
         """How far the running step is with each thing it does: see `StepContext.progress`."""
         return {
@@ -73,7 +65,7 @@ def looks(registry: Registry, operation_id: str, *, since: int = 0, poll_s: floa
             away_since = None
             since = events[-1].seq if events else since
             yield look
-            if look.rests:
+            if operation.rests and not look.approved:
                 return
         threading.Event().wait(poll_s)
 
