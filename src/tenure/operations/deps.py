@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,10 +37,12 @@ class TenantLocks(Protocol):
     def held(self, tenant: TenantId) -> bool:
         """Whether somebody else is at the tenant now, as far as is known; False where nobody can say."""
 
-    def hold(self, tenant: TenantId, token: int) -> AbstractContextManager[None]:
+    def hold(
+        self, tenant: TenantId, token: int, *, renewed_while: Callable[[], bool]
+    ) -> AbstractContextManager[None]:
         """Keep others away until the end of the block, as far as possible. Never waits for them and never raises.
 
-        Of two that want it the greater token has it.
+        Of two that want it the greater token has it. One whose token may be worth nothing any more lets it run out.
         """
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -287,6 +288,16 @@ def test_what_was_left_lying_is_woken_once_until_it_was_claimed_or_the_time_is_o
         assert claim is not None
         assert woken_after_a_look(2, **quiet), "somebody is at it"
         wait_until(lambda: woken_after_a_look(3, **patient), "its holder died: at once, however patient")
+        told: list[str] = []
+        unattended = replace(
+            jobs_of(election, quiet_s=1, wake_again_s=1), tell=lambda action, **data: told.append(action)
+        )
+
+        def told_as_due() -> bool:
+            unattended.wake()
+            return told == ["due"]
+
+        wait_until(told_as_due, "without anybody to wake it is told")
         end(registry, operation)
         jobs_of(election, woken, **quiet).wake()
         with registry.database.connection() as connection:
