@@ -94,6 +94,23 @@ def test_each_fire_time_inserts_its_operations_once_whoever_leads_then(
     assert sum(e.action == "operation_created" for e in registry.events.list()) == len(TENANTS)
 
 
+def test_of_two_that_have_found_the_same_fire_time_due_one_inserts(
+    registry: Registry, elections: Elections
+) -> None:
+    with elections("a") as election:
+        assert election.elect()
+
+        def overtaken() -> list[Wanted]:
+            jobs_of(election).fire(schedule())
+            for operation in registry.operations.list(limit=10):
+                end(registry, operation.id)
+            return wanted()
+
+        jobs_of(election).fire(schedule(found=overtaken))
+    assert len(fire_rows(registry)) == 1
+    assert len(registry.operations.list(limit=10)) == len(TENANTS)
+
+
 def test_a_tenant_in_an_operation_gets_none_and_the_others_get_theirs(
     registry: Registry, elections: Elections
 ) -> None:
