@@ -13,7 +13,7 @@ from tenure.service import Service
 
 
 class InProcess:
-    """A `Dispatcher` whose only worker is the thread that calls `carry_on`."""
+    """A `Waker` whose only worker is the thread that calls `carry_on`."""
 
     def __init__(self, service: Service, tell: Tell, observer: Observer) -> None:
         self._service = service

@@ -50,11 +50,11 @@ def schedule(every_s: int = 3600, found: Callable[[], list[Wanted]] = wanted) ->
     return Schedule(name="samples", trigger=every(every_s), wanted=found)
 
 
-def jobs_of(election: Election, dispatcher: Woken | None = None, **settings: int) -> Jobs:
+def jobs_of(election: Election, waker: Woken | None = None, **settings: int) -> Jobs:
     return Jobs(
         election=election,
         settings=Scheduler.model_validate(settings),
-        dispatcher=dispatcher,
+        waker=waker,
         actor="scheduler@test",
         tell=ignored,
     )
