@@ -81,13 +81,17 @@ class RedisTenantLocks:
         return value is not None and not self._is_gone(str(value).partition(" ")[2])
 
     @contextmanager
-    def hold(self, tenant: TenantId, token: int) -> Iterator[None]:
-        """Hold the lock as far as it can be had: a smaller token gives way, of a greater one nothing is taken."""
+    def hold(self, tenant: TenantId, token: int, *, renewed_while: Callable[[], bool]) -> Iterator[None]:
+        """Hold the lock as far as it can be had: a smaller token gives way, of a greater one nothing is taken.
+
+        It is renewed only as long as the journal confirms the token: who is cut off from that keeps nobody out.
+        """
         ended = threading.Event()
 
         def renew() -> None:
             while not ended.wait(RENEW_S):
-                self._take(tenant, token)
+                if renewed_while():
+                    self._take(tenant, token)
 
         renewal = threading.Thread(target=renew, name=f"lock-{token}", daemon=True)
         self._take(tenant, token)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
+from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
 from tenure.engine.holder import is_gone, this_process
@@ -31,7 +32,6 @@ from tenure.model.secret import Secret
 from tenure.operations.capacity import Capacity
 from tenure.operations.deps import Deps, Dispatcher, TenantLocks
 from tenure.operations.session import Sessions
-from tenure.registry.claims import Claim
 from tenure.registry.database import Database
 from tenure.registry.registry import Registry
 from tenure.routing.dns import NameServer
@@ -253,9 +253,11 @@ def open_locks(estate: Estate) -> RedisTenantLocks | None:
 def held_around(locks: TenantLocks | None) -> Around:
     """Every attempt of a step of a tenant's operation with the tenant's lock around it."""
 
-    def around(claim: Claim) -> AbstractContextManager[object]:
-        tenant = claim.operation.tenant
-        return nullcontext() if locks is None or tenant is None else locks.hold(tenant, claim.lease.token)
+    def around(context: StepContext) -> AbstractContextManager[object]:
+        tenant = context.operation.tenant
+        if locks is None or tenant is None:
+            return nullcontext()
+        return locks.hold(tenant, context.token, renewed_while=lambda: context.heard)
 
     return around
 

@@ -33,6 +33,7 @@ def scheduler(context: Context, once: bool) -> None:
     registry = open_registry(estate)
     registry.check()
     service = service_of(estate, registry)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     process = SchedulerProcess(
         database=registry.database,
@@ -60,7 +61,7 @@ class Printer:
     def __call__(self, action: str, **data: Any) -> None:
         with self._lock:
             if self._as_json:
-                emit_line({"kind": "scheduler", "action": action, **data})
+                emit_line({"action": action, **data})
             else:
                 given = " ".join(
                     f"{name}={_said(value)}" for name, value in data.items() if value is not None

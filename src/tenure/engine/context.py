@@ -78,6 +78,11 @@ class StepContext:
         """The operation is past its point of no return."""
         return self.operation.committed
 
+    @property
+    def heard(self) -> bool:
+        """The control database has extended the lease a moment ago. Asks nobody."""
+        return self._heartbeat.heard
+
     def check(self) -> None:
         """Return if the step may go on; cheap enough for any loop.
 

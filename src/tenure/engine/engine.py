@@ -43,7 +43,7 @@ from tenure.registry.registry import Registry
 
 _MISSES_MAX = 20
 
-Around = Callable[[Claim], AbstractContextManager[object]]
+Around = Callable[[StepContext], AbstractContextManager[object]]
 
 
 Admission = Callable[[Operation], str | None]
@@ -51,8 +51,8 @@ Admission = Callable[[Operation], str | None]
 again until then, from the thread that wants to run it."""
 
 
-def _nothing_around(claim: Claim) -> AbstractContextManager[object]:
-    return nullcontext(claim)
+def _nothing_around(context: StepContext) -> AbstractContextManager[object]:
+    return nullcontext(context)
 
 
 class Engine:
@@ -336,7 +336,7 @@ class Engine:
         used = claim.step.attempts_used
         if claim.taken_over and used > max(step.max_attempts, self._settings.takeovers_max):
             return Failed(error=AttemptsExhausted(f"the step {step.name!r} was cut off {used - 1} times"))
-        with self._around(claim):
+        with self._around(context):
             outcome = outcome_of(step, context, settings=self._settings, used=used)
         if isinstance(outcome, Retry) and used >= step.max_attempts:
             return Failed(

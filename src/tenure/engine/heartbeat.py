@@ -73,6 +73,12 @@ class Heartbeat:
         self._ended.set()
         self._thread.join(timeout=self._settings.lease_ttl_s)
 
+    @property
+    def heard(self) -> bool:
+        """Whether the control database has extended the lease a moment ago, and nobody else has it."""
+        last = self._until - self._settings.lease_ttl_s
+        return self._lost is None and time.clock_gettime(_CLOCK) < last + 3 * self._settings.heartbeat_s
+
     def check(self) -> None:
         """Return if the step may go on.
 

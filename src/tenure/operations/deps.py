@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,25 +20,21 @@ from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
 
 
-class Waker(Protocol):
-    """Has somebody look at operations. It only ever says *when*: what there is to do is in the journal."""
-
-    def wake(self, operation: Operation, *, again: bool = False) -> bool:
-        """Have somebody look at the operation; whether anybody was told.
-
-        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
-        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
-        """
-
-
-class Dispatcher(Waker, Protocol):
-    """Has the workers of a fleet look at operations."""
+class Dispatcher(Protocol):
+    """Has workers look at operations. It only ever says *when*: what there is to do is in the journal."""
 
     def queue(self, operation: Operation) -> str:
         """The queue the operation belongs to."""
 
     def living(self, queue: str) -> int:
         """How many workers that live serve the queue, as the control database knows it; busy or not."""
+
+    def wake(self, operation: Operation, *, again: bool = False) -> bool:
+        """Have a worker look at the operation; whether one was told.
+
+        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
+        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
+        """
 
     def close(self) -> None:
         """Give the connections back. Idempotent."""
@@ -49,10 +46,12 @@ class TenantLocks(Protocol):
     def held(self, tenant: TenantId) -> bool:
         """Whether somebody else is at the tenant now, as far as is known; False where nobody can say."""
 
-    def hold(self, tenant: TenantId, token: int) -> AbstractContextManager[None]:
+    def hold(
+        self, tenant: TenantId, token: int, *, renewed_while: Callable[[], bool]
+    ) -> AbstractContextManager[None]:
         """Keep others away until the end of the block, as far as possible. Never waits for them and never raises.
 
-        Of two that want it the greater token has it.
+        Of two that want it the greater token has it. One whose token may be worth nothing any more lets it run out.
         """
 
     def close(self) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 from tenure.estate.settings_fleet import Scheduler
 from tenure.model.operation import Operation
-from tenure.operations.deps import Waker
 from tenure.registry import fires, wakes
 from tenure.registry.leadership import Election
 from tenure.scheduler.schedule import Schedule, due, every
@@ -20,6 +19,13 @@ from tenure.scheduler.told import Tell
 from tenure.service import Service
 
 WOKEN_PER_TICK: Final = 100
+
+
+class Waker(Protocol):
+    """What the jobs need of a `Dispatcher`."""
+
+    def wake(self, operation: Operation, *, again: bool = False) -> bool:
+        """Have somebody look at the operation; whether anybody was told. Raises `StoreUnavailable`."""
 
 
 def schedules(service: Service, settings: Scheduler) -> tuple[Schedule, ...]:
@@ -42,7 +48,7 @@ class Jobs:
 
     election: Election
     settings: Scheduler
-    dispatcher: Waker | None
+    waker: Waker | None
     """None where nobody is to carry anything on: what is due is only told."""
     actor: str
     tell: Tell
@@ -95,7 +101,7 @@ class Jobs:
         told: list[str] = []
         try:
             for operation in operations:
-                woken = self.dispatcher is not None and self.dispatcher.wake(operation, again=True)
+                woken = self.waker is not None and self.waker.wake(operation, again=True)
                 told.append(operation.id)
                 self.tell(
                     "woken" if woken else "due",

@@ -100,7 +100,7 @@ class SchedulerProcess:
         jobs = Jobs(
             election=election,
             settings=self.settings,
-            dispatcher=dispatcher or in_process,
+            waker=dispatcher or in_process,
             actor=f"scheduler@{self.holder}",
             tell=self.tell,
             admit=self.service.admit_waiting,

@@ -396,3 +396,16 @@ def _run_out(registry: Registry, operation: Operation) -> None:
         connection.execute(
             "update registry.steps set lease_until = clock_timestamp() where operation = %s", (operation.id,)
         )
+
+
+def test_a_lease_is_heard_of_while_it_beats_and_soon_not_when_it_does_not(
+    registry: Registry, operation: Operation, wait_until: Callable[..., None]
+) -> None:
+    settings = EngineSettings(lease_ttl_s=60.0, heartbeat_s=0.5)
+    heartbeat = Heartbeat(registry.steps, _claimed(registry, operation), settings, heeds_cancel=True)
+    with heartbeat:
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            assert heartbeat.heard
+            time.sleep(0.05)
+    wait_until(lambda: not heartbeat.heard, "most of the lease is left, and nobody has confirmed it lately")

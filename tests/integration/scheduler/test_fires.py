@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -49,11 +50,11 @@ def schedule(every_s: int = 3600, found: Callable[[], list[Wanted]] = wanted) ->
     return Schedule(name="samples", trigger=every(every_s), wanted=found)
 
 
-def jobs_of(election: Election, dispatcher: Woken | None = None, **settings: int) -> Jobs:
+def jobs_of(election: Election, waker: Woken | None = None, **settings: int) -> Jobs:
     return Jobs(
         election=election,
         settings=Scheduler.model_validate(settings),
-        dispatcher=dispatcher,
+        waker=waker,
         actor="scheduler@test",
         tell=ignored,
     )
@@ -91,6 +92,23 @@ def test_each_fire_time_inserts_its_operations_once_whoever_leads_then(
     assert all(o.request["fire_at"] == fire_at.isoformat() for o in operations)
     assert all([s.name for s in registry.steps.list(o.id)] == ["look", "do"] for o in operations)
     assert sum(e.action == "operation_created" for e in registry.events.list()) == len(TENANTS)
+
+
+def test_of_two_that_have_found_the_same_fire_time_due_one_inserts(
+    registry: Registry, elections: Elections
+) -> None:
+    with elections("a") as election:
+        assert election.elect()
+
+        def overtaken() -> list[Wanted]:
+            jobs_of(election).fire(schedule())
+            for operation in registry.operations.list(limit=10):
+                end(registry, operation.id)
+            return wanted()
+
+        jobs_of(election).fire(schedule(found=overtaken))
+    assert len(fire_rows(registry)) == 1
+    assert len(registry.operations.list(limit=10)) == len(TENANTS)
 
 
 def test_a_tenant_in_an_operation_gets_none_and_the_others_get_theirs(
@@ -287,6 +305,16 @@ def test_what_was_left_lying_is_woken_once_until_it_was_claimed_or_the_time_is_o
         assert claim is not None
         assert woken_after_a_look(2, **quiet), "somebody is at it"
         wait_until(lambda: woken_after_a_look(3, **patient), "its holder died: at once, however patient")
+        told: list[str] = []
+        unattended = replace(
+            jobs_of(election, quiet_s=1, wake_again_s=1), tell=lambda action, **data: told.append(action)
+        )
+
+        def told_as_due() -> bool:
+            unattended.wake()
+            return told == ["due"]
+
+        wait_until(told_as_due, "without anybody to wake it is told")
         end(registry, operation)
         jobs_of(election, woken, **quiet).wake()
         with registry.database.connection() as connection:
