@@ -510,7 +510,7 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "{rank: 1}",
             "{rank: 1, approval: [migrate, rollback]}",
-            "27:35: tiers.platinum.approval[1]: must not be rollback: the way back waits for nobody",
+            "27:43: tiers.platinum.approval[1]: must not be rollback: the way back waits for nobody",
         ),
         (
             "version: 1",

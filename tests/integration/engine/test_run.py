@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -313,7 +314,12 @@ def test_what_needs_an_approval_waits_without_a_holder_and_begins_with_it_or_is_
     engine: Engine, registry: Registry
 ) -> None:
     demand = Demand(identity=Identity.OS, ttl_s=60)
-    given = {"tenant": ACME, "request": {"epoch": 1}, "plan_digest": "d1", "requested_by": "alice@h"}
+    given: dict[str, Any] = {
+        "tenant": ACME,
+        "request": {"epoch": 1},
+        "plan_digest": "d1",
+        "requested_by": "alice@h",
+    }
     withdrawn = engine.create(SAMPLE, approval=demand, **given)
     assert engine.run(withdrawn.id, SAMPLE).state is OperationState.PROPOSED
     assert engine.cancel(withdrawn.id, SAMPLE).state is OperationState.ABORTED
