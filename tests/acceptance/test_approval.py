@@ -74,6 +74,19 @@ def set_tier(owner_dsn: str, tenant: str, tier: str) -> None:
         connection.execute("update registry.tenants set tier = %s where id = %s", (tier, tenant))
 
 
+def change_the_world(owner_dsn: str, tenant: str) -> None:
+    """As if the tenant had been moved away and back."""
+    with psycopg.connect(owner_dsn, autocommit=True) as connection:
+        connection.execute("update registry.placements set epoch = epoch + 1 where tenant = %s", (tenant,))
+
+
+def proposed(asked: CommandResult) -> tuple[str, str]:
+    """The operation that waits, and the digest of its plan."""
+    assert asked.exit_code == 10, asked.stderr
+    assert asked.json["state"] == "proposed"
+    return asked.json["operation"], asked.json["plan_digest"]
+
+
 def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     cells_estate: TestEstate, run: Run, owner_dsn: str
 ) -> None:
@@ -81,23 +94,39 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     cells_estate.add_tenant(tenant)
     set_tier(owner_dsn, tenant, "guarded")
     asked = run("alice", "migrate", tenant, "--to", "green", "--json")
-    assert asked.exit_code == 10, asked.stderr
-    document = asked.json
-    operation, digest = document["operation"], document["plan_digest"]
-    assert document["state"] == "proposed"
-    assert document["next_steps"] == [
+    operation, digest = proposed(asked)
+    assert asked.json["next_steps"] == [
         f"tenure op approve {operation} --digest {digest}",
         f"tenure op cancel {operation}",
     ]
-    assert f"waits until its plan {digest} is approved by somebody else than alice_" in document["sentence"]
+    waits = f"waits until its plan {digest} is approved by somebody else than alice_"
+    assert waits in asked.json["sentence"]
     assert "needs the approval of a second person" in asked.stderr
-
     forged = run("alice", "op", "approve", operation, "--digest", digest, user="bob")
     assert forged.exit_code == 4, forged.stderr
     assert "asked for by the database role alice_" in forged.stderr
     assert f"(plan {digest}," in forged.stdout, "whoever approves is shown the plan"
     assert "Record: " in forged.stdout
     assert run("bob", "op", "approve", operation).exit_code == 3, "nobody typed the digest"
+
+    # What has become stale is not approved.
+    change_the_world(owner_dsn, tenant)
+    stale = run("bob", "op", "approve", operation, "--digest", digest)
+    assert stale.exit_code == 6, stale.stderr
+    withdrawn = run("alice", "op", "cancel", operation, "--json")
+    assert withdrawn.exit_code == 0, withdrawn.stderr
+    assert withdrawn.json["state"] == "aborted"
+
+    # What becomes stale after it was approved ends before it has changed anything.
+    operation, digest = proposed(run("alice", "migrate", tenant, "--to", "green", "--json"))
+    assert run("bob", "op", "approve", operation, "--digest", digest).exit_code == 0
+    change_the_world(owner_dsn, tenant)
+    stale = run("alice", "op", "resume", operation, "--json")
+    assert stale.exit_code == 6, stale.stderr
+    assert stale.json["state"] == "aborted"
+    assert cells_estate.items_in(tenant, "green") == 0
+
+    operation, digest = proposed(run("alice", "migrate", tenant, "--to", "green", "--json"))
     approved = run("bob", "op", "approve", operation, "--digest", digest, "--json")
     assert approved.exit_code == 0, approved.stderr
     assert approved.json["plan"]["digest"] == approved.json["plan_digest"] == digest
@@ -106,7 +135,6 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     assert shown["proposed"] == operation
     assert f"{operation} is approved by bob@" in shown["sentence"]
     assert shown["next_steps"][0] == f"tenure op resume {operation}"
-
     moved = run("alice", "op", "resume", operation, "--json")
     assert moved.exit_code == 0, moved.stderr
     assert "go to green" in moved.json["sentence"]
@@ -114,12 +142,10 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     assert [(a["approver"].split("@")[0], a["plan_digest"]) for a in told["approvals"]] == [("bob", digest)]
     assert (told["record"]["outcome"], told["record"]["attempts"]) == ("succeeded", 7)
     actions = [event["action"] for event in told["events"]]
-    assert actions[:4] == ["operation_created", "approval_refused", "operation_approved", "step_started"]
+    assert actions[:3] == ["operation_created", "operation_approved", "step_started"]
 
     # An approved proposal that has not begun keeps no rollback away, and is worth nothing after it.
-    asked = run("alice", "complete", tenant, "--yes", tenant, "--json")
-    assert asked.exit_code == 10, asked.stderr
-    operation, digest = asked.json["operation"], asked.json["plan_digest"]
+    operation, digest = proposed(run("alice", "complete", tenant, "--yes", tenant, "--json"))
     assert run("bob", "op", "approve", operation, "--digest", digest).exit_code == 0
     back = run("alice", "rollback", tenant, "--json")
     assert back.exit_code == 0, back.stderr
@@ -128,25 +154,15 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     assert stale.json["state"] == "failed"
     assert cells_estate.items_in(tenant, "green") > 0, "nothing was destroyed"
 
-    # What has become stale is not approved either.
-    asked = run("alice", "complete", tenant, "--yes", tenant, "--json")
-    assert asked.exit_code == 10, asked.stderr
-    operation = asked.json["operation"]
-    set_tier(owner_dsn, tenant, "gold")
-    assert cells_estate.command("migrate", tenant, "--to", "green").exit_code == 0
-    stale = run("bob", "op", "approve", operation, "--digest", asked.json["plan_digest"])
-    assert stale.exit_code == 6, stale.stderr
-    withdrawn = run("alice", "op", "cancel", operation, "--json")
-    assert withdrawn.exit_code == 0, withdrawn.stderr
-    assert withdrawn.json["state"] == "aborted"
-
     seen = run("bob", "op", "stats", "--json").json
     (upgrade,) = (r for r in seen["routes"] if r["route_kind"] == "major_upgrade")
     assert upgrade["rolled_back"] >= 1
     assert upgrade["targets"]["rollback_s"] == {
         "target": 60,
-        "actual": upgrade["rollback_s"]["p95"],
-        "verdict": "met",
+        "actual": pytest.approx(upgrade["rollback_s"]["p95"], abs=0.001),
+        "verdict": "met" if upgrade["rollback_s"]["p95"] <= 60 else "missed",
     }
+    assert "major-upgrade: rollback_s" in run("bob", "op", "stats").stdout
+    set_tier(owner_dsn, tenant, "gold")
     assert run("alice", "complete", tenant, "--yes", tenant).exit_code == 0
     assert cells_estate.left_behind(tenant) == []
