@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import psycopg
@@ -13,11 +14,17 @@ import yaml
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tenure.engine.observer import nobody
+from tenure.errors import PlanStale, TenantLocked
 from tenure.estate.config import load_estate
+from tenure.model.operation import OperationState
+from tenure.service import Service
+from tenure.wiring import open_service
 from tests.estate import CommandResult, TestEstate
 
 PAGE = Path(__file__).parents[2] / "docs" / "approval.md"
 Run = Callable[..., CommandResult]
+At = Callable[[str], AbstractContextManager[Service]]
 
 
 @pytest.fixture
@@ -49,23 +56,41 @@ def logins(owner_dsn: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def run(cells_estate: TestEstate, logins: dict[str, str]) -> Run:
-    """`run("bob", ...)` runs a command with bob's login, under a file that asks for approvals.
-
-    `user` is the user of the operating system that it claims to be, if another.
-    """
+def config(cells_estate: TestEstate) -> Path:
+    """A file that asks for approvals by the roles with which people log in."""
     document = yaml.safe_load(cells_estate.config.read_text(encoding="utf-8"))
     document["tiers"]["guarded"] = {"rank": 1, "approval": ["migrate", "complete"]}
     document["control"] = {"dsn": {"env": "CONTROL_DSN"}}
     document["approval"] = {"identity": "database", "expires_h": 1}
     path = cells_estate.config.with_name("guarded.yaml")
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(cells_estate: TestEstate, config: Path, logins: dict[str, str]) -> Run:
+    """`run("bob", ...)` runs a command with bob's login.
+
+    `user` is the user of the operating system that it claims to be, if another.
+    """
 
     def run(login: str, *args: str, user: str | None = None) -> CommandResult:
         env = {"CONTROL_DSN": logins[login], "LOGNAME": user or login}
-        return cells_estate.command(*args, config=path, env=env)
+        return cells_estate.command(*args, config=config, env=env)
 
     return run
+
+
+@pytest.fixture
+def at(config: Path, logins: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> At:
+    """`at("bob")` is the service with bob's login, in this process."""
+
+    def service(login: str) -> AbstractContextManager[Service]:
+        monkeypatch.setenv("CONTROL_DSN", logins[login])
+        monkeypatch.setenv("LOGNAME", login)
+        return closing(open_service(config))
+
+    return service
 
 
 def set_tier(owner_dsn: str, tenant: str, tier: str) -> None:
@@ -85,6 +110,32 @@ def proposed(asked: CommandResult) -> tuple[str, str]:
     assert asked.exit_code == 10, asked.stderr
     assert asked.json["state"] == "proposed"
     return asked.json["operation"], asked.json["plan_digest"]
+
+
+def test_what_becomes_stale_after_it_was_approved_ends_before_it_changes_anything(
+    cells_estate: TestEstate, at: At, owner_dsn: str
+) -> None:
+    tenant = "guarded-in-vain"
+    cells_estate.add_tenant(tenant)
+    set_tier(owner_dsn, tenant, "guarded")
+    with at("alice") as service:
+        asked = service.migrate(tenant, "green", apply=None, observer=nobody)
+        with pytest.raises(TenantLocked, match=f"{asked.id} of {tenant}, asked for by alice@"):
+            service.migrate(tenant, "green", apply=None, observer=nobody)
+    with at("bob") as service:
+        plan = service.plan_to_approve(asked.id)
+        with pytest.raises(PlanStale, match=f"is {asked.plan_digest}, not another"):
+            service.approve(asked.id, plan, digest="another")
+        service.approve(asked.id, plan, digest=asked.plan_digest)
+    change_the_world(owner_dsn, tenant)
+    with at("alice") as service:
+        ended = service.resume(asked.id, nobody)
+        assert ended.state is OperationState.ABORTED
+        assert ended.error is not None
+        assert ended.error["code"] == PlanStale.code
+        assert asked.plan_digest in ended.error["message"]
+    assert cells_estate.items_in(tenant, "green") == 0
+    assert cells_estate.left_behind(tenant) == []
 
 
 def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
@@ -116,15 +167,6 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     withdrawn = run("alice", "op", "cancel", operation, "--json")
     assert withdrawn.exit_code == 0, withdrawn.stderr
     assert withdrawn.json["state"] == "aborted"
-
-    # What becomes stale after it was approved ends before it has changed anything.
-    operation, digest = proposed(run("alice", "migrate", tenant, "--to", "green", "--json"))
-    assert run("bob", "op", "approve", operation, "--digest", digest).exit_code == 0
-    change_the_world(owner_dsn, tenant)
-    stale = run("alice", "op", "resume", operation, "--json")
-    assert stale.exit_code == 6, stale.stderr
-    assert stale.json["state"] == "aborted"
-    assert cells_estate.items_in(tenant, "green") == 0
 
     operation, digest = proposed(run("alice", "migrate", tenant, "--to", "green", "--json"))
     approved = run("bob", "op", "approve", operation, "--digest", digest, "--json")
