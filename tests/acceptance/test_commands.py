@@ -75,8 +75,16 @@ def test_init_prepares_an_empty_control_database_and_says_what_a_missing_schema_
     assert "tenure estate init" in before.stderr
     assert cells_estate.command("estate", "init", config=config).exit_code == 0
     assert cells_estate.command("tenant", "list", "--json", config=config).json["tenants"] == []
+    config.write_text(
+        config.read_text(encoding="utf-8") + "approval: {kinds: [complete]}\n", encoding="utf-8"
+    )
     again = cells_estate.command("estate", "init", "--json", config=config)
     assert again.json["applied"] == []
+    assert again.json["approval_rules_published"] is True
+    with psycopg.connect(secret.read_text(encoding="utf-8").strip()) as conn:
+        assert conn.execute("select tier, kind, ttl_s from registry.approval_rules").fetchall() == [
+            ("", "complete", 86400)
+        ]
 
 
 def test_the_local_estate_goes_up_says_where_it_is_and_comes_down() -> None:

@@ -125,9 +125,9 @@ def test_the_record_of_the_last_hundred_takes_no_more_reads_with_ten_thousand_op
         plan = row[0][0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
-    have(registry, "few", 300)
-    have(registry, "few-back", 300, kind="rollback", state="succeeded", after=500)
+    have(registry, "few", 1000)
+    have(registry, "few-back", 1000, kind="rollback", state="succeeded", after=5000)
     before = pages()
-    have(registry, "many", 10_000, after=1000)
-    have(registry, "ways-back", 1_000, kind="rollback", state="succeeded", after=2000)
+    have(registry, "many", 10_000, after=10_000)
+    have(registry, "ways-back", 1_000, kind="rollback", state="succeeded", after=30_000)
     assert pages() < 2 * before

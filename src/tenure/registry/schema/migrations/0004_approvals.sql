@@ -127,7 +127,7 @@ create or replace trigger operations_proposed before insert on registry.operatio
 create or replace function registry.begin_approved() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     new.approval := old.approval;
-    if new.approval_identity is null or new.approval is not null or new.state in ('proposed', 'aborted') then
+    if new.approval is not null or new.state in ('proposed', 'aborted') then
         return new;
     end if;
     new.approval := registry.require_approval(new.id);
@@ -135,7 +135,7 @@ begin
 end $$;
 
 create or replace trigger operations_begin_approved before update of state on registry.operations
-    for each row execute function registry.begin_approved();
+    for each row when (old.approval_identity is not null) execute function registry.begin_approved();
 
 create or replace function registry.refuse_rewriting() returns trigger language plpgsql as $$
 begin
