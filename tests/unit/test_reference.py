@@ -20,7 +20,7 @@ from tenure.estate.settings import EstateSettings
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 MODELS = [*documented(EstateSettings), *documented(CatalogueSettings)]
 FIELDS = [(model, name) for model in MODELS for name in model.model_fields]
-UNITS = {"_per_s": "per second", "_ms": "ms", "_s": "s", "_h": "h"}
+UNITS = {"_mb_s": "MB/s", "_per_s": "per second", "_ms": "ms", "_s": "s", "_h": "h"}
 
 
 def _section(model: type[Settings]) -> str:
