@@ -1,4 +1,4 @@
-"""docs/preflight.md names every finding of the PostgreSQL store and of the planner, and no other."""
+"""docs/preflight.md names every finding of the PostgreSQL store, of the planner and of capacity, and no other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MAKERS = {"refusal", "warning", "info", "found"}
 FILES = [*sorted((ROOT / "src/tenure/stores/postgres").glob("*.py")), ROOT / "src/tenure/plan/move.py"]
+FILES.append(ROOT / "src/tenure/operations/capacity.py")
 
 
 def codes(file: Path) -> Iterator[str]:

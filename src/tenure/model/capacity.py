@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 
@@ -49,12 +50,13 @@ class Resource:
         """How the control database names it, such as `server 10.0.0.5:5432 slots`."""
         return f"{self.scope} {self.name} {self.what}"
 
-    @classmethod
-    def of(cls, key: str) -> Resource:
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def of(key: str) -> Resource:
         """The resource of that `key`."""
         scope, _, rest = key.partition(" ")
         name, _, what = rest.rpartition(" ")
-        return cls(scope=Scope(scope), name=name, what=What(what))
+        return Resource(scope=Scope(scope), name=name, what=What(what))
 
     def one(self) -> str:
         """What somebody waits for: `a replication slot on server 10.0.0.5:5432`."""

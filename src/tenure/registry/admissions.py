@@ -49,17 +49,27 @@ order by o.created_at, o.id
 
 _USED: Final = """
 with holding (operation, tenant, active) as (
-    select o.id, o.tenant, true from registry.operations o join registry.admissions a on a.operation = o.id
+    select o.id, o.tenant, true
+    from (
+        select id, tenant from registry.operations where active
+        union all
+        select id, tenant from registry.operations
+        where state = 'proposed' and registry.standing_approval(id) is not null
+    ) o
+    cross join lateral (select a.admitted_at from registry.admissions a where a.operation = o.id offset 0) a
     where a.admitted_at is not null
-      and (o.active or o.state = 'proposed' and registry.standing_approval(o.id) is not null)
     union all
     select o.id, o.tenant, false from registry.links l join registry.operations o on o.id = l.created_by
-    where l.state <> 'removed' and l.state <> 'expired' and not o.active
+    where l.state in ('active', 'ending') and not o.active
 )
 select n.resource, h.operation, h.tenant, h.active, case when h.active then n.units else n.kept end as units
-from holding h join registry.capacity_needs n on n.operation = h.operation
+from holding h
+cross join lateral (
+    select resource, units, kept from registry.capacity_needs where operation = h.operation offset 0
+) n
 where case when h.active then n.units else n.kept end > 0
 """
+"""`offset 0` keeps to what is under way: joined otherwise, everything that ever was would be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

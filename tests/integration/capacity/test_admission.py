@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from tenure.cli.main import tenure
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Notice, Queued
 from tenure.errors import Interrupted, NotAllowed
@@ -122,6 +125,29 @@ def test_the_limits_hold_at_every_instant_and_nobody_is_forgotten(bench: Bench, 
     assert peaks["cell blue moves"] <= 4
 
 
+def test_one_decision_is_made_at_a_time(bench: Bench, wait_until: Callable[..., None]) -> None:
+    """One of a higher tier that comes while a lower one is being admitted sees it admitted, and waits."""
+    low, high = bench.create("bronze-1", slots=3), bench.create("platinum-1", slots=3)
+    told: list[str | None] = []
+    thread = threading.Thread(target=lambda: told.append(bench.capacity.admit(high)))
+
+    with bench.registry.admissions.deciding(among=[low.id], actor="test") as deciding:
+
+        def blocked() -> bool:
+            row = deciding.connection.execute(
+                "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+            ).fetchone()
+            return row is not None and row[0] == 1
+
+        thread.start()
+        wait_until(blocked, "the other decision waits", deadline_s=30)
+        deciding.admit(next(a for a in deciding.waiting if a.operation == low.id))
+    thread.join(60)
+    (waits_for,) = told
+    assert waits_for is not None
+    assert "in use by bronze-1" in waits_for
+
+
 def test_the_highest_tier_begins_first_and_only_what_may_begin_is_due(bench: Bench) -> None:
     registry = bench.registry
     holder = bench.create("gold-9", slots=SLOTS)
@@ -180,6 +206,37 @@ def test_a_wait_is_visible_and_can_be_withdrawn_from_elsewhere(
     actions = [e.action for e in bench.registry.events.list(operation=operation.id)]
     assert actions[:2] == ["operation_created", "capacity_awaited"]
     assert not {"capacity_admitted", "step_started"} & set(actions)
+
+
+def test_the_commands_say_what_is_taken_who_waits_and_who_is_next(bench: Bench, folder: Path) -> None:
+    holder = bench.create("gold-1", slots=3)
+    assert bench.capacity.admit(holder) is None
+    waiting = [bench.create(tenant, slots=2) for tenant in ("bronze-1", "platinum-1")]
+    for operation in waiting:
+        assert bench.capacity.admit(operation) is not None
+
+    def command(*args: str) -> str:
+        done = CliRunner().invoke(tenure, ["--config", str(folder / "tenure.yaml"), *args])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    found = json.loads(command("capacity", "--json"))
+    (of_slots,) = [
+        r
+        for r in found["resources"]
+        if (r["scope"], r["name"], r["what"]) == ("server", bench.server, "slots")
+    ]
+    assert of_slots["limit"] == SLOTS
+    assert of_slots["by"] == [{"tenant": "gold-1", "operation": holder.id, "moving": True, "units": 3}]
+    assert of_slots["waiting"] == [waiting[1].id, waiting[0].id]
+    assert of_slots["next"] == waiting[1].id
+    assert [w["tenant"] for w in found["waiting"]] == ["platinum-1", "bronze-1"]
+    assert f"{waiting[0].id} {bench.waits_for(waiting[0])}" in command("capacity")
+    shown = json.loads(command("op", "show", waiting[1].id, "--json"))
+    sentence = bench.waits_for(waiting[1])
+    assert shown["capacity"]["waits_for"] == sentence
+    assert f"sample {waiting[1].id} {sentence}." in shown["sentence"]
+    assert f"sample {waiting[1].id} {sentence}." in command("op", "show", waiting[1].id)
 
 
 def test_ctrl_c_leaves_it_planned_and_keeps_nothing_for_it(bench: Bench) -> None:

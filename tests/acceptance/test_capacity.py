@@ -1,0 +1,147 @@
+"""Several tenants are moved at once, and the server has replication slots for one copy at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import scalar_row
+
+from tenure.engine.observer import Notice, PointReached, nobody
+from tenure.model.capacity import Resource, Scope, What
+from tenure.model.names import CellName
+from tenure.operations.capacity import CapacityReport
+from tenure.wiring import open_service
+from tests.estate import TestEstate
+
+COPY, KEPT = 4, 1
+"""Slots of the source's server: while a tenant is copied (its three tables at once), and while it soaks."""
+SLOTS_NOW = "select count(*)::int from pg_replication_slots where slot_name ~ '^(tenure|pg)_'"
+
+
+@contextmanager
+def sampled(dsn: str) -> Iterator[list[int]]:
+    """How many slots of links the server has, again and again while the block runs; the first one from before it."""
+    with psycopg.connect(dsn, autocommit=True, row_factory=scalar_row) as connection:
+        seen: list[int] = connection.execute(SLOTS_NOW).fetchall()
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(0.02):
+                seen.extend(connection.execute(SLOTS_NOW).fetchall())
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.fixture
+def dsn(cells_estate: TestEstate) -> str:
+    return cells_estate.local.cells[CellName("blue")].dsn
+
+
+@pytest.fixture
+def slots(dsn: str) -> Resource:
+    given = conninfo_to_dict(dsn)
+    return Resource(scope=Scope.SERVER, name=f"{given['host']}:{given['port']}", what=What.SLOTS)
+
+
+@pytest.fixture
+def limited(cells_estate: TestEstate, slots: Resource, tmp_path: Path) -> Callable[[int], Path]:
+    """`limited(n)` gives the estate's file with room for so many slots on blue's server."""
+
+    def write(most: int) -> Path:
+        document = yaml.safe_load(cells_estate.config.read_text("utf-8"))
+        document["capacity"] = {"servers": {slots.name: {"slots": most}}}
+        path = cells_estate.config.with_name("capacity.yaml")
+        path.write_text(yaml.safe_dump(document), "utf-8")
+        return path
+
+    return write
+
+
+def test_slots_stay_within_their_limit_the_highest_tier_goes_first_and_a_completion_lets_the_next_one_begin(
+    cells_estate: TestEstate,
+    dsn: str,
+    slots: Resource,
+    limited: Callable[[int], Path],
+    wait_until: Callable[..., None],
+) -> None:
+    first, low, high = "queues-first", "queues-low", "queues-high"
+    for tenant, tier in ((first, "gold"), (low, "bronze"), (high, "platinum")):
+        cells_estate.add_tenant(tenant, tier=tier)
+    go_on = threading.Event()
+
+    def stay(notice: Notice) -> None:
+        if isinstance(notice, PointReached) and notice.point == "catch_up.following":
+            go_on.wait(300)
+
+    with sampled(dsn) as seen, ThreadPoolExecutor(max_workers=3) as run, ExitStack() as stack:
+        stack.callback(go_on.set)
+        most = seen[0] + COPY + KEPT
+        config = limited(most)
+        service, of_first = (stack.enter_context(closing(open_service(config))) for _ in range(2))
+
+        def report() -> CapacityReport:
+            return service.capacity()
+
+        def used() -> int:
+            return next(s.used for s in report().standings if s.resource == slots)
+
+        def waiting() -> list[str | None]:
+            return [admission.tenant for admission in report().waiting]
+
+        begun = run.submit(of_first.migrate, first, "green", apply=None, observer=stay)
+        wait_until(
+            lambda: begun.done() or used() == seen[0] + COPY, "the first one is admitted", deadline_s=120
+        )
+        assert not begun.done(), begun.result()
+        moves = {}
+        for tenant in (low, high):
+            moves[tenant] = run.submit(
+                cells_estate.command,
+                "migrate",
+                tenant,
+                "--to",
+                "green",
+                "--json",
+                config=config,
+                timeout_s=300,
+            )
+            wait_until(lambda t=tenant: t in waiting(), f"{tenant} waits", deadline_s=120)
+        wait_until(lambda: all(a.waits_for for a in report().waiting), "both have been told", deadline_s=120)
+        assert waiting() == [high, low]
+
+        shown = cells_estate.command("tenant", "show", low, "--json", config=config).json
+        expected = f"waits for a replication slot on server {slots.name}: {used()} of {most} in use by "
+        assert expected in shown["sentence"]
+        assert shown["waits_for"].startswith(expected)
+
+        go_on.set()
+        assert begun.result().error is None
+        moved = moves[high].result()
+        assert moved.exit_code == 0, moved.stderr
+        # Both soak now and keep a slot each: there is no room for another copy until one of them is completed.
+        assert used() == seen[0] + 2 * KEPT
+        assert waiting() == [low]
+        assert service.complete(first, apply=None, observer=nobody).error is None
+        moved = moves[low].result()
+        assert moved.exit_code == 0, moved.stderr
+        for ended in (run.submit(service.complete, t, apply=None, observer=nobody) for t in (low, high)):
+            assert ended.result().error is None
+        assert used() == seen[0]
+    assert max(seen) <= most
+    assert max(seen) > seen[0] + KEPT
+    for tenant in (first, low, high):
+        assert cells_estate.left_behind(tenant) == []
