@@ -112,6 +112,24 @@ def test_two_values_that_change_places_are_seen(cells: Cells, copy: PostgresLive
     assert {key for _, key, _ in found(copy.compare())} == {kind_key(n) for n in (1, 2, 3, 4)}
 
 
+def test_texts_differ_by_every_byte_and_by_whether_they_are_there(
+    cells: Cells, copy: PostgresLiveCopy
+) -> None:
+    changed = {1: "null", 2: "''", 3: "body || ' '", 4: "upper(body)", 5: "E'e\\u0301'", 6: "E'\\u00e9'"}
+    cells.run(cells.blue, *(f"update public.parts set body = '' where id = {n}" for n in (1, 5)))
+    cells.run(cells.blue, "update public.parts set body = null where id in (2, 6)")
+    copy.seal(copy.mark(), timeout_s=20)
+    assert copy.compare().equal
+    cells.past_the_fence(
+        cells.green,
+        *(
+            f"update public.parts set body = {body} where tenant_id = 'acme' and id = {n}"
+            for n, body in changed.items()
+        ),
+    )
+    assert {key for _, key, _ in found(copy.compare())} == {kind_key(n) for n in changed}
+
+
 def test_the_settings_of_a_server_do_not_make_rows_differ(cells: Cells, copy: PostgresLiveCopy) -> None:
     name = cells.rows(cells.green, "select current_database()")[0][0]
     for setting in (

@@ -19,6 +19,8 @@ SETTLED_KEY_TYPES: Final = frozenset(
     ("bigint", "integer", "smallint", "text", "uuid", "boolean", "numeric", "oid", "character varying")
 )
 _FIRST_USER_OID: Final = 16384
+_HASHED_BYTE_BY_BYTE: Final = frozenset((25, 1043))
+"""`text` and `character varying`, with the collation "C"."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -191,13 +193,24 @@ class Table:
 
     @property
     def row_hash(self) -> sql.Composed:
-        """A 64-bit hash over the binary form of the whole row.
+        """A 64-bit hash over every byte of the row's values.
 
-        Not `hash_record_extended` of the row itself: that one is linear in the columns' hashes, so a sum over rows
-        would not see two values change places, and it calls -0.0 and 0.0, or 1.0 and 1.00, the same.
+        Texts are hashed where they are, which takes an eighth less than copying them, everything else in its binary
+        form: the types' own hashes call -0.0 and 0.0, or 1.0 and 1.00, the same, and fold 64 bits into 32. The whole is
+        hashed once more, because a record's hash is linear in its columns': a sum of those over rows would not see two
+        values change places.
         """
-        columns = sql.SQL(", ").join(c.exact for c in self.stored)
-        return sql.SQL("hash_record_extended(row(record_send(row({}))), 0)").format(columns)
+        as_they_are = [c for c in self.stored if c.type_oid in _HASHED_BYTE_BY_BYTE]
+        others = [c.exact for c in self.stored if c.type_oid not in _HASHED_BYTE_BY_BYTE]
+        parts: list[sql.Composable] = [
+            sql.SQL('{} collate "C"').format(sql.Identifier(c.name)) for c in as_they_are
+        ]
+        if others:
+            parts.append(sql.SQL("record_send(row({}))").format(sql.SQL(", ").join(others)))
+        whole = sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(parts))
+        if not as_they_are:
+            return whole
+        return sql.SQL("hash_record_extended(row(int8send({})), 0)").format(whole)
 
     @property
     def key_hash(self) -> sql.Composed:
