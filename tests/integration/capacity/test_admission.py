@@ -78,10 +78,11 @@ def bench(folder: Path, secrets: dict[str, str], address: str) -> Iterator[Bench
 
 
 def _forget(database: Database) -> None:
-    with database.connection() as connection:
+    with database.transaction() as connection:
+        connection.execute("set local session_replication_role = replica")  # what is append-only, too
         connection.execute(
-            "truncate registry.capacity_needs, registry.admissions, registry.steps, registry.operations,"
-            " registry.links, public.taken, public.peaks"
+            "truncate registry.capacity_needs, registry.admissions, registry.wakes, registry.approvals,"
+            " registry.steps, registry.operations, registry.links, public.taken, public.peaks"
         )
 
 
