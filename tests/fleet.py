@@ -174,8 +174,10 @@ class Fleet:
 
     def end(self) -> None:
         """End every command and every worker, and wait until none is counted on."""
-        for started in (*self._commands, *self._workers):
-            started.end()
+        for command in self._commands:
+            command.end()
+        for worker in self._workers:
+            worker.end()
         wait_until(lambda: not self.living(), lambda: "the dead are not counted on")
 
 
