@@ -96,12 +96,14 @@ def test_the_local_estate_goes_up_says_where_it_is_and_comes_down() -> None:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     try:
-        up = call("up")
+        up = call("up", "--workers", "1")
         assert up.returncode == 0, up.stderr
         assert str(folder / "tenure.yaml") in up.stdout
+        assert "1 worker" in up.stdout
         status = call("status")
         assert "envoy" in status.stdout
         assert "ready" in status.stdout
+        assert "worker-1" in status.stdout
         second = call("up")
         assert second.returncode == 4, second.stderr
         config = str(folder / "tenure.yaml")
@@ -117,3 +119,12 @@ def test_the_local_estate_goes_up_says_where_it_is_and_comes_down() -> None:
         down = call("down", "--remove")
     assert down.returncode == 0, down.stderr
     assert not folder.exists()
+    commands = (entry / "cmdline" for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    assert not any(os.fsencode(folder) in _read(command) for command in commands), "a worker is left"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
