@@ -40,7 +40,7 @@ from tenure.registry.registry import Registry
 
 _MISSES_MAX = 20
 
-Admission = Callable[[Operation], str | None]
+Admit = Callable[[Operation], str | None]
 """Asks for an operation to be admitted: None if it is, otherwise what it waits for, in a sentence. Called again and
 again until then, from the thread that wants to run it."""
 
@@ -54,7 +54,7 @@ class Engine:
         *,
         actor: str,
         settings: EngineSettings | None = None,
-        admission: Admission | None = None,
+        admission: Admit | None = None,
     ) -> None:
         self._registry = registry
         self._actor = actor
