@@ -7,6 +7,7 @@ beside them an empty transaction of the same control database. Prints medians in
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -102,6 +103,7 @@ def main() -> None:
         bench.close()
         estate.close()
         down(estate.folder, remove=True)
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

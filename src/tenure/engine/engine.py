@@ -46,7 +46,7 @@ _MISSES_MAX = 20
 Around = Callable[[StepContext], AbstractContextManager[object]]
 
 
-Admission = Callable[[Operation], str | None]
+Admit = Callable[[Operation], str | None]
 """Asks for an operation to be admitted: None if it is, otherwise what it waits for, in a sentence. Called again and
 again until then, from the thread that wants to run it."""
 
@@ -69,7 +69,7 @@ class Engine:
         settings: EngineSettings | None = None,
         stopping: Callable[[], bool] = never,
         around: Around = _nothing_around,
-        admission: Admission | None = None,
+        admission: Admit | None = None,
     ) -> None:
         """`around` is opened for each attempt of a step, from its claim to its outcome."""
         self._registry = registry

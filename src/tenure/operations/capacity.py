@@ -139,7 +139,7 @@ class Capacity:
 
     def admit(self, operation: Operation) -> str | None:
         """Admit the operation if it is its turn: None then, and for one that has not to be admitted; otherwise what it
-        waits for. An `engine.Admission`: asked again and again by whoever wants to run it."""
+        waits for. An `engine.Admit`: asked again and again by whoever wants to run it."""
         registry = self._deps.registry
         if registry.admissions.admitted(operation.id):
             return None

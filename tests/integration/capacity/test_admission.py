@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from tenure.cli.main import tenure
+from tenure.cli.progress import ProgressLines
 from tenure.engine.engine import Engine
-from tenure.engine.observer import Notice, Queued
+from tenure.engine.observer import Notice, Queued, compose
 from tenure.errors import Interrupted, NotAllowed
 from tenure.model.capacity import Need, Resource, Scope, What
 from tenure.model.names import CellName, TenantId
@@ -23,6 +24,7 @@ from tenure.model.operation import Operation, OperationState
 from tenure.model.tenancy import Tenant
 from tenure.operations.capacity import Standing
 from tenure.registry.database import Database
+from tenure.registry.measurements import Measurement
 from tests.integration.capacity.estate import QUICK, SPEC, Bench, write
 
 ROOT = Path(__file__).parents[3]
@@ -182,15 +184,16 @@ def test_an_executor_that_does_not_ask_cannot_begin(bench: Bench) -> None:
 
 
 def test_a_wait_is_visible_and_can_be_withdrawn_from_elsewhere(
-    bench: Bench, wait_until: Callable[..., None]
+    bench: Bench, wait_until: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     holder = bench.create("gold-1", slots=3)
     assert bench.capacity.admit(holder) is None
     operation = bench.create("gold-2", slots=2)
     told: list[Notice] = []
     ended: list[Operation] = []
+    observer = compose(ProgressLines(), told.append)
     thread = threading.Thread(
-        target=lambda: ended.append(bench.engine.run(operation.id, SPEC, observer=told.append))
+        target=lambda: ended.append(bench.engine.run(operation.id, SPEC, observer=observer))
     )
     thread.start()
     wait_until(lambda: told, "the wait is told", deadline_s=60)
@@ -199,6 +202,7 @@ def test_a_wait_is_visible_and_can_be_withdrawn_from_elsewhere(
     )
     assert isinstance(told[0], Queued)
     assert told[0].waits_for == bench.waits_for(operation) == sentence
+    assert capsys.readouterr().err.endswith(f" s  {operation.id} {sentence}\n")
     elsewhere = Bench(bench.estate)
     assert elsewhere.engine.cancel(operation.id, SPEC).state is OperationState.ABORTED
     elsewhere.close()
@@ -343,6 +347,37 @@ def test_what_a_move_needs_follows_from_its_stores(bench: Bench, address: str) -
     assert back.at_once
     for kind in ("complete", "expire", "rehearse"):
         assert bench.capacity.request(kind, tenant, green, blue, linked=True) is None
+
+
+def test_bandwidth_is_what_the_route_took_before_and_all_of_it_without_a_measurement(
+    folder: Path, secrets: dict[str, str], address: str
+) -> None:
+    bench = Bench(write(folder, secrets, f'{{"{address}": {{bandwidth_mb_s: 10}}}}'))
+    bandwidth = Resource(scope=Scope.SERVER, name=address, what=What.BANDWIDTH)
+    tenant, blue, green = TenantId("gold-1"), CellName("blue"), CellName("green")
+
+    def asked() -> int:
+        request = bench.capacity.request("migrate", tenant, blue, green, linked=False)
+        assert request is not None
+        return request.needs[bandwidth].units
+
+    try:
+        assert asked() == 10_000_000
+        for seconds in (1.0, 3.0):
+            bench.registry.measurements.record(
+                Measurement(
+                    kind="copy",
+                    route="blue->green",
+                    store="postgres",
+                    items=1,
+                    bytes=5_000_000,
+                    seconds=seconds,
+                )
+            )
+        assert asked() == 2_500_000
+        assert standing(bench, bandwidth).limit.most == 10_000_000
+    finally:
+        bench.close()
 
 
 def test_what_can_never_be_had_is_refused_in_the_plan_and_keeps_nobody_out(
