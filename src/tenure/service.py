@@ -6,20 +6,32 @@ Every call checks what it was given before anything changes, and raises a `Tenur
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
-from typing import Any
+from typing import Any, Final
 
 from tenure.engine.engine import Engine
-from tenure.engine.observer import Observer, Progressed, nobody
+from tenure.engine.observer import HandedOver, Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.errors import (
+    Interrupted,
+    LeaseLost,
+    NotAllowed,
+    PlanStale,
+    StillRunning,
+    StoreUnavailable,
+    TenantLocked,
+    UnknownName,
+    UsageError,
+)
 from tenure.model.names import CellName, TenantId, cell_name, tenant_id
-from tenure.model.operation import Operation, OperationState, Step
+from tenure.model.operation import Event, Operation, OperationState, Step
 from tenure.model.tenancy import Placement, Tenant, TenantState
+from tenure.operations import follow
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.drift import Drift, Look, Survey
@@ -40,6 +52,10 @@ from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
 WATCH_LOOK_S = 2.0
+ALWAYS_HERE: Final = frozenset({"rollback", "rehearse"})
+"""Kinds of operation that are never given to the fleet by whoever asks for them."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +65,17 @@ class SoakReport:
     state: SoakState
     ended: Operation | None = None
     busy: Operation | None = None
+
+
+def event_dict(event: Event) -> dict[str, Any]:
+    """An event of the journal as people and programs get it."""
+    return {
+        "seq": event.seq,
+        "at": event.at.astimezone(UTC).isoformat(),
+        "actor": event.actor,
+        "action": event.action,
+        "data": dict(event.data),
+    }
 
 
 class Service:
@@ -204,19 +231,32 @@ class Service:
 
     # -- operations --------------------------------------------------------------------------------------------------
 
+    # With `here` an operation runs in this process, otherwise in a worker if one that lives serves its queue; it is
+    # followed to its end in either case, and Ctrl-C then only ends the following (`Interrupted`).
+
     def migrate(
-        self, text: str, to: str, *, apply: str | None, observer: Observer, canary: bool | None = None
+        self,
+        text: str,
+        to: str,
+        *,
+        apply: str | None,
+        observer: Observer,
+        canary: bool | None = None,
+        here: bool = True,
     ) -> Operation:
         plan = self.plan_migrate(text, to, canary=canary)
         wanted = self._deps.canary(plan.tenant, canary)
         extra = {"canary": wanted.as_dict()} if wanted is not None else {}
         spec = Move(self._deps).migrate(canary=wanted is not None)
-        return self._carry_out(plan, spec, extra, apply, observer)
+        return self._carry_out(plan, spec, extra, apply, observer, here=here)
 
     def rollback(
         self, text: str, *, apply: str | None, observer: Observer, because: Sequence[str] = ()
     ) -> Operation:
-        """`because` is kept with the operation: why somebody, or a watch, wanted it."""
+        """`because` is kept with the operation: why somebody, or a watch, wanted it.
+
+        It always runs here and at once: a way back must not wait for a fleet.
+        """
         plan = self.plan_rollback(text)
         extra = {**self._soaking(plan.tenant), **({"because": list(because)} if because else {})}
         return self._carry_out(plan, Move(self._deps).rollback(), extra, apply, observer)
@@ -225,11 +265,12 @@ class Service:
         """Everything of a rollback but the switch, with what the hold would take; leaves everything as it was."""
         return self._carry_out(self.plan_rollback(text), Rehearsal(self._deps).spec(), {}, None, observer)
 
-    def complete(self, text: str, *, apply: str | None, observer: Observer) -> Operation:
+    def complete(self, text: str, *, apply: str | None, observer: Observer, here: bool = True) -> Operation:
         plan = self.plan_complete(text)
-        return self._carry_out(plan, Complete(self._deps).spec(), self._soaking(plan.tenant), apply, observer)
+        extra = self._soaking(plan.tenant)
+        return self._carry_out(plan, Complete(self._deps).spec(), extra, apply, observer, here=here)
 
-    def verify(self, text: str, *, repair: bool, observer: Observer) -> Operation:
+    def verify(self, text: str, *, repair: bool, observer: Observer, here: bool = True) -> Operation:
         """Compare both sides of the tenant's link. With `repair`, make the passive side equal."""
         tenant = self._known(text)
         self._free(tenant)
@@ -239,7 +280,38 @@ class Service:
         request = {"from": source, "to": other_cell(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
         operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
-        return self._engine.run(operation.id, spec, observer=observer)
+        return self._run(operation, spec, observer, here=here)
+
+    def look_at(self, operation_id: str, *, wait_s: float, observer: Observer = nobody) -> Operation:
+        """Move an operation on as far as it goes now: what a worker does when it is woken.
+
+        Returns when it rests, when nothing is due within `wait_s`, when somebody else is at it (a duplicate of a
+        message ends here), and when this process is to stop; then others are woken. Raises what `Engine.run` does.
+        """
+        registry = self._deps.registry
+        operation = registry.operations.get(operation_id)
+        registry.workers.drop_wake(operation_id)
+        try:
+            left = self._engine.run(operation_id, self._spec(operation), observer=observer, wait_s=wait_s)
+        except (StillRunning, LeaseLost) as error:
+            log.info(
+                "operation_left_alone: %s",
+                error,
+                extra={"action": "operation_left_alone", "operation": operation_id},
+            )
+            return registry.operations.get(operation_id)
+        finally:
+            # What follows a link in this process would go on following when another process is at it.
+            self._deps.sessions.close()
+        if self._engine.stopping and left.state.active and self._deps.dispatcher is not None:
+            self._deps.dispatcher.wake(left, again=True)
+        return left
+
+    def follow(
+        self, operation_id: str, *, since: int = 0, poll_s: float = follow.POLL_S
+    ) -> Iterator[follow.Look]:
+        """Look at an operation again and again until it rests; with its events after number `since`."""
+        return follow.looks(self._deps.registry, operation_id, since=since, poll_s=poll_s)
 
     def watch(
         self, text: str, *, for_s: float | None = None, observer: Observer, look_s: float = WATCH_LOOK_S
@@ -288,21 +360,15 @@ class Service:
 
     def events(self, operation_id: str, *, since: int = 0) -> tuple[Mapping[str, Any], ...]:
         self._deps.registry.operations.get(operation_id)
-        return tuple(
-            {
-                "seq": e.seq,
-                "at": e.at.astimezone(UTC).isoformat(),
-                "actor": e.actor,
-                "action": e.action,
-                "data": dict(e.data),
-            }
-            for e in self._deps.registry.events.list(operation=operation_id, since=since, limit=10_000)
-        )
+        found = self._deps.registry.events.list(operation=operation_id, since=since, limit=10_000)
+        return tuple(event_dict(event) for event in found)
 
-    def resume(self, operation_id: str, observer: Observer) -> Operation:
-        """Carry an interrupted operation on, here and now."""
-        operation = self._deps.registry.operations.get(operation_id)
-        return self._engine.resume(operation_id, self._spec(operation), observer=observer)
+    def resume(self, operation_id: str, observer: Observer, *, here: bool = True) -> Operation:
+        """Carry an interrupted operation on, with a new set of attempts. A rollback goes on in this process."""
+        operation = self._engine.revive(operation_id)
+        return self._run(
+            operation, self._spec(operation), observer, here=here or operation.kind in ALWAYS_HERE
+        )
 
     def confirm(self, operation_id: str, observer: Observer) -> Operation:
         """Note that a person has looked, look again, and carry the operation on.
@@ -326,6 +392,8 @@ class Service:
         return self._engine.cancel(operation_id, self._spec(operation), observer=observer)
 
     def close(self) -> None:
+        if self._deps.dispatcher is not None:
+            self._deps.dispatcher.close()
         self._deps.sessions.close()
         self._deps.factory.close()
         self._deps.router.close()
@@ -414,8 +482,42 @@ class Service:
                 return {"of": operation.id}
         return {}
 
+    def _run(self, operation: Operation, spec: OperationSpec, observer: Observer, *, here: bool) -> Operation:
+        """Run the operation in this process, or give it to the fleet and follow it."""
+        dispatcher = self._deps.dispatcher
+        if here or dispatcher is None or not (workers := dispatcher.living(dispatcher.queue(operation))):
+            return self._engine.run(operation.id, spec, observer=observer)
+        since, problem = self._deps.registry.events.last(), None
+        try:
+            dispatcher.wake(operation, again=True)
+        except StoreUnavailable as error:
+            problem = error.message
+        queue = dispatcher.queue(operation)
+        observer(HandedOver(operation=operation.id, step="", queue=queue, workers=workers, problem=problem))
+        return self._followed(operation, since, observer)
+
+    def _followed(self, operation: Operation, since: int, observer: Observer) -> Operation:
+        teller = follow.Teller(observer)
+        try:
+            for look in self.follow(operation.id, since=since):
+                teller.tell(look)
+                operation = look.operation
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"detached: {operation.kind} {operation.id} goes on in the fleet",
+                hint=f"`tenure op watch {operation.id}` follows it, `tenure op cancel {operation.id}` ends it",
+            ) from error
+        return operation
+
     def _carry_out(
-        self, plan: Plan, spec: OperationSpec, extra: Mapping[str, Any], apply: str | None, observer: Observer
+        self,
+        plan: Plan,
+        spec: OperationSpec,
+        extra: Mapping[str, Any],
+        apply: str | None,
+        observer: Observer,
+        *,
+        here: bool = True,
     ) -> Operation:
         if apply is not None and apply != plan.digest:
             raise PlanStale(
@@ -437,7 +539,7 @@ class Service:
             plan_digest=plan.digest,
             requested_by=self._actor,
         )
-        return self._engine.run(operation.id, spec, observer=observer)
+        return self._run(operation, spec, observer, here=here)
 
     def _spec(self, operation: Operation) -> OperationSpec:
         specs: dict[str, Callable[[], OperationSpec]] = {

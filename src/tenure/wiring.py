@@ -6,12 +6,13 @@ import getpass
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
 from tenure.engine.engine import Engine
+from tenure.engine.heartbeat import never
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
     Estate,
@@ -24,7 +25,7 @@ from tenure.estate.config import (
 from tenure.estate.values import server_address
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
-from tenure.operations.deps import Deps
+from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.session import Sessions
 from tenure.registry.database import Database
 from tenure.registry.registry import Registry
@@ -227,15 +228,28 @@ def open_probe(estate: Estate) -> HttpProbe | None:
     return HttpProbe(path=settings.path, header=settings.header, timeout_s=LOOK_TIMEOUT_S)
 
 
-def open_service(path: Path) -> Service:
-    """The service for the estate that this `tenure.yaml` describes. Checks the control database's schema version."""
+def open_dispatcher(estate: Estate, registry: Registry) -> Dispatcher | None:
+    """What wakes the estate's workers; None where it has no fleet."""
+    if estate.fleet is None:
+        return None
+    # Here, because Celery takes longer to load than most commands to run.
+    from tenure.worker.dispatcher import CeleryDispatcher
+
+    return CeleryDispatcher(estate, registry)
+
+
+def open_service(path: Path, *, stopping: Callable[[], bool] = never) -> Service:
+    """The service for the estate that this `tenure.yaml` describes. Checks the control database's schema version.
+
+    Once `stopping` says so, what runs is given back (`Engine`).
+    """
     estate = load_estate(path)
     registry = open_registry(estate)
     registry.check()
-    return service_of(estate, registry)
+    return service_of(estate, registry, stopping=stopping)
 
 
-def service_of(estate: Estate, registry: Registry) -> Service:
+def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], bool] = never) -> Service:
     """The service over this registry. Shortens the turns of this process's threads (`TURN_S`)."""
     sys.setswitchinterval(TURN_S)
     stores = Stores(estate, registry.mutex)
@@ -247,5 +261,7 @@ def service_of(estate: Estate, registry: Registry) -> Service:
         sessions=Sessions(stores),
         names=open_names(estate),
         probe=open_probe(estate),
+        dispatcher=open_dispatcher(estate, registry),
     )
-    return Service(deps, Engine(registry, actor=f"{getpass.getuser()}@{socket.gethostname()}"))
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    return Service(deps, Engine(registry, actor=actor, stopping=stopping))

@@ -51,6 +51,11 @@ def json_option(command: F) -> F:
     )(command)
 
 
+here_option = click.option(
+    "--here", is_flag=True, help="Run it in this process, whether workers live or not."
+)
+
+
 def confirm_by_name(tenant: str, given: str | None, what: str) -> None:
     """Ask for the tenant's name before something is destroyed; `--yes NAME` answers for scripts. Raises `Declined`."""
     if given is None:

@@ -10,14 +10,18 @@ import click
 from tenure.cli.context import Context, json_option, pass_context
 from tenure.cli.example import example
 from tenure.cli.output import emit_json, table
-from tenure.estate.config import load_estate
+from tenure.errors import DeadlineExceeded
+from tenure.estate.config import Fleet, load_estate
 from tenure.estate.local import cells
+from tenure.estate.local.fleet import start_workers
 from tenure.estate.local.layout import default_folder
 from tenure.estate.local.running import down as stop_estate
 from tenure.estate.local.running import status as look_at
+from tenure.registry.registry import Registry
 from tenure.wiring import open_registry
 
 NAME = "local"
+WORKERS_WITHIN_S = 120.0
 
 data_option = click.option(
     "--data",
@@ -36,16 +40,27 @@ def estate() -> None:
 
 @estate.command("up")
 @data_option
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 16),
+    default=0,
+    show_default=True,
+    help="Run that many workers, and a broker for them.",
+)
 @json_option
 @pass_context
-def up(context: Context, folder: Path) -> None:
+def up(context: Context, folder: Path, workers: int) -> None:
     """Start PostgreSQL 16 and 18, Valkey, SeaweedFS, Envoy, the gate and the sample app; write tenure.yaml."""
     began = time.monotonic()
     app = example("local").RagApp()
-    local = cells.start(folder, app, owner=False)
-    registry = open_registry(load_estate(local.estate_file))
+    local = cells.start(folder, app, owner=False, fleet=workers > 0)
+    described = load_estate(local.estate_file)
+    registry = open_registry(described)
     try:
         registry.migrate()
+        if described.fleet is not None:
+            start_workers(local.running, local.estate_file, workers)
+            _await_workers(registry, described.fleet, workers)
     finally:
         registry.close()
     steps = (
@@ -58,6 +73,7 @@ def up(context: Context, folder: Path) -> None:
             "estate_file": str(local.estate_file),
             "gateway": local.gateway,
             "cells": list(local.cells),
+            "workers": workers,
             "seconds": round(time.monotonic() - began, 2),
         }
         emit_json("estate", value, steps)
@@ -65,9 +81,22 @@ def up(context: Context, folder: Path) -> None:
     click.echo(
         f"the local estate is up after {time.monotonic() - began:.1f} s: "
         f"gateway {local.gateway}, described by {local.estate_file}"
+        + (f", {workers} worker{'s' if workers > 1 else ''}" if workers else "")
     )
     for step in steps:
         click.echo(f"next: {step}")
+
+
+def _await_workers(registry: Registry, fleet: Fleet, workers: int) -> None:
+    """Wait until all of them are seen."""
+    deadline = time.monotonic() + WORKERS_WITHIN_S
+    while len(registry.workers.living(silent_s=fleet.silent_s, kind="worker")) < workers:
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"the {workers} workers were not all seen within {WORKERS_WITHIN_S:g} s",
+                hint="their logs are beside those of the servers: tenure estate status",
+            )
+        time.sleep(0.1)
 
 
 @estate.command("init")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tenure.cli.context import Context, confirm_by_name, json_option, pass_context
+from tenure.cli.context import Context, confirm_by_name, here_option, json_option, pass_context
 from tenure.cli.exit_codes import EXIT_CODES
 from tenure.cli.output import emit_json, show_error, show_plan, table
 from tenure.errors import (
@@ -41,19 +41,31 @@ apply_option = click.option(
 )
 @plan_option
 @apply_option
+@here_option
 @json_option
 @pass_context
 def migrate(
-    context: Context, tenant: str, target: str, canary: bool | None, only_plan: bool, digest: str | None
+    context: Context,
+    tenant: str,
+    target: str,
+    canary: bool | None,
+    only_plan: bool,
+    digest: str | None,
+    here: bool,
 ) -> None:
-    """Move a live tenant to another cell. Its former cell follows afterwards, so that it can be rolled back."""
+    """Move a live tenant to another cell. Its former cell follows afterwards, so that it can be rolled back.
+
+    Workers that live carry it on; this command then only follows it, and Ctrl-C ends the following.
+    """
     with context.service() as service:
         if only_plan:
             plan = service.plan_migrate(tenant, target, canary=canary)
             chosen = "" if canary is None else " --canary" if canary else " --no-canary"
             _show_plan(context, plan, f"tenure migrate {tenant} --to {target}{chosen} --apply {plan.digest}")
             return
-        operation = service.migrate(tenant, target, apply=digest, observer=context.observer(), canary=canary)
+        operation = service.migrate(
+            tenant, target, apply=digest, observer=context.observer(), canary=canary, here=here
+        )
         _finish(context, service, operation)
 
 
@@ -67,7 +79,10 @@ def migrate(
 @json_option
 @pass_context
 def rollback(context: Context, tenant: str, only_plan: bool, digest: str | None, rehearse: bool) -> None:
-    """Take a tenant back to the cell it came from. Nothing that was written since is lost."""
+    """Take a tenant back to the cell it came from. Nothing that was written since is lost.
+
+    It runs in this process and at once, whatever the fleet, its broker or its queues are like.
+    """
     if rehearse and (only_plan or digest is not None):
         raise click.UsageError("--rehearse goes with neither --plan nor --apply")
     with context.service() as service:
@@ -87,9 +102,12 @@ def rollback(context: Context, tenant: str, only_plan: bool, digest: str | None,
 @plan_option
 @apply_option
 @click.option("--yes", metavar="NAME", help="The tenant's id again, for scripts.")
+@here_option
 @json_option
 @pass_context
-def complete(context: Context, tenant: str, only_plan: bool, digest: str | None, yes: str | None) -> None:
+def complete(
+    context: Context, tenant: str, only_plan: bool, digest: str | None, yes: str | None, here: bool
+) -> None:
     """End a move: destroy the copy in the cell that no longer serves the tenant. There is no rollback after it."""
     with context.service() as service:
         plan = service.plan_complete(tenant)
@@ -99,19 +117,20 @@ def complete(context: Context, tenant: str, only_plan: bool, digest: str | None,
         items = sum(s.items for s in plan.stores)
         what = f"This destroys {items:,} items of {tenant} in {plan.target}; {plan.source} keeps serving it."
         confirm_by_name(tenant, yes, what)
-        operation = service.complete(tenant, apply=digest, observer=context.observer())
+        operation = service.complete(tenant, apply=digest, observer=context.observer(), here=here)
         _finish(context, service, operation)
 
 
 @click.command()
 @click.argument("tenant")
 @click.option("--repair", is_flag=True, help="Make the side that does not serve equal to the one that does.")
+@here_option
 @json_option
 @pass_context
-def verify(context: Context, tenant: str, repair: bool) -> None:
+def verify(context: Context, tenant: str, repair: bool, here: bool) -> None:
     """Compare every row, key, object and vector of a tenant on both sides of its move."""
     with context.service() as service:
-        operation = service.verify(tenant, repair=repair, observer=context.observer())
+        operation = service.verify(tenant, repair=repair, observer=context.observer(), here=here)
         _finish(context, service, operation)
 
 
@@ -208,6 +227,15 @@ def show_operation(context: Context, service: Service, operation: Operation) -> 
         value["sentence"] = status.sentence if status else ""
         emit_json("operation", value, next_steps)
         return
+    show_outcome(operation)
+    if status:
+        click.echo(status.sentence)
+    for step in next_steps:
+        click.echo(f"next: {step}")
+
+
+def show_outcome(operation: Operation) -> None:
+    """What has happened, as far as it has: state, hold, comparison, cost."""
     click.echo(f"{operation.kind} {operation.id}: {operation.state}")
     result = operation.result or {}
     if "hold_ms" in result:
@@ -234,10 +262,6 @@ def show_operation(context: Context, service: Service, operation: Operation) -> 
         )
     if operation.cost:
         click.echo(f"cost {operation.cost['total']:.2f} {operation.cost['currency']}")
-    if status:
-        click.echo(status.sentence)
-    for step in next_steps:
-        click.echo(f"next: {step}")
 
 
 def _finish(context: Context, service: Service, operation: Operation) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from tenure.cli.context import Context, json_option, pass_context
-from tenure.cli.move import operation_dict, raise_unless_successful, show_operation
+from tenure.cli.context import Context, here_option, json_option, pass_context
+from tenure.cli.move import operation_dict, raise_unless_successful, show_operation, show_outcome
 from tenure.cli.output import emit_json, emit_line, table
-from tenure.model.operation import OperationState
+from tenure.cli.progress import progress_text
+from tenure.model.operation import Operation, OperationState, Step, StepState
+from tenure.operations.follow import Teller
+from tenure.operations.status import TenantStatus
+from tenure.service import event_dict
 
 
 @click.group()
@@ -44,79 +48,97 @@ def list_(context: Context, tenant: str | None, limit: int) -> None:
 @json_option
 @pass_context
 def show(context: Context, operation_id: str) -> None:
-    """One operation: its steps, its timeline, and where its tenant's traffic goes now."""
+    """One operation: its steps and how far they are, its timeline, and where its tenant's traffic goes now."""
     with context.service() as service:
         operation, steps = service.operation(operation_id)
         events = service.events(operation_id)
-        sentence = service.status(str(operation.tenant)).sentence if operation.tenant else ""
-        if context.as_json:
-            value = operation_dict(operation)
-            value["sentence"] = sentence
-            value["steps"] = [
-                {
-                    "name": s.name,
-                    "state": str(s.state),
-                    "attempt": s.attempt,
-                    "result": s.result,
-                    "error": s.error,
-                    "progress": s.progress,
-                }
-                for s in steps
-            ]
-            value["events"] = list(events)
-            look = service.look(operation)
-            value["look"] = look.as_dict() if look is not None else None
-            steps_next: tuple[str, ...] = (
-                (f"tenure op resume {operation.id}",) if operation.needs_resume else ()
-            )
-            if look is not None:
-                steps_next = (f"tenure op confirm {operation.id}",)
-            emit_json("operation", value, steps_next)
-            return
-        show_operation(context, service, operation)
+        status = service.status(str(operation.tenant)) if operation.tenant else None
         look = service.look(operation)
-        if look is not None:
-            click.echo("Look at this before you confirm:")
-            for line in look.saw:
-                click.echo(f"  {line}")
-            for difference in look.differences:
-                click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
-        click.echo(table(("step", "state", "attempt"), [(s.name, str(s.state), s.attempt) for s in steps]))
-        for event in sorted(events, key=lambda e: str(e["at"])):
-            click.echo(_line(event))
+    if context.as_json:
+        value = operation_dict(operation)
+        value["sentence"] = status.sentence if status is not None else ""
+        value["steps"] = [_step_dict(step) for step in steps]
+        value["events"] = list(events)
+        value["look"] = look.as_dict() if look is not None else None
+        emit_json("operation", value, _next_steps(operation, status))
+        return
+    show_outcome(operation)
+    if status is not None:
+        click.echo(status.sentence)
+    if look is not None:
+        click.echo("Look at this before you confirm:")
+        for line in look.saw:
+            click.echo(f"  {line}")
+        for difference in look.differences:
+            click.echo(f"  differs: {difference.message}. Fix: {difference.fix}")
+    rows = [(s.name, str(s.state), s.attempt, s.holder or "") for s in steps]
+    click.echo(table(("step", "state", "attempt", "run by"), rows))
+    for step in steps:
+        if step.state is StepState.RUNNING:
+            for what, progress in sorted(step.progress.items()):
+                click.echo(f"  {progress_text(what, progress)}")
+    for event in sorted(events, key=lambda e: str(e["at"])):
+        click.echo(_line(event))
+    for next_step in _next_steps(operation, status):
+        click.echo(f"next: {next_step}")
 
 
 @op.command("watch")
 @click.argument("operation_id")
-@click.option("--poll", "poll_s", default=0.5, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--poll",
+    "poll_s",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds between looks.",
+)
 @json_option
 @pass_context
 def watch(context: Context, operation_id: str, poll_s: float) -> None:
-    """Follow an operation's events until it ends. Ctrl-C stops watching, not the operation."""
+    """Follow an operation until it ends: its events, and how far each store is. Ctrl-C ends only the watching.
+
+    With --json every line says its `kind`: `event`, `progress` (only what has changed), and last the `operation`.
+    """
+    told: dict[str, object] = {}
+    teller = Teller(context.observer())
     with context.service() as service:
-        since = 0
-        while True:
-            operation, _ = service.operation(operation_id)
-            for event in service.events(operation_id, since=since):
-                since = event["seq"]
-                if context.as_json:
-                    emit_line(event)
-                else:
-                    click.echo(_line(event))
-            if not operation.state.active or operation.state is OperationState.AWAITING:
-                raise_unless_successful(operation)
-                return
-            time.sleep(poll_s)  # the watcher's own pace; Ctrl-C ends it
+        for look in service.follow(operation_id, poll_s=poll_s):
+            if context.as_json:
+                for event in look.events:
+                    emit_line({"kind": "event", **event_dict(event)})
+                for what, progress in look.progress().items():
+                    if told.get(what) != progress:
+                        told[what] = progress
+                        emit_line({"kind": "progress", "what": what, **progress})
+            else:
+                for event in look.events:
+                    click.echo(_line(event_dict(event)))
+                teller.tell(replace(look, events=()))
+            operation = look.operation
+        status = service.status(str(operation.tenant)) if operation.tenant else None
+    next_steps = _next_steps(operation, status)
+    if context.as_json:
+        sentence = status.sentence if status is not None else ""
+        last = {"kind": "operation", **operation_dict(operation), "sentence": sentence}
+        emit_line({**last, "next_steps": next_steps})
+    else:
+        if status is not None:
+            click.echo(status.sentence)
+        for next_step in next_steps:
+            click.echo(f"next: {next_step}")
+    raise_unless_successful(operation)
 
 
 @op.command("resume")
 @click.argument("operation_id")
+@here_option
 @json_option
 @pass_context
-def resume(context: Context, operation_id: str) -> None:
-    """Carry an interrupted operation on, here and now."""
+def resume(context: Context, operation_id: str, here: bool) -> None:
+    """Carry an interrupted operation on: in a worker if one lives that may, otherwise here and now."""
     with context.service() as service:
-        operation = service.resume(operation_id, context.observer())
+        operation = service.resume(operation_id, context.observer(), here=here)
         show_operation(context, service, operation)
     raise_unless_successful(operation)
 
@@ -148,3 +170,28 @@ def cancel(context: Context, operation_id: str) -> None:
 
 def _line(event: Mapping[str, Any]) -> str:
     return f"{event['at']}  {event['action']}  {json.dumps(event['data'], default=str)}"
+
+
+def _step_dict(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "state": str(step.state),
+        "attempt": step.attempt,
+        "holder": step.holder,
+        "due_in_s": round(step.due_in_s, 1) if step.state is StepState.PENDING else 0.0,
+        "result": step.result,
+        "error": step.error,
+        "progress": step.progress,
+    }
+
+
+def _next_steps(operation: Operation, status: TenantStatus | None) -> list[str]:
+    """What can be done about the operation itself while it is under way, and about its tenant afterwards."""
+    if not operation.state.active:
+        return list(status.next_steps) if status is not None else []
+    if operation.state is OperationState.AWAITING:
+        return [f"tenure op confirm {operation.id}"]
+    steps = [f"tenure op {'resume' if operation.needs_resume else 'watch'} {operation.id}"]
+    if not operation.committed:
+        steps.append(f"tenure op cancel {operation.id}")
+    return steps

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from tenure.cli.output import size
-from tenure.engine.observer import Notice, PhaseChanged, Progressed, StepEnded, StepStarted, Waiting
+from tenure.engine.observer import (
+    HandedOver,
+    Notice,
+    PhaseChanged,
+    Progressed,
+    StepEnded,
+    StepStarted,
+    Waiting,
+)
+from tenure.engine.rates import Rates, left_s
 
 REPAINT_S = 0.5
 
@@ -23,7 +33,7 @@ class ProgressLines:
         self._terminal = sys.stderr.isatty()
         self._began = time.monotonic()
         self._painted: dict[str, float] = {}
-        self._seen: dict[str, deque[tuple[float, float]]] = {}
+        self._rates = Rates()
         self._finished: set[str] = set()
         self._open_line = False
 
@@ -39,11 +49,13 @@ class ProgressLines:
         elif isinstance(notice, Waiting) and notice.due_in_s >= 1:
             self._line(f"waiting {notice.due_in_s:.0f} s for the next attempt of {notice.step}")
         elif isinstance(notice, StepStarted):
-            for seen in (self._painted, self._seen):
-                seen.clear()
+            self._painted.clear()
+            self._rates = Rates()
             self._finished.clear()
             if notice.attempt > 1:
                 self._line(f"{notice.step}: attempt {notice.attempt}")
+        elif isinstance(notice, HandedOver):
+            self._line(handed_over_text(notice))
 
     def _line(self, text: str) -> None:
         if self._open_line:
@@ -54,8 +66,7 @@ class ProgressLines:
 
     def _progress(self, notice: Progressed) -> None:
         now = time.monotonic()
-        points = self._seen.setdefault(notice.what, deque(maxlen=20))
-        points.append((now, float(notice.done)))
+        per_s = self._rates.note(notice.what, notice.done, at_s=now)
         last = notice.total is not None and notice.done >= notice.total
         if notice.total == 0 or (last and notice.what in self._finished):
             return
@@ -64,19 +75,9 @@ class ProgressLines:
         if not last and now - self._painted.get(notice.what, 0.0) < REPAINT_S:
             return
         self._painted[notice.what] = now
-        text = f"{notice.what}: {notice.done:,}"
-        if notice.total is not None:
-            text += f" of {notice.total:,}"
-        text += f" {notice.unit}"
-        done_bytes = notice.detail.get("bytes_done")
-        if done_bytes:
-            text += f", {size(float(done_bytes))}"
-        lag = notice.detail.get("lag_bytes")
-        if lag is not None:
-            text += f", lag {size(float(lag))}"
-        rate = self._rate(points)
-        if rate and notice.total is not None and not last:
-            text += f", {rate:,.0f}/s, {max(0.0, (notice.total - notice.done) / rate):.0f} s left"
+        pace = {"per_s": per_s, "left_s": left_s(notice.done, notice.total, per_s)}
+        told = {"done": notice.done, "total": notice.total, "unit": notice.unit, **pace, **notice.detail}
+        text = progress_text(notice.what, told)
         if self._terminal:
             sys.stderr.write(f"\r\x1b[2K{now - self._began:8.1f} s  {text}")
             self._open_line = True
@@ -84,7 +85,28 @@ class ProgressLines:
         else:
             self._line(text)
 
-    @staticmethod
-    def _rate(points: deque[tuple[float, float]]) -> float:
-        (t0, n0), (t1, n1) = points[0], points[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 and n1 > n0 else 0.0
+
+def progress_text(what: str, progress: Mapping[str, Any]) -> str:
+    """How far one thing is, as a step keeps it (`StepContext.progress`): items, bytes, lag, pace and time left."""
+    text = f"{what}: {progress['done']:,}"
+    if progress["total"] is not None:
+        text += f" of {progress['total']:,}"
+    text += f" {progress['unit']}"
+    if progress.get("bytes_done"):
+        text += f", {size(float(progress['bytes_done']))}"
+    if progress.get("lag_bytes") is not None:
+        text += f", lag {size(float(progress['lag_bytes']))}"
+    elif progress.get("lag_items") is not None:
+        text += f", lag {progress['lag_items']:,} items"
+    if progress.get("left_s") is not None:
+        text += f", {progress['per_s']:,.0f}/s, {progress['left_s']:.0f} s left"
+    return text
+
+
+def handed_over_text(notice: HandedOver) -> str:
+    """That the fleet has an operation now, and what becomes of it if nobody could be told."""
+    workers = f"{notice.workers} live worker{'s' if notice.workers != 1 else ''}"
+    text = f"{notice.operation} goes to {notice.queue}, which {workers} serve{'s' if notice.workers == 1 else ''}"
+    if notice.problem is None:
+        return f"{text}; Ctrl-C only ends the following"
+    return f"{text}, but {notice.problem}: it stays planned until the scheduler's tick announces it"

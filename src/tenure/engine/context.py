@@ -18,6 +18,7 @@ from typing import Any, Final
 from tenure.engine import observer as notices
 from tenure.engine.heartbeat import Heartbeat
 from tenure.engine.observer import Observer
+from tenure.engine.rates import Rates, left_s
 from tenure.errors import DeadlineExceeded, LeaseLost, StoreUnavailable, TenureError, UsageError
 from tenure.model.names import CellName, TenantId
 from tenure.model.operation import JsonObject, Lease, Operation
@@ -55,6 +56,7 @@ class StepContext:
         self._observer = observer
         self._actor = actor
         self._later: list[tuple[float, Callable[[float], object]]] = []
+        self._rates = Rates()
         self._lock = threading.Lock()
 
     @property
@@ -79,7 +81,8 @@ class StepContext:
     def check(self) -> None:
         """Return if the step may go on; cheap enough for any loop.
 
-        Raises `LeaseLost` if it was taken over, and `Cancelled` if that was asked for and nothing is committed yet.
+        Raises `LeaseLost` if it was taken over, `Cancelled` if that was asked for and nothing is committed yet, and
+        `HandBack` if this process was asked to stop: another one goes on from what the step has kept.
         """
         self._heartbeat.check()
 
@@ -157,11 +160,15 @@ class StepContext:
     def progress(
         self, what: str, done: int, total: int | None = None, unit: str = "items", **detail: Any
     ) -> None:
-        """Tell how far `what` is; the next heartbeat also keeps it with the step, for those who watch elsewhere."""
+        """Tell how far `what` is; the next heartbeat also keeps it with the step, with its pace and how long it will
+        take, for those who watch elsewhere."""
         self._observer(
             notices.Progressed(**self._at, what=what, done=done, total=total, unit=unit, detail=detail)
         )
-        self._heartbeat.report(what, {"done": done, "total": total, "unit": unit, **detail})
+        with self._lock:
+            per_s = self._rates.note(what, done, at_s=time.monotonic())
+        pace = {"per_s": per_s, "left_s": left_s(done, total, per_s)}
+        self._heartbeat.report(what, {"done": done, "total": total, "unit": unit, **detail, **pace})
 
     def rehearse_commit(self, *, expected_epoch: int, to_cell: CellName) -> None:
         """Raise now what `commit` would raise now, and warm the way for it. Changes nothing."""

@@ -6,9 +6,10 @@ on. Before the point of no return a failure or a cancel leads to the operation's
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -16,7 +17,7 @@ from typing import assert_never
 from tenure.engine import observer as notices
 from tenure.engine.attempt import AttemptsExhausted, abort_step, error_document, outcome_of
 from tenure.engine.context import StepContext
-from tenure.engine.heartbeat import Heartbeat
+from tenure.engine.heartbeat import HandBack, Heartbeat, never
 from tenure.engine.holder import is_gone, this_process
 from tenure.engine.observer import Observer, nobody
 from tenure.engine.settings import EngineSettings
@@ -41,12 +42,28 @@ _MISSES_MAX = 20
 
 
 class Engine:
-    """Runs operations in the calling thread. `actor` is who is named in the journal (`alice@host`, `worker-3`)."""
+    """Runs operations in the calling thread. `actor` is who is named in the journal (`alice@host`, `worker-3`).
 
-    def __init__(self, registry: Registry, *, actor: str, settings: EngineSettings | None = None) -> None:
+    Once `stopping` says so, the step under way is given back at its next check and nothing else is begun.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        actor: str,
+        settings: EngineSettings | None = None,
+        stopping: Callable[[], bool] = never,
+    ) -> None:
         self._registry = registry
         self._actor = actor
+        self._stopping = stopping
         self._settings = settings or EngineSettings()
+
+    @property
+    def stopping(self) -> bool:
+        """This process was asked to stop: it begins nothing more."""
+        return self._stopping()
 
     def create(
         self,
@@ -70,27 +87,35 @@ class Engine:
         )
 
     def run(
-        self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait: bool = True
+        self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait_s: float = math.inf
     ) -> Operation:
         """Move the operation on until it has ended, soaks, awaits a person, or is stuck (`needs_resume`); return it.
 
-        Without `wait` it also returns when nothing is due. A step of a process of this host that has died is
-        taken over at once, one of another host when its lease has run out. Raises `StillRunning` if someone
-        else runs it, `LeaseLost` if someone else took it over from here, `Interrupted` on Ctrl-C (the step is
-        given back first), and `StoreUnavailable` if the control database cannot be reached.
+        It also returns when nothing is due within `wait_s`, and when this process is to stop (the step is given back
+        first). A step of a process of this host that has died is taken over at once, one of another host when its
+        lease has run out. Raises `StillRunning` if someone else runs it, `LeaseLost` if someone else took it over
+        from here, `Interrupted` on Ctrl-C (the step is given back first), and `StoreUnavailable` if the control
+        database cannot be reached.
         """
         with self._interruptible(operation_id):
             self._check_steps(operation_id, spec)
-            return self._run(operation_id, spec, observer, wait)
+            return self._run(operation_id, spec, observer, wait_s)
 
     def resume(self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody) -> Operation:
         """`run` an operation that was left behind, with a new set of attempts for the step it stopped at."""
+        self.revive(operation_id)
+        return self.run(operation_id, spec, observer=observer)
+
+    def revive(self, operation_id: str) -> Operation:
+        """Give the step that an operation stopped at a new set of attempts, for whoever runs it next.
+
+        Raises `StillRunning` if someone runs it.
+        """
         with self._interruptible(operation_id):
             step = self._open_step(self._registry.operations.get(operation_id))
             if step is not None:
                 self._refuse_busy(step)
-            self._registry.steps.revive(operation_id, actor=self._actor)
-        return self.run(operation_id, spec, observer=observer)
+            return self._registry.steps.revive(operation_id, actor=self._actor)
 
     def cancel(
         self, operation_id: str, spec: OperationSpec, *, observer: Observer = nobody, wait_s: float = 60.0
@@ -124,8 +149,8 @@ class Engine:
             and not is_gone(step.holder)
         )
 
-    def _run(self, operation_id: str, spec: OperationSpec, observer: Observer, wait: bool) -> Operation:
-        run = _Run(operation_id, spec, observer, wait)
+    def _run(self, operation_id: str, spec: OperationSpec, observer: Observer, wait_s: float) -> Operation:
+        run = _Run(operation_id, spec, observer, wait_s)
         while True:
             try:
                 left = self._turn(run)
@@ -144,7 +169,7 @@ class Engine:
     def _turn(self, run: _Run) -> Operation | None:
         """Do the next thing there is to do; give the operation back if nothing is left to do for it here."""
         operation = self._registry.operations.get(run.operation)
-        if not operation.state.active or operation.needs_resume:
+        if not operation.state.active or operation.needs_resume or self._stopping():
             return operation
         step = self._open_step(operation)
         if operation.cancel_requested and not _past_cancelling(operation):
@@ -154,7 +179,7 @@ class Engine:
         elif step is None:
             self._conclude(operation, run.spec)
         elif step.state is StepState.PENDING and step.due_in_s > 0:
-            if not run.wait:
+            if step.due_in_s > run.wait_s:
                 return operation
             if run.waits_for != step.attempt:
                 run.observer(notices.Waiting(operation=run.operation, step=step.name, due_in_s=step.due_in_s))
@@ -196,7 +221,13 @@ class Engine:
     def _attempt(self, claim: Claim, spec: OperationSpec, observer: Observer) -> None:
         step = _spec_of(claim.step, spec)
         heeds_cancel = not _past_cancelling(claim.operation)
-        with Heartbeat(self._registry.steps, claim.lease, self._settings, heeds_cancel=heeds_cancel) as beats:
+        with Heartbeat(
+            self._registry.steps,
+            claim.lease,
+            self._settings,
+            heeds_cancel=heeds_cancel,
+            stopping=self._stopping,
+        ) as beats:
             context = StepContext(self._registry, claim, beats, observer=observer, actor=self._actor)
             try:
                 observer(
@@ -209,12 +240,14 @@ class Engine:
                 )
                 outcome = self._outcome(step, claim, context)
                 detail = self._settle(step, context, outcome, spec)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HandBack) as reason:
                 # If the database does not answer, the lease runs out or the next process sees that this one is gone.
                 with suppress(TenureError):
                     context.flush()
                     self._registry.steps.release(context.lease, actor=self._actor)
-                raise
+                if isinstance(reason, KeyboardInterrupt):
+                    raise
+                detail = "released", {}
         observer(
             notices.StepEnded(
                 operation=claim.lease.operation, step=step.name, outcome=detail[0], detail=detail[1]
@@ -345,7 +378,7 @@ class _Run:
     operation: str
     spec: OperationSpec
     observer: Observer
-    wait: bool
+    wait_s: float
     misses: int = 0
     waits_for: int = -1
     outage_since: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -19,6 +20,18 @@ _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Goes on while the machine is suspended, unlike `time.monotonic` on Linux: leases run out meanwhile."""
 
 
+class HandBack(BaseException):
+    """Raised by a check where this process was asked to stop: the step is given back, and another process goes on.
+
+    No error of the step: like Ctrl-C it passes every handler that mends things or tries again.
+    """
+
+
+def never() -> bool:
+    """Nobody asks this process to stop."""
+    return False
+
+
 class Heartbeat:
     """A thread that extends one lease every `heartbeat_s` for as long as the context is open.
 
@@ -27,11 +40,20 @@ class Heartbeat:
     ask the database itself.
     """
 
-    def __init__(self, steps: Steps, lease: Lease, settings: EngineSettings, *, heeds_cancel: bool) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        lease: Lease,
+        settings: EngineSettings,
+        *,
+        heeds_cancel: bool,
+        stopping: Callable[[], bool] = never,
+    ) -> None:
         self._steps = steps
         self._lease = lease
         self._settings = settings
         self._heeds_cancel = heeds_cancel
+        self._stopping = stopping
         self._cancelled = threading.Event()
         self._lost: LeaseLost | None = None
         self._until = time.clock_gettime(_CLOCK) + settings.lease_ttl_s
@@ -52,7 +74,10 @@ class Heartbeat:
         self._thread.join(timeout=self._settings.lease_ttl_s)
 
     def check(self) -> None:
-        """Return if the step may go on. Raises `LeaseLost`, `Cancelled`, or why the database does not answer."""
+        """Return if the step may go on.
+
+        Raises `LeaseLost`, `Cancelled`, why the database does not answer, or `HandBack` if this process is to stop.
+        """
         if self._lost is None and time.clock_gettime(_CLOCK) >= self._until:
             self._beat()
         if self._lost is not None:
@@ -62,13 +87,15 @@ class Heartbeat:
                 f"{self._lease.operation} is to be cancelled",
                 hint=f"`tenure op watch {self._lease.operation}`",
             )
+        if self._stopping():
+            raise HandBack
 
     def wait(self, seconds: float) -> None:
         """Wait that long, and raise as `check` does as soon as there is a reason."""
         deadline = time.monotonic() + seconds
         self.check()
         while (left := deadline - time.monotonic()) > 0:
-            self._cancelled.wait(min(left, self._settings.heartbeat_s))
+            self._cancelled.wait(min(left, self._settings.poll_s))
             self.check()
 
     def report(self, what: str, progress: JsonObject) -> None:

@@ -78,7 +78,18 @@ class Waiting(_Notice):
     due_in_s: float
 
 
-Notice = StepStarted | StepEnded | PhaseChanged | PointReached | Progressed | EventWritten | Waiting
+@dataclass(frozen=True, kw_only=True)
+class HandedOver(_Notice):
+    """The operation is the fleet's now: `workers` living ones serve its queue. `problem` is why none could be told."""
+
+    queue: str
+    workers: int
+    problem: str | None = None
+
+
+Notice = (
+    StepStarted | StepEnded | PhaseChanged | PointReached | Progressed | EventWritten | Waiting | HandedOver
+)
 Observer = Callable[[Notice], None]
 
 

@@ -36,6 +36,7 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_fleet import Fleet
 from tenure.model.names import CellName
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Control",
     "DnsSettings",
     "Estate",
+    "Fleet",
     "Gate",
     "Gateway",
     "Hold",
@@ -81,6 +83,7 @@ class Estate:
     residency: Mapping[str, ResidencyRule]
     freeze: Mapping[str, Freeze]
     prices: Prices | None
+    fleet: Fleet | None
 
     @property
     def root(self) -> pathlib.Path:
@@ -122,6 +125,8 @@ class Estate:
         """Every reference; with the kind of store where the secret is a store's own address."""
         yield None, self.control.dsn
         yield None, self.gateway.gate.token
+        if self.fleet is not None:
+            yield None, self.fleet.broker
         if self.gateway.dns is not None:
             yield None, self.gateway.dns.secret
         for cell in self.cells.values():
@@ -167,6 +172,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         residency=settings.residency,
         freeze=settings.freeze,
         prices=settings.prices,
+        fleet=settings.fleet,
     )
 
 

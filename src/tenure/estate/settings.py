@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
+from tenure.estate.settings_fleet import Fleet
 from tenure.estate.values import (
     AnyName,
     BucketName,
@@ -464,3 +465,6 @@ class EstateSettings(Settings):
         "Times in which no tenant is moved, by name.", default={}, validate_default=True
     )
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
+    fleet: Fleet | None = setting(
+        "The workers. Without it every operation runs in the process that was asked.", default=None
+    )

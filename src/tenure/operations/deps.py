@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tenure.errors import UnknownName
 from tenure.estate.config import Estate
 from tenure.estate.settings import Canary, Tier
 from tenure.model.names import TenantId
+from tenure.model.operation import Operation
 from tenure.operations.session import Sessions, StoreFactory
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
 from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
+
+
+class Dispatcher(Protocol):
+    """Has workers look at operations. It only ever says *when*: what there is to do is in the journal."""
+
+    def queue(self, operation: Operation) -> str:
+        """The queue the operation belongs to."""
+
+    def living(self, queue: str) -> int:
+        """How many workers that live serve the queue, as the control database knows it; busy or not."""
+
+    def wake(self, operation: Operation, *, again: bool = False) -> bool:
+        """Have a worker look at the operation; whether one was told.
+
+        Nobody is told if no worker that lives serves its queue, or if that has been done a moment ago (not heeded with
+        `again`). Harmless to repeat. Raises `StoreUnavailable` if the broker does not take it.
+        """
+
+    def close(self) -> None:
+        """Give the connections back. Idempotent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +47,8 @@ class Deps:
     sessions: Sessions
     names: Names | None = None
     probe: Probe | None = None
+    dispatcher: Dispatcher | None = None
+    """None where the estate has no fleet: everything runs in this process."""
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)

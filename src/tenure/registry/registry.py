@@ -13,6 +13,7 @@ from tenure.registry.operations import Operations
 from tenure.registry.placements import Placements
 from tenure.registry.steps import Steps
 from tenure.registry.tenants import Tenants
+from tenure.registry.workers import Workers
 
 
 class Registry:
@@ -27,6 +28,7 @@ class Registry:
         self.events = Events(database)
         self.links = Links(database)
         self.measurements = Measurements(database)
+        self.workers = Workers(database)
         self.mutex = AdvisoryMutex(database)
 
     @classmethod

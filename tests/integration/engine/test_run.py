@@ -137,7 +137,7 @@ def test_a_resume_while_the_step_waits_its_turn_goes_on_at_once_or_waits(
             waited.append(notice.due_in_s)
 
     spec = with_step("copy", later)
-    assert engine.run(operation.id, spec, wait=False).state is OperationState.RUNNING
+    assert engine.run(operation.id, spec, wait_s=0).state is OperationState.RUNNING
     assert engine.resume(operation.id, spec, observer=watch).state is OperationState.SOAKING
     assert len(waited) == 1
     assert 0 < waited[0] <= 0.3
@@ -161,7 +161,7 @@ def test_parking_gives_a_step_new_attempts_and_the_worker_its_time_back(
         return Done() if len(rounds) > 6 else Retry(after_s=0.01, reason="once")
 
     spec = with_step("copy", parks, max_attempts=2)
-    left = engine.run(operation.id, spec, wait=False)
+    left = engine.run(operation.id, spec, wait_s=0)
     assert left.state is OperationState.PARKED
     assert len(rounds) == 1
     assert engine.run(operation.id, spec).state is OperationState.SOAKING

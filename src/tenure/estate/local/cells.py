@@ -18,6 +18,7 @@ import yaml
 from psycopg import sql
 
 from tenure.estate.local import accounts
+from tenure.estate.local.fleet import BROKER, fleet_document
 from tenure.estate.local.layout import write
 from tenure.estate.local.running import RunningEstate, up
 from tenure.estate.local.spec import (
@@ -112,31 +113,34 @@ class LocalCells:
     gateway: str
 
 
-def server_specs() -> tuple[Server, ...]:
-    """The stores of all cells and the control database; gate, gateway and apps are added when these run."""
+def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
+    """The stores of all cells, the control database and the fleet's broker; gate, gateway and apps are added when these
+    run."""
     regions = {cell.region: [c.bucket for c in CELLS if c.region == cell.region] for cell in CELLS}
     return (
         PostgresServer(name=CONTROL, version=18),
         *(PostgresServer(name=cell.postgres, version=cell.postgres_version) for cell in CELLS),
         *(ValkeyServer(name=cell.valkey) for cell in CELLS),
         *(SeaweedServer(name=f"s3-{region}", buckets=tuple(buckets)) for region, buckets in regions.items()),
+        *((BROKER,) if fleet else ()),
     )
 
 
-def start(folder: Path, app: App, *, owner: bool, durable: bool = True) -> LocalCells:
+def start(folder: Path, app: App, *, owner: bool, durable: bool = True, fleet: bool = False) -> LocalCells:
     """Start everything, deploy the app in every cell, and write `tenure.yaml` into the data folder.
 
-    Idempotent on an existing folder: data stays. With `owner`, everything stops with this process.
+    With `fleet` there is a broker as well; workers are started (`fleet.start_workers`) when the control database has
+    its schema. Idempotent on an existing folder: data stays. With `owner`, everything stops with this process.
     """
-    running = up(EstateSpec(folder=folder, servers=server_specs(), durable=durable), owner=owner)
+    running = up(EstateSpec(folder=folder, servers=server_specs(fleet=fleet), durable=durable), owner=owner)
     try:
-        return _complete(running, app)
+        return _complete(running, app, fleet=fleet)
     except BaseException:
         running.close()
         raise
 
 
-def _complete(running: RunningEstate, app: App) -> LocalCells:
+def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     etc = running.folder / "etc"
     account = accounts.for_servers("nobody")
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
@@ -174,7 +178,7 @@ def _complete(running: RunningEstate, app: App) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    document = _estate_document(running, cells, addresses, listen, admin)
+    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
@@ -224,6 +228,8 @@ def _estate_document(
     addresses: Mapping[CellName, str],
     listen: int,
     admin: int,
+    *,
+    fleet: bool,
 ) -> dict[str, Any]:
     folder = running.folder / "etc" / "secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -290,4 +296,5 @@ def _estate_document(
             "cross_region_gb_moved": 1.8,
             "operator_hour": 2500,
         },
+        **({"fleet": fleet_document(secret("broker", running.url(BROKER.name)))} if fleet else {}),
     }

@@ -86,8 +86,9 @@ class CommandServer:
     stands for an attribute of a server of this estate (its ports by their names, `folder`, and `dsn`, `url`,
     `endpoint`, ...), `${self.ATTRIBUTE}` for one of its own, `${python}` for this Python. `ready` is
     `tcp:PORT`, `http:PORT/PATH` (any answer under 400), or nothing: ready when started. The program sees the
-    environment of who starts the estate. As root it runs as the servers' account where that account can reach
-    the program and this Python (`account="reachable"`), always (`"server"`), or never (`"own"`).
+    environment of who starts the estate. It is killed `stop_within_s` after its `stop_signal`. As root it runs
+    as the servers' account where that account can reach the program and this Python (`account="reachable"`),
+    always (`"server"`), or never (`"own"`).
     """
 
     name: str
@@ -97,6 +98,7 @@ class CommandServer:
     ready: str = "tcp:http"
     cwd: Path | None = None
     stop_signal: str = "SIGTERM"
+    stop_within_s: float = 3.0
     account: Literal["reachable", "server", "own"] = "reachable"
     after: tuple[str, ...] = ()
     autostart: bool = True

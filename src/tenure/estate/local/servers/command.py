@@ -26,7 +26,9 @@ class Command:
     def __init__(self, server: CommandServer) -> None:
         self._server = server
         self.ports: Mapping[str, int] = server.ports
-        self.stop: tuple[tuple[int, float], ...] = ((signal.Signals[server.stop_signal], 3.0),)
+        self.stop: tuple[tuple[int, float], ...] = (
+            (signal.Signals[server.stop_signal], server.stop_within_s),
+        )
         self.death_signal: int = signal.SIGKILL
 
     def account(self, site: Site) -> Account:

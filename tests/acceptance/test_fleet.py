@@ -1,0 +1,239 @@
+"""Operations on a fleet of real workers over real brokers: carried on by whichever worker lives, and never twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenure.estate.local import ValkeyServer
+from tenure.estate.local.fleet import start_workers
+from tests import rabbit
+from tests.estate import TestEstate
+from tests.fleet import Fleet, fleet, wait_until
+
+
+@pytest.fixture(scope="module")
+def redis_fleet(cells_estate: TestEstate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    running = cells_estate.local.running
+    running.add(ValkeyServer(name="broker"))
+    try:
+        folder = tmp_path_factory.mktemp("fleet")
+        with fleet(cells_estate, folder, broker=running.url("broker"), namespace="ours") as made:
+            yield made
+    finally:
+        running.remove("broker")
+
+
+@pytest.fixture
+def ours(redis_fleet: Fleet) -> Iterator[Fleet]:
+    """Each test has the workers it starts, and no others."""
+    yield redis_fleet
+    redis_fleet.end()
+
+
+@pytest.fixture
+def supervised(ours: Fleet) -> Iterator[Fleet]:
+    """One worker as `tenure estate up --workers 1` runs it, stopped in its own way at the end."""
+    running = ours.estate.local.running
+    start_workers(running, ours.config, 1)
+    wait_until(ours.living, lambda: running.endpoint("worker-1").log.read_text())
+    try:
+        yield ours
+    finally:
+        running.remove("worker-1")
+
+
+def test_a_worker_does_what_the_command_would_do_here_and_a_rollback_needs_none(supervised: Fleet) -> None:
+    tenant, estate = "afar", supervised.estate
+    estate.add_tenant(tenant)
+    digest = supervised.command("migrate", tenant, "--to", "green", "--plan", "--json").json["digest"]
+    assert supervised.command("migrate", tenant, "--to", "green", "--apply", "0" * 16).exit_code == 6
+    moved = supervised.command("migrate", tenant, "--to", "green", "--apply", digest, "--json")
+    assert moved.exit_code == 0, moved.stderr
+    assert "ours.copy.us-east-1, which 1 live worker serves" in moved.stderr
+    assert "catching_up" in moved.stderr
+    for seen in moved.json["result"]["stores"].values():
+        assert seen["processed"] == seen["matching"] > 0
+    assert "green" in moved.json["sentence"]
+    shown = supervised.command("op", "show", moved.json["operation"], "--json").json
+    assert {step["attempt"] for step in shown["steps"]} == {1}
+    holders = {step["holder"] for step in shown["steps"]}
+
+    back = supervised.command("rollback", tenant, "--json")
+    assert back.exit_code == 0, back.stderr
+    assert "live worker" not in back.stderr
+    by = supervised.command("op", "show", back.json["operation"], "--json").json["steps"]
+    assert holders.isdisjoint(step["holder"] for step in by)
+
+    for queue, args in (("verify", ("verify", tenant)), ("erase", ("complete", tenant, "--yes", tenant))):
+        done = supervised.command(*args, "--json")
+        assert done.exit_code == 0, done.stderr
+        assert f"ours.{queue}." in done.stderr
+    assert estate.left_behind(tenant) == []
+    estate.local.running.stop("worker-1")
+    assert supervised.living() == ()
+
+
+def test_a_worker_that_slept_through_a_takeover_harms_nobody_and_duplicates_do_nothing(
+    ours: Fleet,
+) -> None:
+    """Late side effects are refused by the token; a message about an operation that somebody is at is thrown away."""
+    tenant = "snooze"
+    ours.estate.add_tenant(tenant)
+    sleeper = ours.worker(point="catch_up.following:stop")
+    command = ours.begin("migrate", tenant, "--to", "green", "--json")
+    child = _holder(ours, tenant, "catch_up")
+    wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
+    operation = ours.operation(tenant).id
+    other = ours.worker()
+    for _ in range(3):
+        ours.wake(operation)
+    # One or two may be with the worker whose only process is asleep.
+    wait_until(lambda: "operation_left_alone" in other.log.read_text(), other.log.read_text)
+    ours.estate.wait_for_lease(operation)
+    assert operation in ours.tick()
+    out, err = command.communicate(timeout=180)
+    assert command.returncode == 0, err
+    after = ours.actions(operation)
+    assert after.count("step_taken_over") == 1
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: "operation_left_alone" in sleeper.log.read_text(), sleeper.log.read_text)
+    assert ours.actions(operation) == after
+    assert json.loads(out)["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
+    assert ours.command("verify", tenant, "--here").exit_code == 0
+    assert ours.command("complete", tenant, "--yes", tenant, "--here").exit_code == 0
+    assert ours.estate.left_behind(tenant) == []
+
+
+def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_go(
+    ours: Fleet,
+) -> None:
+    tenant = "relay"
+    ours.estate.add_tenant(tenant)
+    first = ours.worker("--concurrency", "1")
+    command = ours.begin("migrate", tenant, "--to", "green", "--canary")
+    wait_until(
+        lambda: ours.latest(tenant) is not None and ours.operation(tenant).phase == "measuring",
+        lambda: "the canary begins",
+    )
+    operation = ours.operation(tenant).id
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=30)
+    assert command.returncode == 130, err
+    assert f"migrate {operation} goes on in the fleet" in err
+    assert f"tenure op cancel {operation}" in err
+
+    watching = ours.begin("op", "watch", operation, "--json")
+    second = ours.worker("--queues", "copy", "--region", "us-east-1", "--concurrency", "1")
+    for _ in range(2):
+        first.signal(signal.SIGTERM)
+    assert first.wait(deadline_s=30) == 0, first.log.read_text()
+    actions = ours.actions(operation)
+    released = actions.index("step_released")
+    wait_until(
+        lambda: "step_started" in ours.actions(operation)[released:],
+        lambda: f"the other one goes on\n{first.log.read_text()}\n{second.log.read_text()}",
+    )
+    assert "step_taken_over" not in ours.actions(operation)
+    cancelled = ours.command("op", "cancel", operation)
+    assert cancelled.exit_code == 0, cancelled.stderr
+    out, err = watching.communicate(timeout=60)
+    assert watching.returncode == 5, err
+    lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+    assert {line["kind"] for line in lines} == {"event", "progress", "operation"}
+    progress = [line for line in lines if line["kind"] == "progress"]
+    assert {"done", "total", "unit", "per_s", "left_s"} <= set(progress[0])
+    assert lines[-1]["state"] == "aborted"
+    assert lines[-1]["sentence"].startswith(f"Reads and writes of {tenant} go to blue")
+    assert ours.estate.left_behind(tenant) == []
+
+
+def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_next_tick(
+    ours: Fleet,
+) -> None:
+    """A process of a worker that dies in a step is replaced as well: by the worker itself, without any tick."""
+    tenant, running = "offline", ours.estate.local.running
+    ours.estate.add_tenant(tenant)
+    worker = ours.worker(point="verify.equal")
+    moved = ours.command("migrate", tenant, "--to", "green", "--json")
+    assert moved.exit_code == 0, moved.stderr
+    assert "step_taken_over" in ours.actions(moved.json["operation"])
+    running.stop("broker")
+    try:
+        rehearsed = ours.command("rollback", tenant, "--rehearse")
+        assert rehearsed.exit_code == 0, rehearsed.stderr
+        back = ours.command("rollback", tenant)
+        assert back.exit_code == 0, back.stderr
+        command = ours.begin("migrate", tenant, "--to", "green")
+        wait_until(lambda: ours.operation(tenant).kind == "migrate", lambda: "it is planned")
+        operation = ours.operation(tenant)
+        assert operation.state == "planned"
+    finally:
+        running.start("broker")
+    wait_until(lambda: operation.id in ours.tick(), lambda: "the tick announces it")
+    _, err = command.communicate(timeout=180)
+    assert command.returncode == 0, f"{err}\n{worker.log.read_text()}"
+    assert "it stays planned until the scheduler's tick announces it" in err
+    worker.end()
+    wait_until(lambda: not ours.living(), lambda: "the dead are not counted on")
+    done = ours.command("complete", tenant, "--yes", tenant)
+    assert done.exit_code == 0, done.stderr
+    assert "live worker" not in done.stderr
+    assert ours.estate.left_behind(tenant) == []
+
+
+def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_and_a_restart_loses_nothing(
+    cells_estate: TestEstate, tmp_path: Path
+) -> None:
+    tenant, running = "hare", cells_estate.local.running
+    broker = rabbit.start(running)
+    cells_estate.add_tenant(tenant)
+    try:
+        with fleet(cells_estate, tmp_path, broker=broker, namespace="hares") as hares:
+            first = hares.worker(point="verify.equal:stop")
+            command = hares.begin("migrate", tenant, "--to", "green", "--json")
+            child = _holder(hares, tenant, "verify")
+            wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
+            second = hares.worker("--concurrency", "1")
+            first.signal_all(signal.SIGKILL)
+            out, err = command.communicate(timeout=180)
+            assert command.returncode == 0, f"{err}\n{second.log.read_text()}"
+            assert "step_taken_over" in hares.actions(json.loads(out)["operation"])
+            assert set(rabbit.queue_types(running).values()) == {"quorum"}
+            running.stop("rabbitmq", signal.SIGKILL)
+            running.start("rabbitmq")
+            done = hares.command("complete", tenant, "--yes", tenant)
+            assert done.exit_code == 0, f"{done.stderr}\n{second.log.read_text()}"
+            assert "hares.erase.us-east-1" in done.stderr
+    finally:
+        rabbit.stop(running)
+    assert cells_estate.left_behind(tenant) == []
+
+
+def _holder(of: Fleet, tenant: str, step: str) -> int:
+    """The process that runs that step of the tenant's latest operation, once there is one."""
+    found: list[int] = []
+
+    def look() -> bool:
+        latest = of.latest(tenant)
+        if latest is None:
+            return False
+        with of.estate.service() as service:
+            _, steps = service.operation(latest.id)
+        found[:] = [
+            int(s.holder.split(":")[1]) for s in steps if s.name == step and s.holder and s.state == "running"
+        ]
+        return bool(found)
+
+    wait_until(look, lambda: f"{step} of {tenant} is run")
+    return found[0]
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]

@@ -1,0 +1,193 @@
+"""A fleet on the tests' estate: a broker, workers as child processes, and commands that use them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tenure.estate.config import load_estate
+from tenure.model.names import TenantId
+from tenure.model.operation import Operation
+from tenure.registry.registry import Registry
+from tenure.registry.workers import Presence
+from tenure.wiring import open_dispatcher, open_registry
+from tests.estate import CommandResult, TestEstate
+
+ROOT = Path(__file__).parents[1]
+
+
+class WorkerProcess:
+    """One `tenure worker` in a session of its own: its pool's processes are signalled with it or alone."""
+
+    def __init__(self, argv: Sequence[str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as opened:
+            self._process = subprocess.Popen(
+                argv, stdout=opened, stderr=opened, cwd=ROOT, start_new_session=True
+            )
+        self.pid = self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Send it to the worker alone."""
+        os.kill(self.pid, number)
+
+    def signal_all(self, number: int) -> None:
+        """Send it to the worker and everything below it."""
+        os.killpg(self.pid, number)
+
+    def wait(self, *, deadline_s: float = 60.0) -> int:
+        """Wait for its end; the exit code."""
+        return self._process.wait(timeout=deadline_s)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self.signal_all(signal.SIGCONT)
+            self.signal_all(signal.SIGKILL)
+        self._process.wait()
+
+
+@dataclass
+class Fleet:
+    """The workers of one namespace. Tests that share an estate have namespaces of their own."""
+
+    estate: TestEstate
+    config: Path
+    _folder: Path
+    _workers: list[WorkerProcess] = field(default_factory=list)
+
+    def worker(self, *args: str, point: str | None = None) -> WorkerProcess:
+        """Start a worker and wait until it can be seen. With `point` the process that comes to it kills itself
+        (`POINT:stop`: stops itself) there, the first time."""
+        known = {seen.id for seen in self.living()}
+        log = self._folder / f"worker-{len(self._workers)}.log"
+        module = ["tests.faults.worker", str(self.config), point] if point else ["tenure.cli.main"]
+        started = [] if point else ["--config", str(self.config), "worker"]
+        worker = WorkerProcess([sys.executable, "-m", *module, *started, *args], log)
+        self._workers.append(worker)
+        wait_until(
+            lambda: {seen.id for seen in self.living()} - known,
+            lambda: f"the worker did not come up:\n{log.read_text()}",
+        )
+        return worker
+
+    def living(self) -> tuple[Presence, ...]:
+        fleet = load_estate(self.config).fleet
+        assert fleet is not None
+        with self.registry() as registry:
+            return tuple(
+                seen
+                for seen in registry.workers.living(silent_s=fleet.silent_s)
+                if seen.queues and seen.queues[0].startswith(f"{fleet.namespace}.")
+            )
+
+    @contextmanager
+    def registry(self) -> Iterator[Registry]:
+        registry = open_registry(load_estate(self.config))
+        try:
+            yield registry
+        finally:
+            registry.close()
+
+    def tick(self) -> list[str]:
+        """What a scheduler does now and then: announce what is due. The operations that a worker was told of."""
+        estate = load_estate(self.config)
+        with self.registry() as registry:
+            dispatcher = open_dispatcher(estate, registry)
+            assert dispatcher is not None
+            try:
+                due = [registry.operations.get(name) for name in registry.operations.due()]
+                return [operation.id for operation in due if dispatcher.wake(operation)]
+            finally:
+                dispatcher.close()
+
+    def command(self, *args: str, timeout_s: float = 180.0) -> CommandResult:
+        """Run `tenure` with its progress on stderr."""
+        done = subprocess.run(
+            self._argv(args), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT
+        )
+        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def begin(self, *args: str) -> subprocess.Popen[str]:
+        """Run `tenure` beside the test."""
+        return subprocess.Popen(
+            self._argv(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
+    def wake(self, operation: str) -> None:
+        """Send one more message about it."""
+        with self.registry() as registry:
+            dispatcher = open_dispatcher(load_estate(self.config), registry)
+            assert dispatcher is not None
+            assert dispatcher.wake(registry.operations.get(operation), again=True)
+            dispatcher.close()
+
+    def latest(self, tenant: str) -> Operation | None:
+        """The tenant's latest operation, if there is one."""
+        with self.registry() as registry:
+            return next(iter(registry.operations.list(tenant=TenantId(tenant), limit=1)), None)
+
+    def operation(self, tenant: str) -> Operation:
+        found = self.latest(tenant)
+        assert found is not None
+        return found
+
+    def actions(self, operation: str) -> list[str]:
+        with self.registry() as registry:
+            return [event.action for event in registry.events.list(operation=operation)]
+
+    def _argv(self, args: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "tenure.cli.main", "--config", str(self.config), *args]
+
+    def end(self) -> None:
+        """End every worker, and wait until none is counted on."""
+        for worker in self._workers:
+            worker.end()
+        wait_until(lambda: not self.living(), lambda: "the dead are not counted on")
+
+
+@contextmanager
+def fleet(
+    estate: TestEstate,
+    folder: Path,
+    *,
+    broker: str,
+    namespace: str,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Fleet]:
+    """A fleet without workers: `worker` starts them, and all of them end with the block."""
+    home = estate.config.parent
+    document = yaml.safe_load(estate.config.read_text())
+    secret = home / "etc" / "secrets" / f"broker-{namespace}"
+    secret.write_text(broker)
+    document["fleet"] = {
+        "broker": {"file": str(secret)},
+        "namespace": namespace,
+        "presence_s": 0.5,
+        **(settings or {}),
+    }
+    config = home / f"{namespace}.yaml"
+    config.write_text(yaml.safe_dump(document, sort_keys=False))
+    made = Fleet(estate, config, folder)
+    try:
+        yield made
+    finally:
+        made.end()
+        config.unlink()
+
+
+def wait_until(condition: Callable[[], object], what: Callable[[], str], *, deadline_s: float = 60.0) -> None:
+    """Poll until the condition holds; fail with `what` at the deadline."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {what()}"
+        time.sleep(0.05)
