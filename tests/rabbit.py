@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Final
 
+import kombu
 import pytest
+from amqp.exceptions import PreconditionFailed
 
 from tenure.estate.local import CommandServer, RunningEstate
 
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-CONTROL: Final = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
 EPMD: Final = Path("/usr/bin/epmd")
 NODE: Final = "tests@localhost"
 
@@ -66,15 +64,11 @@ def stop(running: RunningEstate) -> None:
         running.remove(name)
 
 
-def queue_types(running: RunningEstate) -> dict[str, str]:
-    """The type of every queue, by its name."""
-    folder = Path(running.attribute("rabbitmq", "folder"))
-    env = {
-        "PATH": os.defpath,
-        "HOME": str(folder),
-        "ERL_EPMD_PORT": running.attribute("epmd", "epmd"),
-        "RABBITMQ_NODENAME": NODE,
-    }
-    argv = [str(CONTROL), "list_queues", "--quiet", "--formatter", "json", "name", "type"]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
-    return {queue["name"]: queue["type"] for queue in json.loads(done.stdout)}
+def is_quorum(url: str, queue: str) -> bool:
+    """Whether the queue is a quorum queue: RabbitMQ refuses to have it declared as one of another type."""
+    with kombu.Connection(url) as connection, connection.channel() as channel:
+        try:
+            kombu.Queue(queue, durable=True, queue_arguments={"x-queue-type": "classic"})(channel).declare()
+        except PreconditionFailed as error:
+            return "current is 'quorum'" in str(error)
+    return False

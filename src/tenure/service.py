@@ -6,24 +6,19 @@ Every call checks what it was given before anything changes, and raises a `Tenur
 from __future__ import annotations
 
 import getpass
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
-from typing import Any, Final
+from typing import Any
 
 from tenure.engine.engine import Engine
-from tenure.engine.observer import HandedOver, Observer, Progressed, nobody
+from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
 from tenure.errors import (
-    Interrupted,
-    LeaseLost,
     NotAllowed,
     PlanStale,
-    StillRunning,
-    StoreUnavailable,
     TenantLocked,
     UnknownName,
     UsageError,
@@ -35,6 +30,7 @@ from tenure.operations import follow
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps
 from tenure.operations.drift import Drift, Look, Survey
+from tenure.operations.fleet import Fleet
 from tenure.operations.move import Move
 from tenure.operations.observe import link_name, observe
 from tenure.operations.rehearse import Rehearsal
@@ -52,10 +48,6 @@ from tenure.registry.links import Link, LinkState
 from tenure.routing.contract import RouteState
 
 WATCH_LOOK_S = 2.0
-ALWAYS_HERE: Final = frozenset({"rollback", "rehearse"})
-"""Kinds of operation that are never given to the fleet by whoever asks for them."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +76,7 @@ class Service:
     def __init__(self, deps: Deps, engine: Engine) -> None:
         self._deps = deps
         self._engine = engine
+        self._fleet = Fleet(deps, engine, self._spec)
         self._actor = f"{getpass.getuser()}@{socket.gethostname()}"
 
     # -- tenants -----------------------------------------------------------------------------------------------------
@@ -280,32 +273,11 @@ class Service:
         request = {"from": source, "to": other_cell(link, source), "repair": repair}
         spec = Verify(self._deps).spec()
         operation = self._engine.create(spec, tenant=tenant, request=request, requested_by=self._actor)
-        return self._run(operation, spec, observer, here=here)
+        return self._fleet.run(operation, observer, here=here)
 
     def look_at(self, operation_id: str, *, wait_s: float, observer: Observer = nobody) -> Operation:
-        """Move an operation on as far as it goes now: what a worker does when it is woken.
-
-        Returns when it rests, when nothing is due within `wait_s`, when somebody else is at it (a duplicate of a
-        message ends here), and when this process is to stop; then others are woken. Raises what `Engine.run` does.
-        """
-        registry = self._deps.registry
-        operation = registry.operations.get(operation_id)
-        registry.workers.drop_wake(operation_id)
-        try:
-            left = self._engine.run(operation_id, self._spec(operation), observer=observer, wait_s=wait_s)
-        except (StillRunning, LeaseLost) as error:
-            log.info(
-                "operation_left_alone: %s",
-                error,
-                extra={"action": "operation_left_alone", "operation": operation_id},
-            )
-            return registry.operations.get(operation_id)
-        finally:
-            # What follows a link in this process would go on following when another process is at it.
-            self._deps.sessions.close()
-        if self._engine.stopping and left.state.active and self._deps.dispatcher is not None:
-            self._deps.dispatcher.wake(left, again=True)
-        return left
+        """Move an operation on as far as it goes now: what a worker does when it is woken. See `Fleet.look_at`."""
+        return self._fleet.look_at(operation_id, observer, wait_s=wait_s)
 
     def follow(
         self, operation_id: str, *, since: int = 0, poll_s: float = follow.POLL_S
@@ -365,10 +337,7 @@ class Service:
 
     def resume(self, operation_id: str, observer: Observer, *, here: bool = True) -> Operation:
         """Carry an interrupted operation on, with a new set of attempts. A rollback goes on in this process."""
-        operation = self._engine.revive(operation_id)
-        return self._run(
-            operation, self._spec(operation), observer, here=here or operation.kind in ALWAYS_HERE
-        )
+        return self._fleet.run(self._engine.revive(operation_id), observer, here=here)
 
     def confirm(self, operation_id: str, observer: Observer) -> Operation:
         """Note that a person has looked, look again, and carry the operation on.
@@ -482,33 +451,6 @@ class Service:
                 return {"of": operation.id}
         return {}
 
-    def _run(self, operation: Operation, spec: OperationSpec, observer: Observer, *, here: bool) -> Operation:
-        """Run the operation in this process, or give it to the fleet and follow it."""
-        dispatcher = self._deps.dispatcher
-        if here or dispatcher is None or not (workers := dispatcher.living(dispatcher.queue(operation))):
-            return self._engine.run(operation.id, spec, observer=observer)
-        since, problem = self._deps.registry.events.last(), None
-        try:
-            dispatcher.wake(operation, again=True)
-        except StoreUnavailable as error:
-            problem = error.message
-        queue = dispatcher.queue(operation)
-        observer(HandedOver(operation=operation.id, step="", queue=queue, workers=workers, problem=problem))
-        return self._followed(operation, since, observer)
-
-    def _followed(self, operation: Operation, since: int, observer: Observer) -> Operation:
-        teller = follow.Teller(observer)
-        try:
-            for look in self.follow(operation.id, since=since):
-                teller.tell(look)
-                operation = look.operation
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"detached: {operation.kind} {operation.id} goes on in the fleet",
-                hint=f"`tenure op watch {operation.id}` follows it, `tenure op cancel {operation.id}` ends it",
-            ) from error
-        return operation
-
     def _carry_out(
         self,
         plan: Plan,
@@ -539,7 +481,7 @@ class Service:
             plan_digest=plan.digest,
             requested_by=self._actor,
         )
-        return self._run(operation, spec, observer, here=here)
+        return self._fleet.run(operation, observer, here=here)
 
     def _spec(self, operation: Operation) -> OperationSpec:
         specs: dict[str, Callable[[], OperationSpec]] = {

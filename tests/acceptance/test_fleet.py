@@ -6,13 +6,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tenure.engine.observer import nobody
 from tenure.estate.local import ValkeyServer
 from tenure.estate.local.fleet import start_workers
+from tenure.wiring import open_service
 from tests import rabbit
 from tests.estate import TestEstate
 from tests.fleet import Fleet, fleet, wait_until
@@ -42,7 +45,7 @@ def supervised(ours: Fleet) -> Iterator[Fleet]:
     """One worker as `tenure estate up --workers 1` runs it, stopped in its own way at the end."""
     running = ours.estate.local.running
     start_workers(running, ours.config, 1)
-    wait_until(ours.living, lambda: running.endpoint("worker-1").log.read_text())
+    wait_until(ours.living, running.endpoint("worker-1").log.read_text)
     try:
         yield ours
     finally:
@@ -52,7 +55,8 @@ def supervised(ours: Fleet) -> Iterator[Fleet]:
 def test_a_worker_does_what_the_command_would_do_here_and_a_rollback_needs_none(supervised: Fleet) -> None:
     tenant, estate = "afar", supervised.estate
     estate.add_tenant(tenant)
-    digest = supervised.command("migrate", tenant, "--to", "green", "--plan", "--json").json["digest"]
+    with estate.service() as service:
+        digest = service.plan_migrate(tenant, "green").digest
     assert supervised.command("migrate", tenant, "--to", "green", "--apply", "0" * 16).exit_code == 6
     moved = supervised.command("migrate", tenant, "--to", "green", "--apply", digest, "--json")
     assert moved.exit_code == 0, moved.stderr
@@ -71,10 +75,9 @@ def test_a_worker_does_what_the_command_would_do_here_and_a_rollback_needs_none(
     by = supervised.command("op", "show", back.json["operation"], "--json").json["steps"]
     assert holders.isdisjoint(step["holder"] for step in by)
 
-    for queue, args in (("verify", ("verify", tenant)), ("erase", ("complete", tenant, "--yes", tenant))):
-        done = supervised.command(*args, "--json")
-        assert done.exit_code == 0, done.stderr
-        assert f"ours.{queue}." in done.stderr
+    done = supervised.command("complete", tenant, "--yes", tenant)
+    assert done.exit_code == 0, done.stderr
+    assert "ours.erase.us-east-1" in done.stderr
     assert estate.left_behind(tenant) == []
     estate.local.running.stop("worker-1")
     assert supervised.living() == ()
@@ -106,8 +109,9 @@ def test_a_worker_that_slept_through_a_takeover_harms_nobody_and_duplicates_do_n
     wait_until(lambda: "operation_left_alone" in sleeper.log.read_text(), sleeper.log.read_text)
     assert ours.actions(operation) == after
     assert json.loads(out)["sentence"].startswith(f"Reads and writes of {tenant} go to green (epoch 2).")
-    assert ours.command("verify", tenant, "--here").exit_code == 0
-    assert ours.command("complete", tenant, "--yes", tenant, "--here").exit_code == 0
+    with ours.estate.service() as service:
+        assert service.verify(tenant, repair=False, observer=nobody).error is None
+        assert service.complete(tenant, apply=None, observer=nobody).error is None
     assert ours.estate.left_behind(tenant) == []
 
 
@@ -166,8 +170,8 @@ def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_
     assert "step_taken_over" in ours.actions(moved.json["operation"])
     running.stop("broker")
     try:
-        rehearsed = ours.command("rollback", tenant, "--rehearse")
-        assert rehearsed.exit_code == 0, rehearsed.stderr
+        with closing(open_service(ours.config)) as service:
+            assert service.rehearse_rollback(tenant, observer=nobody).error is None
         back = ours.command("rollback", tenant)
         assert back.exit_code == 0, back.stderr
         command = ours.begin("migrate", tenant, "--to", "green")
@@ -188,7 +192,7 @@ def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_
     assert ours.estate.left_behind(tenant) == []
 
 
-def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_and_a_restart_loses_nothing(
+def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_one_at_once(
     cells_estate: TestEstate, tmp_path: Path
 ) -> None:
     tenant, running = "hare", cells_estate.local.running
@@ -205,9 +209,7 @@ def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_and_a_rest
             out, err = command.communicate(timeout=180)
             assert command.returncode == 0, f"{err}\n{second.log.read_text()}"
             assert "step_taken_over" in hares.actions(json.loads(out)["operation"])
-            assert set(rabbit.queue_types(running).values()) == {"quorum"}
-            running.stop("rabbitmq", signal.SIGKILL)
-            running.start("rabbitmq")
+            assert rabbit.is_quorum(broker, "hares.copy.us-east-1")
             done = hares.command("complete", tenant, "--yes", tenant)
             assert done.exit_code == 0, f"{done.stderr}\n{second.log.read_text()}"
             assert "hares.erase.us-east-1" in done.stderr

@@ -1,14 +1,28 @@
-"""A worker one of whose processes kills itself at a named point, once: `worker CONFIG POINT`. See `killed`."""
+"""A worker one of whose processes kills itself at a named point: `worker CONFIG POINT`. See `killed`.
+
+Who takes the step over is spared.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from tenure.engine.observer import Notice, StepStarted
 from tenure.estate.config import load_estate
 from tenure.wiring import open_registry, open_service
 from tenure.worker import process
 from tests.faults.killed import Killer
+
+
+class KillerOfTheFirst(Killer):
+    _spares = False
+
+    def __call__(self, notice: Notice) -> None:
+        if isinstance(notice, StepStarted):
+            self._spares = notice.taken_over
+        if not self._spares:
+            super().__call__(notice)
 
 
 def main() -> int:
@@ -20,7 +34,7 @@ def main() -> int:
         registry,
         lambda stopping: open_service(config, stopping=stopping),
         concurrency=1,
-        observer=Killer(point),
+        observer=KillerOfTheFirst(point),
     )
 
 

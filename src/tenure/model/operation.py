@@ -141,6 +141,11 @@ class Operation:
         """It stopped with an error before its end and goes on only when someone resumes it."""
         return self.state.active and self.stuck
 
+    @property
+    def rests(self) -> bool:
+        """Nothing happens any more by itself: it has ended or soaks, awaits a person, or is stuck."""
+        return not self.state.active or self.state is OperationState.AWAITING or self.needs_resume
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

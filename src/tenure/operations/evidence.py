@@ -37,6 +37,7 @@ def verify(
     lock = threading.Lock()
 
     def shown(name: StoreName, items: int) -> None:
+        ctx.check()  # a full comparison may take long: who cancels or stops this process does not wait for its end
         with lock:
             ctx.progress(f"verify {name}", items)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from tenure.engine.observer import Observer, PhaseChanged, Progressed, StepEnded, StepStarted
 from tenure.errors import DeadlineExceeded, StoreUnavailable
-from tenure.model.operation import Event, JsonObject, Operation, OperationState, Step, StepState
+from tenure.model.operation import Event, JsonObject, Operation, Step, StepState
 from tenure.registry.registry import Registry
 
 POLL_S: Final = 0.3
@@ -26,12 +26,6 @@ class Look:
     operation: Operation
     steps: tuple[Step, ...]
     events: tuple[Event, ...]
-
-    @property
-    def rests(self) -> bool:
-        """Nothing happens any more by itself: it has ended or soaks, awaits somebody, or is stuck."""
-        state = self.operation.state
-        return not state.active or state is OperationState.AWAITING or self.operation.needs_resume
 
     def progress(self) -> dict[str, JsonObject]:
         """How far the running step is with each thing it does: see `StepContext.progress`."""
@@ -63,7 +57,7 @@ def looks(registry: Registry, operation_id: str, *, since: int = 0, poll_s: floa
             away_since = None
             since = events[-1].seq if events else since
             yield look
-            if look.rests:
+            if operation.rests:
                 return
         threading.Event().wait(poll_s)
 

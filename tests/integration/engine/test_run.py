@@ -26,7 +26,7 @@ from tenure.model.names import CellName
 from tenure.model.operation import Operation, OperationState, StepState
 from tenure.registry.registry import Registry
 from tests.integration.engine.conftest import ACME
-from tests.integration.engine.sample_operation import SAMPLE, at, with_step
+from tests.integration.engine.sample_operation import QUICK, SAMPLE, at, with_step
 
 Effects = Callable[[], set[str]]
 
@@ -448,6 +448,57 @@ def test_progress_is_kept_with_the_step_for_those_who_watch_from_elsewhere(
 
     engine.run(operation.id, with_step("copy", copies), observer=told.append)
     progress = registry.steps.list(operation.id)[1].progress
-    assert progress == {"postgres": {"done": 5, "total": 10, "unit": "rows", "lag": 1}}
+    pace = {"per_s": None, "left_s": None}
+    assert progress == {"postgres": {"done": 5, "total": 10, "unit": "rows", "lag": 1, **pace}}
     assert [(n.done, n.total) for n in told if isinstance(n, Progressed)] == [(5, 10)]
     assert "catching_up" in [n.phase for n in told if isinstance(n, PhaseChanged)]
+
+
+def test_a_process_that_is_told_to_stop_gives_its_step_back_and_another_one_goes_on(
+    registry: Registry, operation: Operation, effects: Callable[[], set[str]]
+) -> None:
+    """At a check, not as an attempt; what the step has kept stays. Nothing else is begun by the one that stops."""
+    asked = False
+    outcomes: list[str] = []
+
+    def copy(context: StepContext) -> StepOutcome:
+        nonlocal asked
+        context.checkpoint(copied=1)
+        asked = True
+        try:
+            context.wait(60)
+        except Exception:  # noqa: BLE001  (what a step does with its errors must not keep the process from stopping)
+            return Done()
+        return Done()
+
+    def watch(notice: Notice) -> None:
+        if isinstance(notice, StepEnded):
+            outcomes.append(notice.outcome)
+
+    stopping = Engine(registry, actor="old", settings=QUICK, stopping=lambda: asked)
+    left = stopping.run(operation.id, with_step("copy", copy), observer=watch)
+    assert left.state is OperationState.RUNNING
+    assert outcomes == ["done", "released"]
+    assert stopping.run(operation.id, SAMPLE).state is OperationState.RUNNING
+    step = registry.steps.list(operation.id)[1]
+    assert (step.state, step.attempts_used, step.checkpoint) == (StepState.PENDING, 0, {"copied": 1})
+    assert operation.id in registry.operations.due()
+    ended = Engine(registry, actor="new", settings=QUICK).run(operation.id, SAMPLE)
+    assert ended.state is OperationState.SOAKING
+    assert effects() == {"prepared", "copied 1", "copied 2", "finished"}
+
+
+def test_progress_is_kept_with_its_pace_for_those_who_watch_elsewhere(
+    engine: Engine, registry: Registry, operation: Operation
+) -> None:
+    def copy(context: StepContext) -> StepOutcome:
+        for done in (10, 20):
+            context.progress("copy store", done, 100, "rows", bytes_done=done * 8, lag_bytes=0)
+            context.wait(0.5)
+        seen = registry.steps.list(operation.id)[1].progress["copy store"]
+        assert (seen["done"], seen["total"], seen["unit"], seen["bytes_done"]) == (20, 100, "rows", 160)
+        assert 0 < seen["per_s"] <= 20.1
+        assert seen["left_s"] == pytest.approx(80 / seen["per_s"])
+        return Done()
+
+    assert engine.run(operation.id, with_step("copy", copy)).state is OperationState.SOAKING
