@@ -34,7 +34,7 @@ class Settings:
     rate: float = 40.0
     outages: bool = True
     workers: int = 0
-    """Workers of the fleet that carry the operations, for an estate with a broker. They fail as well, and so does it."""
+    """Workers of the fleet, which carry the operations; the estate needs a broker. All of them may fail as well."""
 
 
 def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, Any]:
