@@ -45,8 +45,12 @@ class Killer:
 def main() -> int:
     config, point, command, *rest = sys.argv[1:]
     killer = Killer(point)
-    service = open_service(Path(config))
     operation: Operation
+    try:
+        service = open_service(Path(config))
+    except TenureError as error:
+        show_error(error, as_json=False)
+        return 1
     try:
         match command, rest:
             case "migrate", [tenant, cell]:

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from rag_app.checker import Served, check
 from rag_app.history import History, Op, Outcome, Request
 from rag_app.load import DEFAULT_MIX, Generator, LoadSettings
 from rag_app.load_process import LoadFailed, LoadProcess
@@ -134,12 +135,17 @@ def test_a_planted_stale_read_is_found(
         wait_until(lambda: load.stats().requests >= 600, "600 requests", deadline_s=30)
         history = load.stop()
     assert verify(history, lambda _: reader).clean
+    served = dict.fromkeys(HOSTS, (Served(cell="blue", since=0.0),))
+    assert check(history, served).clean
+    writers = {(r.tenant, r.key): r.worker for r in history.requests if r.is_write}
+    assert any(not r.is_write and r.worker != writers.get((r.tenant, r.key)) for r in history.requests)
     for op in (Op.GET, Op.FILE, Op.SEARCH, Op.GET_COUNTER, Op.GET_SESSION):
         place, read = quiet_read(history, op)
         planted = History([*history.requests[:place], replace(read, found=read.found - 1)])
         planted.requests += history.requests[place + 1 :]
         found = verify(planted, lambda _: reader)
         assert [stale.request.op for stale in found.stale] == [op]
+        assert {finding.request.key for finding in check(planted, served).findings} == {read.key}
         assert found.lost == ()
 
 
