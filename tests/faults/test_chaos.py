@@ -12,7 +12,8 @@ from tests.estate import TestEstate
 
 pytestmark = pytest.mark.faults
 
-SHORT = Settings(seed=7337, seconds=3.0, tenants=2, rate=30.0, outages=False)
+SHORT = Settings(seed=7337, seconds=3.0, tenants=1, rate=30.0, outages=False)
+"""A migration that is killed right behind its point of no return, resumed and completed."""
 LONG = Settings(seed=4, seconds=30.0, tenants=3, rate=40.0)
 
 
