@@ -40,6 +40,9 @@ def main() -> int:
         "--no-outages", action="store_true", help="strike the commands alone, no server or network"
     )
     parser.add_argument(
+        "--workers", type=int, default=0, help="have a fleet of so many workers, which fail as well"
+    )
+    parser.add_argument(
         "--evidence", type=Path, default=None, help="keep the history and what was done in this folder"
     )
     arguments = parser.parse_args()
@@ -49,13 +52,14 @@ def main() -> int:
         tenants=arguments.tenants,
         rate=arguments.rate,
         outages=not arguments.no_outages,
+        workers=arguments.workers,
     )
     evidence = arguments.evidence or Path(tempfile.mkdtemp(prefix="tenure-chaos-evidence-"))
     evidence.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tenure-chaos-"))
     folder.chmod(0o755)
     app = RagApp()
-    local = cells.start(folder, app, owner=True)
+    local = cells.start(folder, app, owner=True, fleet=arguments.workers > 0)
     try:
         estate = TestEstate(local=local, app=app)
         estate.migrate_registry()

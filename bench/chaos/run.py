@@ -16,6 +16,7 @@ from bench.chaos.judgement import judge
 from bench.chaos.lanes import Lanes
 from bench.chaos.schedule import plan
 from rag_app.history import History
+from tenure.estate.local.fleet import BROKER, start_workers
 from tests.estate import TestEstate
 from tests.faults.network import network_of
 
@@ -32,8 +33,8 @@ class Settings:
     tenants: int = 3
     rate: float = 40.0
     outages: bool = True
-    more_servers: tuple[str, ...] = ()
-    """Servers of the estate that may fail besides the stores, apps, gateway and control database."""
+    workers: int = 0
+    """Workers of the fleet, which carry the operations; the estate needs a broker. All of them may fail as well."""
 
 
 def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
         settings.seconds,
         moving,
         outages=settings.outages,
-        more_servers=settings.more_servers,
+        more_servers=fleet_of(settings.workers),
     )
     for line in schedule.lines():
         sys.stderr.write(json.dumps(line) + "\n")
@@ -54,6 +55,7 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
         estate.add_tenant(tenant)
     before = estate.digests(quiet)
     with _journal(evidence) as journal, network_of(estate) as network:
+        start_workers(network.estate.local.running, network.estate.config, settings.workers)
         with estate.load(*moving, busy, folder=evidence, rate=settings.rate) as load:
             lanes = Lanes(network, schedule, journal)
             try:
@@ -69,6 +71,11 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
         )
     (evidence / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n", "utf-8")
     return report
+
+
+def fleet_of(workers: int) -> tuple[str, ...]:
+    """The servers of a fleet of so many workers; the broker once for each of them, so that it fails as often."""
+    return tuple(f"worker-{n}" for n in range(1, workers + 1)) + (BROKER.name,) * (workers > 0)
 
 
 @contextmanager
