@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import yaml
 
 from tenure.engine.observer import Notice, PointReached, nobody
-from tenure.errors import StillRunning
 from tenure.estate.local import ValkeyServer
 from tenure.model.operation import Operation, OperationState
 from tenure.registry.links import LinkState
@@ -140,7 +140,7 @@ def test_a_rollback_does_not_wait_for_a_comparison_not_even_for_one_whose_proces
 
 
 def test_a_move_loses_the_redis_of_its_locks_and_nothing_else(
-    cells_estate: TestEstate, tmp_path: Path
+    cells_estate: TestEstate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It forgets everything at one point and is gone from another one on; nobody else gets at the tenant either way."""
     tenant = "lock-lost"
@@ -155,10 +155,11 @@ def test_a_move_loses_the_redis_of_its_locks_and_nothing_else(
     locked: dict[str, object] = {}
 
     def look(point: str, operation: str) -> None:
-        try:
-            intruder.look_at(operation, wait_s=0.0)
-        except StillRunning as error:
-            refused[point] = error.message
+        caplog.clear()
+        intruder.look_at(operation, wait_s=0.0)
+        (refused[point],) = (
+            r.message for r in caplog.records if r.message.startswith("operation_left_alone")
+        )
 
     def disturb(notice: Notice) -> None:
         if not isinstance(notice, PointReached):
@@ -173,6 +174,7 @@ def test_a_move_loses_the_redis_of_its_locks_and_nothing_else(
             running.stop("locks")
             look("while Redis is gone", notice.operation)
 
+    caplog.set_level("INFO", logger="tenure.operations.fleet")
     try:
         with cells_estate.load(tenant, folder=tmp_path, rate=20.0) as load:
             done = service.migrate(tenant, "green", apply=None, observer=disturb)
