@@ -104,6 +104,7 @@ def test_the_local_estate_goes_up_says_where_it_is_and_comes_down() -> None:
         assert "envoy" in status.stdout
         assert "ready" in status.stdout
         assert "worker-1" in status.stdout
+        assert "scheduler" in status.stdout
         second = call("up")
         assert second.returncode == 4, second.stderr
         config = str(folder / "tenure.yaml")

@@ -15,7 +15,7 @@ from tenure.cli.output import emit_json, table
 from tenure.errors import DeadlineExceeded
 from tenure.estate.config import Fleet, load_estate
 from tenure.estate.local import cells
-from tenure.estate.local.fleet import start_workers
+from tenure.estate.local.fleet import start_scheduler, start_workers
 from tenure.estate.local.layout import default_folder
 from tenure.estate.local.running import down as stop_estate
 from tenure.estate.local.running import status as look_at
@@ -48,7 +48,7 @@ def estate() -> None:
     type=click.IntRange(0, 16),
     default=0,
     show_default=True,
-    help="Run that many workers, and a broker for them.",
+    help="Run that many workers, with a broker and a scheduler.",
 )
 @json_option
 @pass_context
@@ -62,6 +62,7 @@ def up(context: Context, folder: Path, workers: int) -> None:
     try:
         registry.migrate()
         if workers:
+            start_scheduler(local.running, local.estate_file)
             start_workers(local.running, local.estate_file, workers)
             _await_workers(registry, described.fleet, workers)
     finally:

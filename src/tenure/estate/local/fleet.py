@@ -1,4 +1,5 @@
-"""The fleet of a local estate: a broker of its own, and workers under the estate's supervisor like all servers."""
+"""The fleet of a local estate: a broker of its own, workers and a scheduler under the estate's supervisor like all
+servers."""
 
 from __future__ import annotations
 
@@ -23,6 +24,11 @@ def start_workers(running: RunningEstate, estate_file: Path, count: int) -> None
     """Start that many workers, which serve every queue. The control database must have its schema."""
     for number in range(1, count + 1):
         running.add(_process(f"worker-{number}", estate_file, "worker"))
+
+
+def start_scheduler(running: RunningEstate, estate_file: Path) -> None:
+    """Start the scheduler. The control database must have its schema."""
+    running.add(_process("scheduler", estate_file, "scheduler"))
 
 
 def _process(name: str, estate_file: Path, *command: str) -> CommandServer:
