@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tenure.model.names import TenantId
 from tenure.model.operation import Operation
 from tenure.registry.registry import Registry
 from tenure.registry.workers import Presence
-from tenure.wiring import open_dispatcher, open_registry
+from tenure.wiring import open_dispatcher, open_registry, open_service
 from tests.estate import CommandResult, TestEstate
 
 ROOT = Path(__file__).parents[1]
@@ -127,8 +127,11 @@ class Fleet:
             registry.close()
 
     def tick(self) -> list[str]:
-        """What a scheduler does now and then: announce what is due. The operations that a worker was told of."""
+        """What a scheduler does now and then: let begin what waits for capacity, and announce what is due. The
+        operations that a worker was told of."""
         estate = load_estate(self.config)
+        with closing(open_service(self.config)) as service:
+            service.admit_waiting()
         with self.registry() as registry:
             dispatcher = open_dispatcher(estate, registry)
             assert dispatcher is not None

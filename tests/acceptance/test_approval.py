@@ -184,7 +184,7 @@ def test_what_one_proposes_begins_when_another_has_approved_exactly_that(
     assert [(a["approver"].split("@")[0], a["plan_digest"]) for a in told["approvals"]] == [("bob", digest)]
     assert (told["record"]["outcome"], told["record"]["attempts"]) == ("succeeded", 7)
     actions = [event["action"] for event in told["events"]]
-    assert actions[:3] == ["operation_created", "operation_approved", "step_started"]
+    assert actions[:4] == ["operation_created", "operation_approved", "capacity_admitted", "step_started"]
 
     # An approved proposal that has not begun keeps no rollback away, and is worth nothing after it.
     operation, digest = proposed(run("alice", "complete", tenant, "--yes", tenant, "--json"))

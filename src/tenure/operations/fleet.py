@@ -61,23 +61,26 @@ class Fleet:
         operation = registry.operations.get(operation_id)
         registry.workers.drop_wake(operation_id)
         if operation.tenant is not None and locks is not None and locks.held(operation.tenant):
-            return operation
+            return self._left_alone(operation_id, f"somebody is at {operation.tenant} now, says its lock")
         try:
             spec = self._spec_of(operation)
             left = self._engine.run(operation_id, spec, observer=observer, wait_s=wait_s)
         except (StillRunning, LeaseLost) as error:
-            log.info(
-                "operation_left_alone: %s",
-                error,
-                extra={"action": "operation_left_alone", "operation": operation_id},
-            )
-            return registry.operations.get(operation_id)
+            return self._left_alone(operation_id, str(error))
         finally:
             # What follows a link in this process would go on following when another process is at it.
             self._deps.sessions.close()
         if self._engine.stopping and not left.rests and self._deps.dispatcher is not None:
             self._deps.dispatcher.wake(left, again=True)
         return left
+
+    def _left_alone(self, operation_id: str, because: str) -> Operation:
+        log.info(
+            "operation_left_alone: %s",
+            because,
+            extra={"action": "operation_left_alone", "operation": operation_id},
+        )
+        return self._deps.registry.operations.get(operation_id)
 
     def _approved(self, operation: Operation) -> bool:
         """It was proposed and may begin."""

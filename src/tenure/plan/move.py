@@ -251,7 +251,9 @@ def _predict(seen: MoveObservation) -> Prediction:
     estimated_s = STEPS_S + copy_s + 2 * verify_s + canary_s + hold_ms / 1000
     record = seen.record
     stretch = record.stretch if record is not None and record.number >= LEARN_FROM else None
-    total_s = estimated_s * (stretch or 1.0)
+    total_s = canary_s + (estimated_s - canary_s) * (
+        stretch or 1.0
+    )  # a canary takes as long as it is told to
     back = record.rollback_s if record is not None else None
     moved = 0 if seen.linked else sum(s.size_bytes for s in seen.stores)
     measured = [s.store for s in seen.stores if s.copied is not None]
