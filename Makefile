@@ -25,7 +25,7 @@ demo: $(READY) ## Move three tenants under load on real servers, roll one back, 
 	@$(BIN)/tenure demo $(ARGS)
 
 # Tests wait for servers more than they compute: more workers than processors, each with servers of its own.
-WORKERS ?= 3
+WORKERS ?= 4
 
 test: $(READY) ## The whole test suite
 	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
