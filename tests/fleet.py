@@ -49,6 +49,15 @@ class WorkerProcess:
         """Wait for its end; the exit code."""
         return self._process.wait(timeout=deadline_s)
 
+    def children(self) -> tuple[int, ...]:
+        """The processes of its pool that live."""
+        try:
+            return tuple(
+                int(c) for c in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            )
+        except (FileNotFoundError, ProcessLookupError):
+            return ()
+
     def end(self) -> None:
         if self._process.poll() is None:
             self.signal_all(signal.SIGCONT)
@@ -170,6 +179,26 @@ class Fleet:
         assert found is not None
         return found
 
+    def holder(self, tenant: str, step: str) -> int:
+        """The process that runs that step of the tenant's latest operation, once there is one."""
+        found: list[int] = []
+
+        def look() -> bool:
+            latest = self.latest(tenant)
+            if latest is None:
+                return False
+            with self.registry() as registry:
+                steps = registry.steps.list(latest.id)
+            found[:] = [
+                int(s.holder.split(":")[1])
+                for s in steps
+                if s.name == step and s.holder and s.state == "running"
+            ]
+            return bool(found)
+
+        wait_until(look, lambda: f"{step} of {tenant} is run")
+        return found[0]
+
     def actions(self, operation: str) -> list[str]:
         with self.registry() as registry:
             return [event.action for event in registry.events.list(operation=operation)]
@@ -191,8 +220,12 @@ def fleet(
     broker: str,
     namespace: str,
     settings: Mapping[str, Any] | None = None,
+    capacity: Mapping[str, Any] | None = None,
 ) -> Iterator[Fleet]:
-    """A fleet without workers: `worker` starts them, and all of them end with the block."""
+    """A fleet without workers: `worker` starts them, and all of them end with the block.
+
+    `settings` are those of the block `fleet`, `capacity` is that block.
+    """
     home = estate.config.parent
     document = yaml.safe_load(estate.config.read_text())
     secret = home / "etc" / "secrets" / f"broker-{namespace}"
@@ -204,6 +237,8 @@ def fleet(
         "wake_again_s": 1,
         **(settings or {}),
     }
+    if capacity is not None:
+        document["capacity"] = dict(capacity)
     config = home / f"{namespace}.yaml"
     config.write_text(yaml.safe_dump(document, sort_keys=False))
     made = Fleet(estate, config, folder)
@@ -212,6 +247,11 @@ def fleet(
     finally:
         made.end()
         config.unlink()
+
+
+def process_state(pid: int) -> str:
+    """The letter of its state: `T` for a process that has stopped itself."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
 
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str], *, deadline_s: float = 60.0) -> None:

@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-import psycopg
 import pytest
 import yaml
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import scalar_row
 
 from tenure.engine.observer import Notice, PointReached, nobody
-from tenure.model.capacity import Resource, Scope, What
+from tenure.model.capacity import Resource
 from tenure.model.names import CellName
 from tenure.operations.capacity import CapacityReport
 from tenure.wiring import open_service
 from tests.estate import TestEstate
+from tests.slots import sampled, slots_of
 
 COPY, KEPT = 4, 1
 """Slots of the source's server: while a tenant is copied (its three tables at once), and while it soaks."""
-SLOTS_NOW = "select count(*)::int from pg_replication_slots where slot_name ~ '^(tenure|pg)_'"
-
-
-@contextmanager
-def sampled(dsn: str) -> Iterator[list[int]]:
-    """How many slots of links the server has, again and again while the block runs; the first one from before it."""
-    with psycopg.connect(dsn, autocommit=True, row_factory=scalar_row) as connection:
-        seen: list[int] = connection.execute(SLOTS_NOW).fetchall()
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(0.02):
-                seen.extend(connection.execute(SLOTS_NOW).fetchall())
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield seen
-        finally:
-            ended.set()
-            thread.join()
 
 
 @pytest.fixture
@@ -53,8 +30,7 @@ def dsn(cells_estate: TestEstate) -> str:
 
 @pytest.fixture
 def slots(dsn: str) -> Resource:
-    given = conninfo_to_dict(dsn)
-    return Resource(scope=Scope.SERVER, name=f"{given['host']}:{given['port']}", what=What.SLOTS)
+    return slots_of(dsn)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tenure.estate.local.fleet import start_workers
 from tenure.wiring import open_service
 from tests import rabbit
 from tests.estate import TestEstate
-from tests.fleet import Fleet, fleet, wait_until
+from tests.fleet import Fleet, fleet, process_state, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_a_worker_that_slept_through_a_takeover_harms_nobody_and_duplicates_do_n
     ours.estate.add_tenant(tenant)
     sleeper = ours.worker(point="catch_up.following:stop")
     command = ours.begin("migrate", tenant, "--to", "green", "--json")
-    child = _holder(ours, tenant, "catch_up")
-    wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
+    child = ours.holder(tenant, "catch_up")
+    wait_until(lambda: process_state(child) == "T", lambda: "the process stops itself")
     operation = ours.operation(tenant).id
     other = ours.worker()
     for _ in range(3):
@@ -202,8 +202,8 @@ def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_one_at_onc
         with fleet(cells_estate, tmp_path, broker=broker, namespace="hares") as hares:
             first = hares.worker(point="verify.equal:stop")
             command = hares.begin("migrate", tenant, "--to", "green", "--json")
-            child = _holder(hares, tenant, "verify")
-            wait_until(lambda: _state(child) == "T", lambda: "the process stops itself")
+            child = hares.holder(tenant, "verify")
+            wait_until(lambda: process_state(child) == "T", lambda: "the process stops itself")
             second = hares.worker("--concurrency", "1")
             first.signal_all(signal.SIGKILL)
             moved = command.result()
@@ -216,26 +216,3 @@ def test_over_rabbitmq_the_message_of_a_killed_worker_goes_to_another_one_at_onc
     finally:
         rabbit.stop(running)
     assert cells_estate.left_behind(tenant) == []
-
-
-def _holder(of: Fleet, tenant: str, step: str) -> int:
-    """The process that runs that step of the tenant's latest operation, once there is one."""
-    found: list[int] = []
-
-    def look() -> bool:
-        latest = of.latest(tenant)
-        if latest is None:
-            return False
-        with of.estate.service() as service:
-            _, steps = service.operation(latest.id)
-        found[:] = [
-            int(s.holder.split(":")[1]) for s in steps if s.name == step and s.holder and s.state == "running"
-        ]
-        return bool(found)
-
-    wait_until(look, lambda: f"{step} of {tenant} is run")
-    return found[0]
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
