@@ -13,12 +13,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-NEEDS_A_DISK = "test_full_disk.py"
-"""A full disk needs a file system of its own, which not every machine lets root mount."""
+FAULTS_ALONE = frozenset({"test_full_disk.py", "test_many_at_once.py", "test_fleet_outages.py"})
+"""What `make faults` alone runs. A full disk needs a file system of its own, which not every machine lets root mount;
+the others take minutes."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`make faults` alone fills disks."""
-    if collection_path.name == NEEDS_A_DISK and not config.getoption("--every-point", default=False):
+    """Some take too long, or need too much, for `make test`."""
+    if collection_path.name in FAULTS_ALONE and not config.getoption("--every-point", default=False):
         return True
     return None

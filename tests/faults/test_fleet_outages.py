@@ -1,7 +1,7 @@
 """What a fleet needs is gone for 30 s in the middle of a move: the move finishes or aborts by itself, nothing that was
 acknowledged is lost, and users notice nothing, unless the control database goes in the middle of a switch.
 
-All of it runs in `make faults`.
+`make faults` alone runs it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,6 @@ OUTAGES: Final = (
 """The server that goes, and the step and the point at which it does."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "outage" in metafunc.fixturenames:
-        chosen = OUTAGES if metafunc.config.getoption("--every-point", default=False) else ()
-        metafunc.parametrize("outage", chosen, ids=[f"{server}-{point}" for server, _, point in chosen])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Staff:
     """A fleet with a scheduler."""
@@ -81,6 +75,7 @@ def staff(cells_estate: TestEstate, tmp_path_factory: pytest.TempPathFactory) ->
             running.remove(name)
 
 
+@pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: f"{outage[0]}-{outage[2]}")
 def test_what_a_fleet_needs_is_gone_for_30_s_in_the_middle_of_a_move(
     cells_estate: TestEstate, staff: Staff, outage: tuple[str, str, str], tmp_path: Path
 ) -> None:
