@@ -40,8 +40,9 @@ TENANTS: Final = 50
 WORKERS: Final = 4
 BETWEEN_S: Final = (3.0, 9.0)
 """How long the killer rests between two blows."""
-ROOM: Final = {"blue": 2 * 4 + 2, "green": 4}
-"""Slots for links: on blue for two copies (four each) and two that soak, on green one for each of all four."""
+ROOM: Final = {"blue": 2 * 4 + 2, "green": 2}
+"""Slots for links: on blue for two copies (four each) and two that soak, on green for two: half of what four workers
+would take."""
 TRIES: Final = 5
 """How often a migration that was aborted is asked for again."""
 BUSY: Final = frozenset({"step_started", "step_taken_over"})

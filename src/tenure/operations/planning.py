@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Final
 
 from tenure.errors import NotAllowed, PlanStale
 from tenure.estate.config import Estate
@@ -17,6 +20,10 @@ from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan
 
 PLANNER = "planner"
 """Who plans admits nobody."""
+LOOKS_AT_ONCE: Final = 2
+"""How many moves one process looks at for their plans at the same time. A look measures how quickly the stores answer:
+many at once would measure each other, and plans would be refused for holds that are predicted too long."""
+_looking = threading.BoundedSemaphore(LOOKS_AT_ONCE)
 STEPS = {"migrate": MIGRATE_STEPS, "rollback": ROLLBACK_STEPS, "complete": COMPLETE_STEPS}
 
 
@@ -30,9 +37,13 @@ def plan_now(
     linked: bool,
     canary: CanaryPlan | None = None,
 ) -> Plan:
-    """Plan that operation. Reads only; raises `PlanStale` if `source` does not serve the tenant."""
+    """Plan that operation. Reads only; raises `PlanStale` if `source` does not serve the tenant.
+
+    Of many migrations that are planned at once in this process, some wait for others; a way back waits for nobody.
+    """
     session = deps.sessions.get(link_name(tenant, source, target), tenant, source, target)
-    seen = replace(observe(deps, session, linked=linked), canary=canary)
+    with _looking if kind == "migrate" else nullcontext():
+        seen = replace(observe(deps, session, linked=linked), canary=canary)
     if kind == "migrate":
         capacity = Capacity(deps, actor=PLANNER)
         request = capacity.request(kind, tenant, source, target, linked=linked)
