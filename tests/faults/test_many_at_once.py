@@ -40,9 +40,8 @@ TENANTS: Final = 50
 WORKERS: Final = 4
 BETWEEN_S: Final = (3.0, 9.0)
 """How long the killer rests between two blows."""
-ROOM: Final = {"blue": 2 * 4 + 2, "green": 2}
-"""Slots for links: on blue for two copies (four each) and two that soak, on green for two: half of what four workers
-would take."""
+ROOM: Final = {"blue": 2 * 4 + 2, "green": 4}
+"""Slots for links: on blue for two copies (four each) and two that soak, on green for one of each of four."""
 TRIES: Final = 5
 """How often a migration that was aborted is asked for again."""
 BUSY: Final = frozenset({"step_started", "step_taken_over"})
@@ -131,6 +130,7 @@ def in_cell(estate: TestEstate, tenant: str, cell: str) -> dict[tuple[str, str],
     }
 
 
+@pytest.mark.timeout(1800)
 def test_many_moves_at_once_all_arrive_though_workers_are_killed(
     cells_estate: TestEstate,
     tmp_path: Path,
