@@ -19,8 +19,8 @@ from tenure.wiring import open_service
 from tests.estate import TestEstate
 from tests.slots import sampled, slots_of
 
-COPY, KEPT = 4, 1
-"""Slots of the source's server: while a tenant is copied (its three tables at once), and while it soaks."""
+COPY, KEPT = 5, 1
+"""Slots of the source's server: while a tenant is copied (its three tables and the marks at once), and in its soak."""
 
 
 @pytest.fixture

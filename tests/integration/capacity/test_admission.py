@@ -323,7 +323,7 @@ def test_a_server_says_what_it_has_and_others_use_and_what_nobody_accounts_for(
 
 
 def test_what_a_move_needs_follows_from_its_stores(bench: Bench, address: str) -> None:
-    """Both cells are on one server: it gets both ends of the link, and one table is copied at a time."""
+    """Both cells are on one server: it gets both ends of the link, and a table and the marks are copied at once."""
     tenant, blue, green = TenantId("gold-1"), CellName("blue"), CellName("green")
     asked = bench.capacity.request("migrate", tenant, blue, green, linked=False)
     assert asked is not None
@@ -335,8 +335,8 @@ def test_what_a_move_needs_follows_from_its_stores(bench: Bench, address: str) -
         Resource(scope=Scope.CELL, name="blue", what=What.MOVES): Need(units=1),
         Resource(scope=Scope.CELL, name="green", what=What.MOVES): Need(units=1),
         Resource(scope=Scope.STORE, name="green/postgres", what=What.MOVES): Need(units=1),
-        on_server(What.SLOTS): Need(units=3, kept=2),
-        on_server(What.WORKERS): Need(units=3, kept=2),
+        on_server(What.SLOTS): Need(units=4, kept=2),
+        on_server(What.WORKERS): Need(units=4, kept=2),
         on_server(What.CONNECTIONS): Need(units=16),
     }
     again = bench.capacity.request("migrate", tenant, blue, green, linked=True)
@@ -390,11 +390,11 @@ def test_what_can_never_be_had_is_refused_in_the_plan_and_keeps_nobody_out(
         asked = bench.capacity.request("migrate", tenant, blue, green, linked=False)
         (finding,) = bench.capacity.out_of_reach(asked, (blue, green))
         assert (finding.code, finding.where) == ("over_capacity", address)
-        assert "needs 3 replication slots" in finding.message
+        assert "needs 4 replication slots" in finding.message
         huge, small = bench.create("gold-1", slots=3), bench.create("bronze-1", slots=2)
         waits_for = bench.capacity.admit(huge)
         assert waits_for is not None
-        assert waits_for.startswith("cannot begin: it needs 3 replication slots")
+        assert waits_for.startswith("cannot begin: it needs 4 replication slots")
         assert bench.capacity.admit(small) is None
         assert bench.capacity.survey().unmatched == ("elsewhere:5432",)
     finally:

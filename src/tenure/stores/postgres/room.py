@@ -50,10 +50,9 @@ def room(pool: Pool) -> Sequence[Room]:
 
 def takes(source: Pool, target: Pool, tables: int) -> Sequence[Take]:
     """A slot and a worker for each direction, kept as long as the link; and for the first copy as many of both again as
-    the target copies tables at once."""
-    copying = min(
-        int(target.value("select current_setting('max_sync_workers_per_subscription')::int")), tables
-    )
+    the target copies tables at once; the table of the marks is one of them."""
+    at_once = int(target.value("select current_setting('max_sync_workers_per_subscription')::int"))
+    copying = min(at_once, tables + 1)
     return (
         Take(server=source.address, what=What.SLOTS, need=Need(units=1 + copying, kept=1)),
         Take(server=target.address, what=What.SLOTS, need=Need(units=1, kept=1)),
