@@ -71,7 +71,14 @@ class Command:
     def __init__(self, argv: Sequence[str], log: Path) -> None:
         self._log = log
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+            # Whoever runs the tests in a shell's background has Ctrl-C ignored, by what it starts as well.
+            self._process = subprocess.Popen(
+                ["env", "--default-signal=INT", *argv],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+            )
 
     @property
     def stderr(self) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,10 @@ def fired_in(registry: Registry, term: int) -> int:
 def test_another_leads_within_15_s_and_a_leader_that_wakes_up_fires_nothing(
     config: Path, registry: Registry, wait_until: Callable[..., None]
 ) -> None:
-    with scheduler(config) as one, scheduler(config) as other:
+    with ExitStack() as stack:
+        one = stack.enter_context(scheduler(config))
         first = one.wait_for("leading", term=1)
+        other = stack.enter_context(scheduler(config))
         assert other.wait_for("standing_by")["leader"] == first["leader"]
         wait_until(lambda: fired_in(registry, 1) >= 2, "it fires every second", deadline_s=30)
 
