@@ -59,7 +59,7 @@ docs: $(READY) ## Write the generated pages again
 
 lock: ## Pin the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  --extra local --extra dev pyproject.toml -o requirements.lock
+	  --extra clickhouse --extra local --extra dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
