@@ -72,6 +72,16 @@ class Stores:
     def names(self) -> Sequence[StoreName]:
         return tuple(self._estate.catalogue.stores)
 
+    def moving(self) -> Sequence[StoreName]:
+        """A store is of the same kind in every cell, so any cell's says whether it moves."""
+        return tuple(name for name in self.names() if self._any(name).capabilities.stays is None)
+
+    def _any(self, name: StoreName) -> Store:
+        """The store in some cell: one that is made already, if there is any."""
+        with self._lock:
+            made = next((store for (_, made), store in self._made.items() if made == name), None)
+            return made if made is not None else self.store(next(iter(self._estate.cells)), name)
+
     def store(self, cell: CellName, name: StoreName) -> Store:
         with self._lock:
             made = self._made.get((cell, name))
