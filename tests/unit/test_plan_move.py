@@ -37,6 +37,7 @@ STORE = StoreObservation(
     round_trip_ms=1.5,
     fence_enforced=True,
     rides_with=None,
+    fenced_with=None,
     fingerprint_source={"prefix": "a"},
     fingerprint_target={"prefix": "a"},
 )
