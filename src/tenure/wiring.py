@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
+from tenure.catalogue import PgvectorMap, PineconeMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
@@ -20,6 +20,7 @@ from tenure.errors import ConfigurationError
 from tenure.estate.config import (
     Estate,
     PgvectorSettings,
+    PineconeSettings,
     PostgresSettings,
     RedisSettings,
     S3Settings,
@@ -39,6 +40,7 @@ from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
 from tenure.stores.contract import LiveCopy, Mutex, Store
+from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates, RedisBuckets
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
     PgVectorStore,
@@ -110,6 +112,19 @@ class Stores:
                 source_journal=self._journal(source, where.journal),
                 target_journal=self._journal(target, where.journal),
             )
+        if (
+            isinstance(one, PineconeStore)
+            and isinstance(other, PineconeStore)
+            and isinstance(where, PineconeMap)
+        ):
+            return PineconeCopy(
+                link=link,
+                tenant=tenant,
+                source=one,
+                target=other,
+                source_journal=self._journal(source, where.journal),
+                target_journal=self._journal(target, where.journal),
+            )
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
 
     def close(self) -> None:
@@ -140,6 +155,8 @@ class Stores:
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
+        if isinstance(settings, PineconeSettings) and isinstance(where, PineconeMap):
+            return self._pinecone(cell, where, settings)
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
@@ -175,6 +192,31 @@ class Stores:
             mutex=self._mutex,
             collections=tuple(k.pattern for k in where.keys),
             trust_etags=settings.trust_etags,
+        )
+
+    def _pinecone(self, cell: CellName, where: PineconeMap, settings: PineconeSettings) -> PineconeStore:
+        shared = None if settings.limiter is None else RedisBuckets(settings.limiter.resolve())
+        stores = (other.stores.values() for name, other in self._estate.cells.items() if name != cell)
+        beside = [s for its in stores for s in its if isinstance(s, PineconeSettings)]
+        return PineconeStore(
+            name=where.name,
+            cell=cell,
+            login=Login(
+                host=settings.host,
+                index=settings.index,
+                control=settings.control,
+                api_key=settings.api_key.resolve(),
+            ),
+            namespace=where.namespace,
+            anchor=self._anchor(cell, where.journal),
+            limiter=Limiter(
+                Rates(per_second=settings.rates.scaled(settings.rate_share)),
+                shared=shared,
+                alone=settings.alone_share,
+            ),
+            fields=where.fields,
+            person=where.person,
+            siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
         )
 
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:

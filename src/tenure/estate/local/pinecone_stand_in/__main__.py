@@ -77,7 +77,11 @@ class StandIn:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._answering])
         app.add_routes(routes)
         runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_SHUTDOWN_S, max_line_size=LINE_BYTES, keepalive_timeout=600
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            max_line_size=LINE_BYTES,
+            keepalive_timeout=600,
         )
         await runner.setup()
         await web.TCPSite(runner, HOST, port, reuse_address=True).start()
@@ -148,12 +152,18 @@ async def serve(*, control: int, data: Path, key: str, indexes: list[Index], dur
 
 def main() -> int:
     """Return 0 after a stop, 2 if it could not start."""
-    parser = argparse.ArgumentParser(prog="python -m tenure.estate.local.pinecone_stand_in", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tenure.estate.local.pinecone_stand_in", description=__doc__
+    )
     parser.add_argument("--control", type=int, required=True, metavar="PORT")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--key-file", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--index", type=_index, action="append", default=[], metavar="NAME:DIMENSION:METRIC:PORT")
-    parser.add_argument("--not-durable", action="store_true", help="leave it to the kernel when the disk is written")
+    parser.add_argument(
+        "--index", type=_index, action="append", default=[], metavar="NAME:DIMENSION:METRIC:PORT"
+    )
+    parser.add_argument(
+        "--not-durable", action="store_true", help="leave it to the kernel when the disk is written"
+    )
     options = parser.parse_args()
     try:
         key = options.key_file.read_text(encoding="utf-8").strip()

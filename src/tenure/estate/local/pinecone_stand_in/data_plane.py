@@ -88,7 +88,9 @@ class DataPlane:
         if not isinstance(given, list) or not given:
             raise Refused(400, "vectors: at least one vector is needed")
         if len(given) > limits.UPSERT_RECORDS:
-            raise Refused(400, f"Batch size {len(given)} exceeds the limit of {limits.UPSERT_RECORDS} records")
+            raise Refused(
+                400, f"Batch size {len(given)} exceeds the limit of {limits.UPSERT_RECORDS} records"
+            )
         records = [self._record(one) for one in given]
         if fault is not None and fault.records is not None:
             records = records[: fault.records]
@@ -189,7 +191,10 @@ class DataPlane:
         found = self._records.fetch(self._name, namespace, ids)
         after(fault)
         vectors = b",".join(orjson.dumps(one) + b":" + body for one, body in found)
-        whole = b'{"vectors":{%s},"namespace":%s,"usage":{"readUnits":1}}' % (vectors, orjson.dumps(shown(namespace)))
+        whole = b'{"vectors":{%s},"namespace":%s,"usage":{"readUnits":1}}' % (
+            vectors,
+            orjson.dumps(shown(namespace)),
+        )
         return web.Response(body=whole, content_type="application/json")
 
     async def fetch_by_metadata(self, request: web.Request) -> web.Response:
@@ -278,7 +283,9 @@ class DataPlane:
             "metric": self._index.metric,
             "vectorType": kind,
         }
-        return answer(result if self._index.dimension is None else {**result, "dimension": self._index.dimension})
+        return answer(
+            result if self._index.dimension is None else {**result, "dimension": self._index.dimension}
+        )
 
     # -- namespaces --------------------------------------------------------------------------------------------------
 
@@ -293,7 +300,10 @@ class DataPlane:
         known = sorted(name for name in counts if shown(name).startswith(prefix))
         page = [name for name in known if name > last or not pages][: limit + 1]
         after(fault)
-        result: Body = {"namespaces": [described(n, counts[n]) for n in page[:limit]], "total_count": len(known)}
+        result: Body = {
+            "namespaces": [described(n, counts[n]) for n in page[:limit]],
+            "total_count": len(known),
+        }
         if len(page) > limit:
             result["pagination"] = {"next": token_of(page[limit - 1], pages + 1)}
         return answer(result)

@@ -95,7 +95,9 @@ def check_metadata(metadata: Any, encoded: bytes) -> None:
     if not isinstance(metadata, dict):
         raise Refused(400, "Metadata must be an object")
     if len(encoded) > METADATA_BYTES:
-        raise Refused(400, f"Metadata size is {len(encoded)} bytes, which exceeds the limit of {METADATA_BYTES}")
+        raise Refused(
+            400, f"Metadata size is {len(encoded)} bytes, which exceeds the limit of {METADATA_BYTES}"
+        )
     for key, value in metadata.items():
         listed = isinstance(value, list) and all(isinstance(part, str) for part in value)
         if key.startswith("$") or not (listed or isinstance(value, str | int | float | bool)):
