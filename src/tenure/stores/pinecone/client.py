@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pinecone import Index, Pinecone, SparseValues, Vector
@@ -144,7 +145,7 @@ class IndexClient:
         found: dict[str, Record] = {}
         for batch in fetches(ids, most=self._most_fetched()):
             answer = self._call(
-                "fetch", namespace, lambda batch=batch: self._index.fetch(ids=batch, namespace=namespace)
+                "fetch", namespace, partial(self._index.fetch, ids=batch, namespace=namespace)
             )
             found.update({one: _record(vector) for one, vector in answer.vectors.items()})
         return found

@@ -12,13 +12,13 @@ import hmac
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from tenure.estate.local.pinecone_stand_in import limits
 from tenure.estate.local.pinecone_stand_in.control_plane import ControlPlane, dense_schema, description
@@ -36,8 +36,6 @@ BODY_BYTES: Final = 8 * limits.UPSERT_BYTES
 LINE_BYTES: Final = 64 * 1024
 """The longest request line: that of a fetch names every id."""
 _SHUTDOWN_S: Final = 0.1
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class StandIn:
@@ -89,7 +87,7 @@ class StandIn:
         return int(runner.addresses[0][1])
 
     @property
-    def _answering(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def _answering(self) -> Middleware:
         @web.middleware
         async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
             try:

@@ -418,16 +418,12 @@ def score(metric: str, dense: Sequence[float], sparse: Body, record: Body) -> fl
     if dense and len(values) == len(dense):
         if metric == "euclidean":
             return -sum((a - b) ** 2 for a, b in zip(dense, values, strict=True))
-        dot = math.sumprod(dense, values) if hasattr(math, "sumprod") else _dot(dense, values)
+        dot = sum(a * b for a, b in zip(dense, values, strict=True))
         if metric == "cosine":
-            return dot / (math.hypot(*dense) * math.hypot(*values) or 1.0)
+            return float(dot) / (math.hypot(*dense) * math.hypot(*values) or 1.0)
     else:
         dot = 0.0
     weights = dict(zip(sparse.get("indices", ()), sparse.get("values", ()), strict=True))
     held = record.get("sparseValues") or {"indices": (), "values": ()}
     pairs = zip(held["indices"], held["values"], strict=True)
     return float(dot + sum(weights.get(at, 0.0) * value for at, value in pairs))
-
-
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))
