@@ -107,13 +107,14 @@ def test_a_fence_that_has_lapsed_lets_nobody_copy(rig: FolderRig, wait_until: Wa
 def test_a_stale_holder_neither_joins_nor_releases_nor_erases(rig: FolderRig) -> None:
     seen = closed(rig, token=5)
     seen.join(fence(5), DOCUMENTS, LINK, copier="heir", fenced=True)
-    for stale in (
+    attempts: tuple[Callable[[], None], ...] = (
         lambda: seen.join(fence(4), DOCUMENTS, LINK, copier="zombie", fenced=True),
         lambda: seen.join(fence(4), LOGS, LINK),
         lambda: seen.release(fence(4), DOCUMENTS, LINK),
         lambda: seen.require_unlinked(fence(4), DOCUMENTS),
         lambda: rig.copy(ACME, BLUE, GREEN).stop(fence(4)),
-    ):
+    )
+    for stale in attempts:
         with pytest.raises(FenceRefused):
             stale()
     assert seen.copier(ACME, DOCUMENTS) == Copier(link=LINK, process="heir", accepts=False, token=5)
@@ -180,10 +181,10 @@ def test_whichever_part_of_a_link_is_stopped_last_leaves_nothing(
         copy.start(fence())
     wait_until(lambda: rows.progress().following and files.progress().following, "both follow", deadline_s=30)
     rig.write(BLUE, ACME, "a", "1")
-    stops = {"postgres": [files, rows], "documents": [rows, files]}[last]
-    stops[0].stop(fence())
+    first, second = (files.stop, rows.stop) if last == "postgres" else (rows.stop, files.stop)
+    first(fence())
     rig.write(BLUE, ACME, "a", "2")
-    stops[1].stop(fence())
+    second(fence())
     assert not rig.leftovers(BLUE)
     assert rig.leftovers(GREEN)[-1:] == ["fence acme"]
     rig.carrier(GREEN).open(fence())
