@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -290,6 +292,35 @@ def test_of_two_copies_the_displaced_one_stops(rig: FolderRig, wait_until: Wait)
     rig.write(BLUE, ACME, "a", "1")
     sealed(heir)
     assert rig.read(GREEN, ACME) == {"a": "1"}
+
+
+def test_what_a_displaced_copy_had_under_way_is_put_right(
+    rig: FolderRig, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has looked, and its write arrives after the other one has taken over."""
+    zombie = linked(rig, wait_until)
+    send, stopped, goes_on, arrived = zombie.target.put, *(threading.Event() for _ in range(3))
+
+    def late(key: str, body: bytes | None) -> None:
+        stopped.set()
+        assert goes_on.wait(30)
+        send(key, body)
+        arrived.set()
+
+    monkeypatch.setattr(zombie.target, "put", late)
+    rig.write(BLUE, ACME, "a", "1")
+    assert stopped.wait(10)
+    rig.write(BLUE, ACME, "a", "2")
+    heir = rig.copy(ACME, BLUE, GREEN, handover_s=2.0)
+    heir.target.fence(fence(2), expires_in_s=None, drain_s=5.0)
+    began = time.monotonic()
+    heir.start(fence(2))
+    wait_until(lambda: heir.progress().following or time.monotonic() - began > 0.5, "the heir to begin")
+    goes_on.set()
+    assert arrived.wait(10)
+    wait_until(lambda: heir.progress().following, "the first pass")
+    sealed(heir)
+    assert rig.read(GREEN, ACME) == {"a": "2"}
 
 
 PROCESS = """
