@@ -22,6 +22,7 @@ class StoreKind(StrEnum):
     PGVECTOR = "pgvector"
     REDIS = "redis"
     S3 = "s3"
+    PINECONE = "pinecone"
 
 
 class Isolation(StrEnum):
@@ -107,8 +108,21 @@ class S3Map:
         return _classify(self.keys, key)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PineconeMap:
+    """The vectors of a Pinecone store. `journal` is the PostgreSQL store in which the app notes what it touched, and
+    whose fence is this one's too; `person` are the fields that tell whose records they are."""
+
+    name: StoreName
+    namespace: Template
+    journal: StoreName
+    fields: Mapping[str, DataClass]
+    person: tuple[str, ...] = ()
+    kind: Literal[StoreKind.PINECONE] = field(default=StoreKind.PINECONE, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
-StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map
+StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | PineconeMap
 
 
 def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
@@ -159,6 +173,9 @@ def _content(its: StoreMap) -> dict[str, object]:
         case S3Map():
             extra = {"journal": its.journal, "principal": its.principal}
             return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
+        case PineconeMap():
+            named = {"namespace": its.namespace.text, "journal": its.journal}
+            return {"kind": its.kind, **named, "fields": dict(its.fields), "person": sorted(its.person)}
 
 
 def _tables(its: TableMap) -> dict[str, object]:

@@ -51,6 +51,7 @@ def check_catalogue(document: Document) -> None:
             check_reference(document, stores, store, reference)
         _check_tables(document, store, isolation_of(store, stores))
         _check_keys(document, store)
+        _check_person(document, store)
     _check_homes(document, stores)
     _check_schemas(document, stores)
 
@@ -171,6 +172,14 @@ def _check_keys(document: Document, store: StoreSketch) -> None:
                 )
                 break
         above.append(here)
+
+
+def _check_person(document: Document, store: StoreSketch) -> None:
+    """The fields that identify a person are classified."""
+    fields, person = block_at(store.entry.get("fields")), store.entry.get("person")
+    for n, name in enumerate(person if isinstance(person, tuple) else ()):
+        if store.kind == "pinecone" and isinstance(name, str) and name not in fields:
+            document.report((*store.path, "person", n), f"is none of the fields{did_you_mean(name, fields)}")
 
 
 def _check_homes(document: Document, stores: dict[str, StoreSketch]) -> None:

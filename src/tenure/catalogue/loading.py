@@ -10,6 +10,7 @@ from tenure.catalogue.catalogue import (
     Catalogue,
     Isolation,
     PgvectorMap,
+    PineconeMap,
     PostgresMap,
     RedisMap,
     S3Map,
@@ -22,6 +23,7 @@ from tenure.catalogue.qualified_name import QualifiedName
 from tenure.catalogue.schema import (
     CatalogueSettings,
     PgvectorMapSettings,
+    PineconeMapSettings,
     PostgresMapSettings,
     RedisMapSettings,
     S3MapSettings,
@@ -78,6 +80,14 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 journal=its.journal,
                 principal=its.principal,
                 keys=_keys(its),
+            )
+        case PineconeMapSettings():
+            return PineconeMap(
+                name=name,
+                namespace=Template.name(its.namespace),
+                journal=its.journal,
+                fields=its.fields,
+                person=its.person,
             )
 
 

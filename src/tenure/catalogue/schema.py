@@ -62,6 +62,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _field(text: str) -> str:
+    if not text or text.startswith("$"):
+        raise refuse("is not a metadata field: not empty, and not beginning with '$'")
+    return text
+
+
 def _pattern(text: str) -> str:
     if not text:
         raise refuse("must not be empty")
@@ -74,6 +80,7 @@ TableName = Annotated[str, AfterValidator(_table_name), Described(words="`schema
 Identifier = Annotated[str, AfterValidator(_identifier), Described(words="column name")]
 Class = Annotated[DataClass, Field(strict=False), Described(words="[class](#classes-of-data)")]
 Pattern = Annotated[str, AfterValidator(_pattern), Described(words="pattern")]
+FieldName = Annotated[str, AfterValidator(_field), Described(words="metadata field")]
 Prefix = Annotated[str, AfterValidator(_prefix), Described(words="text with `{tenant}`")]
 User = Annotated[str, AfterValidator(_name), Described(words="text with `{tenant}`")]
 Columns = Annotated[Mapping[Identifier, Class], Field(min_length=1), AfterValidator(read_only)]
@@ -182,8 +189,28 @@ class S3MapSettings(Settings):
     )
 
 
+class PineconeMapSettings(Settings):
+    """Vectors in Pinecone, in a namespace per tenant."""
+
+    title: ClassVar[str] = "stores.NAME (kind: pinecone)"
+    kind: Literal["pinecone"] = setting("A serverless index of Pinecone.")
+    namespace: User = setting("The namespace of a tenant, with `{tenant}` in it.")
+    journal: Name = setting(
+        "The store of kind `postgresql` in which the app notes the ids of the records it touches, through "
+        "`tenure.client`. Its fence is this store's too: Pinecone cannot refuse writes."
+    )
+    fields: Annotated[Mapping[FieldName, Class], AfterValidator(read_only)] = setting(
+        "Every metadata field of the records and its class.", default={}, validate_default=True
+    )
+    person: tuple[FieldName, ...] = setting(
+        "The metadata fields that tell whose records they are, for erasing one person; each one of `fields`.",
+        default=(),
+    )
+
+
 StoreMapSettings = Annotated[
-    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings, Discriminator("kind")
+    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings | PineconeMapSettings,
+    Discriminator("kind"),
 ]
 
 

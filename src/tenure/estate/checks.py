@@ -31,6 +31,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
         for store in stores.values():
             check_reference(document, stores, store, "rides_with")
             _check_keys(document, store)
+            _check_index(document, store)
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
@@ -89,6 +90,8 @@ def _check_table_cells(catalogue: Document, mapped: dict[str, StoreSketch], cell
 
 
 def _home_setting(store: StoreSketch) -> str:
+    if store.kind == "pinecone":
+        return "host" if store.entry.get("host") is not None else "index"
     return {"postgresql": "dsn", "redis": "url", "s3": "bucket"}.get(store.kind or "", "kind")
 
 
@@ -97,6 +100,12 @@ def _home(store: StoreSketch) -> tuple[object, ...] | None:
     if store.kind == "s3":
         bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
         return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
+    if store.kind == "pinecone":
+        host, index = text_at(store.entry.get("host")), text_at(store.entry.get("index"))
+        if host:
+            return ("pinecone", host.rstrip("/").lower())
+        key = sorted((k, str(v)) for k, v in block_at(store.entry.get("api_key")).items())
+        return ("pinecone index", index, text_at(store.entry.get("control")), *key) if index else None
     reference = block_at(store.entry.get(_home_setting(store)))
     return ("secret", store.kind, *sorted((k, str(v)) for k, v in reference.items())) if reference else None
 
@@ -118,6 +127,12 @@ def _check_keys(document: Document, store: StoreSketch) -> None:
     for given, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
         if store.entry.get(given) is not None and store.entry.get(other) is None:
             document.report((*store.path, other), f"missing: {given} is given")
+
+
+def _check_index(document: Document, store: StoreSketch) -> None:
+    """It is said which index of Pinecone it is."""
+    if store.kind == "pinecone" and store.entry.get("host") is None and store.entry.get("index") is None:
+        document.report((*store.path, "host"), "missing: give the index's host, or its name as `index`")
 
 
 def _check_names(document: Document, gateway: dict[str, Value], cells: dict[str, Value]) -> None:

@@ -39,6 +39,7 @@ from tenure.estate.settings import (
 from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
+from tenure.estate.settings_pinecone import PineconeSettings
 from tenure.model.names import CellName
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Gateway",
     "Hold",
     "PgvectorSettings",
+    "PineconeSettings",
     "PostgresSettings",
     "Prices",
     "RedisSettings",
@@ -148,6 +150,10 @@ class Estate:
                         yield store.kind, store.url
                     case S3Settings():
                         yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
+                    case PineconeSettings():
+                        yield None, store.api_key
+                        if store.limiter is not None:
+                            yield None, store.limiter
                     case PgvectorSettings():
                         pass
 

@@ -76,6 +76,15 @@ class S3Endpoint:
     app_secret_key: Secret
 
 
+@dataclass(frozen=True, kw_only=True)
+class PineconeEndpoint:
+    """A stand-in for Pinecone: where its control plane and its indexes are, and the key of its one project."""
+
+    control: str
+    hosts: Mapping[str, str]
+    api_key: Secret
+
+
 class RunningEstate:
     """A running estate. As a context manager it is closed at the end."""
 
@@ -117,6 +126,13 @@ class RunningEstate:
             region=self.attribute(name, "region"),
             **{key: Secret(self.attribute(name, key)) for key in keys},
         )
+
+    def pinecone(self, name: str) -> PineconeEndpoint:
+        """Where a stand-in for Pinecone is and how to log in."""
+        control = self.attribute(name, "endpoint")
+        known = read_json(Folder(self.folder).endpoints)[name]
+        hosts = {key.removeprefix("host-"): str(at) for key, at in known.items() if key.startswith("host-")}
+        return PineconeEndpoint(control=control, hosts=hosts, api_key=Secret(self.attribute(name, "api_key")))
 
     def start(self, name: str) -> None:
         """Start a server and wait until it serves; nothing happens if it does. Raises `StoreUnavailable`."""

@@ -105,12 +105,28 @@ class CommandServer:
     kind: Literal["command"] = "command"
 
 
-Server = PostgresServer | ValkeyServer | SeaweedServer | EnvoyServer | CommandServer
+@dataclass(frozen=True, kw_only=True)
+class PineconeServer:
+    """A stand-in for one project of Pinecone, which says in every answer that it is one.
+
+    `indexes` are the names of its indexes with their dimensions; more can be made through its API.
+    """
+
+    name: str
+    indexes: Mapping[str, int] = field(default_factory=dict)
+    metric: Literal["cosine", "dotproduct", "euclidean"] = "cosine"
+    after: tuple[str, ...] = ()
+    autostart: bool = True
+    kind: Literal["pinecone"] = "pinecone"
+
+
+Server = PostgresServer | ValkeyServer | SeaweedServer | PineconeServer | EnvoyServer | CommandServer
 
 _KINDS: Final[Mapping[str, type[Server]]] = {
     "postgresql": PostgresServer,
     "valkey": ValkeyServer,
     "seaweedfs": SeaweedServer,
+    "pinecone": PineconeServer,
     "envoy": EnvoyServer,
     "command": CommandServer,
 }

@@ -1,0 +1,153 @@
+"""One tenant's records kept equal in a second index: what `JournaledCopy` needs to know of records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from tenure.errors import UsageError
+from tenure.model.finding import Finding
+from tenure.model.names import TenantId
+from tenure.stores.contract import Journal
+from tenure.stores.journaled import Allowed, Item, JournaledCopy
+from tenure.stores.pinecone.comparison import Comparer
+from tenure.stores.pinecone.preflight import findings
+from tenure.stores.pinecone.records import Record
+from tenure.stores.pinecone.store import COLLECTION, PineconeStore
+
+ID_LENGTH: Final = 512
+BATCH: Final = 200
+COPIERS: Final = 4
+OWNED_FOR_S: Final = 0.2
+"""How old the answer may be that this process still copies, when a request that writes is sent."""
+_ITEM: Final[Item[str]] = Item(version="")
+"""A listing shows ids and nothing of their state."""
+
+
+class PineconeCopy(JournaledCopy[PineconeStore, str]):
+    """The live copy of one tenant between two indexes. The journal says what changes: no listing can."""
+
+    def __init__(
+        self,
+        *,
+        link: str,
+        tenant: TenantId,
+        source: PineconeStore,
+        target: PineconeStore,
+        source_journal: Journal | None,
+        target_journal: Journal | None,
+    ) -> None:
+        if source_journal is None or target_journal is None:
+            raise UsageError(f"{source.name} cannot be moved without a journal")
+        super().__init__(
+            link=link,
+            tenant=tenant,
+            source=source,
+            target=target,
+            source_journal=source_journal,
+            target_journal=target_journal,
+            source_record=source.link_record(tenant),
+            target_record=target.link_record(tenant),
+            listing=_Listing(source, target, tenant),
+            comparer=Comparer(source, target, tenant),
+            transfer=lambda allowed: _Transfer(source, target, tenant, allowed),
+            batch=BATCH,
+            workers=COPIERS,
+        )
+
+    def preflight(self) -> Sequence[Finding]:
+        return findings(self._tenant, self._source, self._target)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        shape = self._source.client.shape()
+        return {
+            "namespace": self._source.template.text,
+            "dimension": str(shape.dimension),
+            "metric": str(shape.metric),
+            "vectors": str(shape.vector_type),
+        }
+
+    def turned(self) -> PineconeCopy:
+        return PineconeCopy(
+            link=self._link,
+            tenant=self._tenant,
+            source=self._target,
+            target=self._source,
+            source_journal=self._target_journal,
+            target_journal=self._journal,
+        )
+
+
+class _Listing:
+    def __init__(self, source: PineconeStore, target: PineconeStore, tenant: TenantId) -> None:
+        self._source = source
+        self._target = target
+        self._tenant = tenant
+
+    def source(self) -> Mapping[str, Item[str]]:
+        return self._listed(self._source)
+
+    def target(self) -> Mapping[str, Item[str]]:
+        return self._listed(self._target)
+
+    def _listed(self, store: PineconeStore) -> Mapping[str, Item[str]]:
+        store.freshness(self._tenant).catch_up()
+        return {one: _ITEM for page in store.ids(self._tenant) for one in page}
+
+    def current(self, source: Item[str], target: Item[str]) -> bool:  # noqa: ARG002
+        return False
+
+    def mine(self, key: str) -> bool:
+        """Whatever may be an id: the namespace is the tenant's own."""
+        return 0 < len(key) <= ID_LENGTH and key.isascii() and "\0" not in key
+
+    def collection(self, key: str) -> str:  # noqa: ARG002
+        return COLLECTION
+
+
+class _Transfer:
+    """Fetches from the source what it shows once it has caught up with the journal, and upserts it as it is.
+
+    The target's records are looked at only where a pass over everything has found them there already, so that a copy
+    that is resumed writes what differs and nothing else.
+    """
+
+    def __init__(
+        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, allowed: Allowed
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._tenant = tenant
+        self._allowed = allowed
+        self._lock = threading.Lock()
+        self._there: set[str] = set()
+
+    def expect(self, target: Mapping[str, Item[str]], keys: Iterable[str]) -> None:
+        with self._lock:
+            self._there = {key for key in keys if key in target}
+
+    def copy(self, keys: Sequence[str]) -> int:
+        self._source.freshness(self._tenant).catch_up()
+        found = self._source.fetch(self._tenant, keys)
+        equal = self._equal(found)
+        wanted = [record for key, record in found.items() if key not in equal]
+        gone = [key for key in keys if key not in found]
+        namespace = self._target.namespace(self._tenant)
+        if wanted:
+            self._target.client.upsert(namespace, wanted, allowed=self._still_allowed)
+        if gone:
+            self._target.client.delete(namespace, gone, allowed=self._still_allowed)
+        return sum(record.size_bytes for record in wanted)
+
+    def _equal(self, found: Mapping[str, Record]) -> set[str]:
+        """The ids of those that the target has in the same state, and that this copy has not written yet: of what it
+        has written, a read might still show an older state."""
+        with self._lock:
+            known = [key for key in found if key in self._there]
+            self._there.difference_update(known)
+        theirs = self._target.fetch(self._tenant, known) if known else {}
+        return {key for key, record in theirs.items() if record.canonical == found[key].canonical}
+
+    def _still_allowed(self) -> None:
+        self._allowed(OWNED_FOR_S)

@@ -1,0 +1,70 @@
+"""When reads of a namespace see what was written: by log sequence numbers, never by counts or by waiting a while.
+
+The vendor numbers the writes to a namespace, and says with each query up to which number it sees everything. Other
+reads (listing, fetching) carry no number; they are taken to be as fresh as a query that was answered before them.
+https://docs.pinecone.io/guides/index-data/check-data-freshness
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from tenure.errors import DeadlineExceeded, StoreRefused
+from tenure.stores.pinecone.client import IndexClient
+from tenure.stores.pinecone.errors import Absent
+
+VISIBLE_S: Final = 60.0
+"""How long a write may take to become visible; the vendor says seconds."""
+PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+class Freshness:
+    """Waits for one namespace of one index. Thread-safe: who comes while others wait is served by one look for all."""
+
+    def __init__(self, client: IndexClient, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._turn = threading.Lock()
+        self._seen_at: float | None = None
+
+    def catch_up(self, *, timeout_s: float = VISIBLE_S) -> bool:
+        """Return when reads see every write that was acknowledged before this call: True, or False if writes find no
+        such namespace. Raises `DeadlineExceeded`."""
+        asked = time.monotonic()
+        deadline = asked + timeout_s
+        with self._turn:
+            if self._seen_at is not None and self._seen_at > asked:
+                return True
+            begun = time.monotonic()
+            try:
+                lsn = self._client.barrier(self._namespace)
+                self._await(lsn, deadline)
+            except Absent:
+                return False
+            self._seen_at = begun
+            return True
+
+    def _await(self, lsn: int, deadline: float) -> None:
+        for pause in self._pauses():
+            seen = self._client.indexed(self._namespace)
+            if seen is None:
+                raise StoreRefused(
+                    f"{self._client.where} does not say which writes its queries see",
+                    hint="use a serverless index",
+                )
+            if seen >= lsn:
+                return
+            if time.monotonic() + pause > deadline:
+                raise DeadlineExceeded(
+                    f"{self._client.where}: reads of {self._namespace} are still {lsn - seen} writes behind",
+                    hint="the service is slow to show what was written; try again later",
+                )
+            time.sleep(pause)
+
+    @staticmethod
+    def _pauses() -> Iterator[float]:
+        return itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))
