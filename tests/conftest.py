@@ -19,6 +19,7 @@ from psycopg.rows import scalar_row
 
 from tenure.estate.local import (
     EstateSpec,
+    PineconeServer,
     PostgresServer,
     RunningEstate,
     S3Endpoint,
@@ -41,6 +42,8 @@ SERVERS = (
     ValkeyServer(name="valkey-b", autostart=False),
     SeaweedServer(name="seaweed-a", autostart=False),
     SeaweedServer(name="seaweed-b", autostart=False),
+    PineconeServer(name="pinecone-a", autostart=False),
+    PineconeServer(name="pinecone-b", autostart=False),
 )
 
 
@@ -61,7 +64,8 @@ class LazyEstate(RunningEstate):
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[RunningEstate]:
-    """pg16, pg18a, pg18b, control; valkey-a, valkey-b; seaweed-a, seaweed-b. `add` puts others beside them.
+    """pg16, pg18a, pg18b, control; valkey-a, valkey-b; seaweed-a, seaweed-b; pinecone-a, pinecone-b
+    (stand-ins). `add` puts others beside them.
 
     A test that stops one starts it again.
     """

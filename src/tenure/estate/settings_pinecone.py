@@ -83,6 +83,12 @@ class PineconeSettings(Settings):
         "`fleet.locks`. Without it each process keeps to `alone_share` of them by itself.",
         default=None,
     )
+    handover_s: Annotated[float, Field(ge=0, le=600)] = setting(
+        "How long a request that writes may be on its way, with the SDK's own repetitions: a process that takes a copy "
+        "over from another one waits so long before it begins.",
+        default=30,
+        unit="s",
+    )
     rates: PineconeRates = setting("What the vendor allows.", default={}, validate_default=True)
     rate_share: Share = setting(
         "The share of the rates that all of Tenure may take; the rest is the app's.",

@@ -26,6 +26,12 @@ from tenure.stores.pinecone.records import Record, fetches, upserts
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 10.0
+WRITE_TIMEOUT_S: Final = 5.0
+SDK_ATTEMPTS: Final = 4
+SDK_PAUSES_S: Final = 10.0
+"""The most that the SDK waits between its own attempts, where the service asks for nothing else."""
+ON_ITS_WAY_S: Final = SDK_ATTEMPTS * WRITE_TIMEOUT_S + SDK_PAUSES_S
+"""How long a request that writes may be on its way."""
 PING_TIMEOUT_S: Final = 1.5
 PING_S: Final = 4.0
 ATTEMPTS: Final = 4
@@ -200,7 +206,9 @@ class IndexClient:
 
         def send() -> int | None:
             allowed()
-            answer = self._index.upsert(vectors=vectors, namespace=namespace, show_progress=False)
+            answer = self._index.upsert(
+                vectors=vectors, namespace=namespace, show_progress=False, timeout=WRITE_TIMEOUT_S
+            )
             return None if answer.response_info is None else answer.response_info.lsn_committed
 
         self._limiter.wait("upsert_bytes", self._scope("upsert", namespace), sum(r.wire_bytes for r in batch))
@@ -221,7 +229,7 @@ class IndexClient:
 
             def send(batch: list[str] = batch) -> None:
                 allowed()
-                self._index.delete(ids=batch, namespace=namespace)
+                self._index.delete(ids=batch, namespace=namespace, timeout=WRITE_TIMEOUT_S)
 
             self._limiter.wait("delete_records", self._scope("delete", namespace), len(batch))
             try:

@@ -54,6 +54,7 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
             transfer=lambda allowed: _Transfer(source, target, tenant, allowed),
             batch=BATCH,
             workers=COPIERS,
+            handover_s=target.handover_s,
         )
 
     def preflight(self) -> Sequence[Finding]:

@@ -70,7 +70,7 @@ def _pair(tenant: TenantId, source: PineconeStore, target: PineconeStore) -> Ite
             "create the namespace on the target with the same schema before the move",
         )
     held = target.link_record(tenant).read()
-    if not held.link and next(target.ids(tenant), None):
+    if not held.link and _holds_records(tenant, target):
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",
@@ -78,6 +78,11 @@ def _pair(tenant: TenantId, source: PineconeStore, target: PineconeStore) -> Ite
             f"the target already holds records of {tenant}, and no link that explains them",
             "erase the tenant there if that is residue",
         )
+
+
+def _holds_records(tenant: TenantId, store: PineconeStore) -> bool:
+    store.freshness(tenant).catch_up()
+    return bool(next(store.ids(tenant), None))
 
 
 def _filterable(tenant: TenantId, store: PineconeStore) -> frozenset[str] | None:

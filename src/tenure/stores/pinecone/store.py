@@ -20,7 +20,7 @@ from tenure.model.secret import Secret
 from tenure.stores.contract import Fence, Pace, Room, TenantFence, unhurried
 from tenure.stores.journaled import Anchored
 from tenure.stores.pinecone import find, survey
-from tenure.stores.pinecone.client import IndexClient, Project
+from tenure.stores.pinecone.client import ON_ITS_WAY_S, IndexClient, Project
 from tenure.stores.pinecone.freshness import Freshness
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.listing import listed
@@ -50,7 +50,8 @@ class PineconeStore(Anchored):
 
     Pinecone cannot refuse a tenant's writes: the fence is that of `anchor`, and the app writes under its permit.
     `fields` are the metadata fields that the catalogue names, `person` those that identify a person. `siblings` are the
-    names and hosts of indexes that are stores of the estate themselves.
+    names and hosts of indexes that are stores of the estate themselves. A request that writes may be on its way for
+    `handover_s`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PineconeStore(Anchored):
         fields: Mapping[str, DataClass],
         person: Sequence[str] = (),
         siblings: Collection[str] = (),
+        handover_s: float = ON_ITS_WAY_S,
     ) -> None:
         super().__init__(name, anchor)
         self._cell = cell
@@ -73,6 +75,7 @@ class PineconeStore(Anchored):
         self.fields: Final = fields
         self.person: Final = tuple(person)
         self.siblings: Final = frozenset(siblings)
+        self.handover_s: Final = handover_s
         self._limiter = limiter
         self._lock = threading.Lock()
         self._client: IndexClient | None = None

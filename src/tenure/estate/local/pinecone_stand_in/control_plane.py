@@ -18,6 +18,7 @@ from tenure.estate.local.pinecone_stand_in.records import Body, Index, Records
 from tenure.estate.local.pinecone_stand_in.refusals import Refused
 
 BEHAVIOUR: Final = "/stand-in/behaviour"
+SETTLE: Final = "/stand-in/settle"
 DENSE_FIELD: Final = "_values"
 """The field under which the vectors API knows dense values."""
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,43}[a-z0-9])?")
@@ -66,6 +67,7 @@ class ControlPlane:
             web.delete("/indexes/{name}", self.delete),
             web.get(BEHAVIOUR, self.show_behaviour),
             web.put(BEHAVIOUR, self.set_behaviour),
+            web.post(SETTLE, self.settle),
         ]
 
     async def list_indexes(self, request: web.Request) -> web.Response:  # noqa: ARG002
@@ -102,6 +104,11 @@ class ControlPlane:
 
     async def show_behaviour(self, request: web.Request) -> web.Response:  # noqa: ARG002
         return answer({**dataclasses.asdict(self.behaviour), "limits": self._counter.scale})
+
+    async def settle(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Reads see everything that was written so far."""
+        self._records.settle(lag_s=-1.0)
+        return answer({})
 
     async def set_behaviour(self, request: web.Request) -> web.Response:
         """Replaces everything; `limits` multiplies the documented rates, null switches them off."""
