@@ -1,11 +1,16 @@
 """The data map: where each store holds tenants' data, and the privacy class of every column and key."""
 
 from tenure.catalogue.catalogue import (
+    AnalyticsMap,
+    AnalyticsTable,
     Catalogue,
     Isolation,
+    Partition,
+    PartitionBy,
     PgvectorMap,
     PostgresMap,
     RedisMap,
+    Retention,
     S3Map,
     StoreKind,
     StoreMap,
@@ -18,14 +23,19 @@ from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 
 __all__ = [
+    "AnalyticsMap",
+    "AnalyticsTable",
     "Catalogue",
     "DataClass",
     "Isolation",
     "KeyPattern",
+    "Partition",
+    "PartitionBy",
     "PgvectorMap",
     "PostgresMap",
     "QualifiedName",
     "RedisMap",
+    "Retention",
     "S3Map",
     "StoreKind",
     "StoreMap",

@@ -22,6 +22,7 @@ class StoreKind(StrEnum):
     PGVECTOR = "pgvector"
     REDIS = "redis"
     S3 = "s3"
+    ANALYTICS = "analytics"
 
 
 class Isolation(StrEnum):
@@ -107,8 +108,58 @@ class S3Map:
         return _classify(self.keys, key)
 
 
+class PartitionBy(StrEnum):
+    """How the partitions of a table of analytics follow from a column: one for each of its values, day or month."""
+
+    VALUE = "value"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """What the rows of a tenant in one table are journaled, copied and compared by. Days and months are UTC's."""
+
+    column: str
+    by: PartitionBy
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticsTable(Table):
+    """A table of analytics; without `partition`, all of a tenant's rows are one unit."""
+
+    partition: Partition | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long the engine, or who runs it, keeps what was deleted: first within the customer's reach, then within the
+    vendor's alone."""
+
+    time_travel_days: int = 0
+    fail_safe_days: int = 0
+
+    @property
+    def lapses_after_days(self) -> int:
+        """How many days after its deletion the last copy of a row is gone."""
+        return self.time_travel_days + self.fail_safe_days
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticsMap:
+    """The tables of a warehouse. `journal` is the PostgreSQL store in which the app notes what it touches, and whose
+    fence is this store's too."""
+
+    name: StoreName
+    journal: StoreName
+    tables: Mapping[QualifiedName, AnalyticsTable]
+    ignore: frozenset[QualifiedName] = frozenset()
+    retention: Retention = Retention()
+    kind: Literal[StoreKind.ANALYTICS] = field(default=StoreKind.ANALYTICS, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
-StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map
+StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | AnalyticsMap
 
 
 def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
@@ -159,18 +210,28 @@ def _content(its: StoreMap) -> dict[str, object]:
         case S3Map():
             extra = {"journal": its.journal, "principal": its.principal}
             return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
+        case AnalyticsMap():
+            kept = [its.retention.time_travel_days, its.retention.fail_safe_days]
+            return {"kind": its.kind, "journal": its.journal, "retention": kept, **_tables(its)}
 
 
-def _tables(its: TableMap) -> dict[str, object]:
+def _tables(its: TableMap | AnalyticsMap) -> dict[str, object]:
     tables = {
         str(name): {
             "tenant_column": table.tenant_column,
             "columns": dict(table.columns),
             **({} if table.cells is None else {"cells": sorted(table.cells)}),
+            **_partition(table),
         }
         for name, table in its.tables.items()
     }
     return {"tables": tables, "ignore": sorted(str(name) for name in its.ignore)}
+
+
+def _partition(table: Table) -> dict[str, object]:
+    if not isinstance(table, AnalyticsTable) or table.partition is None:
+        return {}
+    return {"partition": [table.partition.column, table.partition.by]}
 
 
 def _keys(patterns: tuple[KeyPattern, ...]) -> list[list[str]]:

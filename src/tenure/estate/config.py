@@ -36,12 +36,14 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.model.names import CellName
 
 __all__ = [
+    "AnalyticsSettings",
     "ApprovalSettings",
     "Capacity",
     "Cell",
@@ -148,6 +150,10 @@ class Estate:
                         yield store.kind, store.url
                     case S3Settings():
                         yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
+                    case AnalyticsSettings():
+                        if store.dsn is not None:
+                            yield store.kind, store.dsn
+                        yield from ((None, key) for key in (store.key, store.password) if key)
                     case PgvectorSettings():
                         pass
 
