@@ -9,15 +9,25 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tenure.catalogue import PgvectorMap, PineconeMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
+from tenure.catalogue import (
+    AnalyticsMap,
+    PgvectorMap,
+    PineconeMap,
+    PostgresMap,
+    QualifiedName,
+    RedisMap,
+    S3Map,
+    TableMap,
+)
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
 from tenure.engine.holder import is_gone, this_process
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
+    AnalyticsSettings,
     Estate,
     PgvectorSettings,
     PineconeSettings,
@@ -52,6 +62,9 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
+
+if TYPE_CHECKING:
+    from tenure.stores.analytics import Engine as AnalyticsEngine
 
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
@@ -125,6 +138,8 @@ class Stores:
                 source_journal=self._journal(source, where.journal),
                 target_journal=self._journal(target, where.journal),
             )
+        if isinstance(where, AnalyticsMap):
+            return self._analytics_copy(link, where, tenant, source, target)
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
 
     def close(self) -> None:
@@ -158,6 +173,8 @@ class Stores:
             return self._s3(cell, where, settings)
         if isinstance(settings, PineconeSettings) and isinstance(where, PineconeMap):
             return self._pinecone(cell, where, settings)
+        if isinstance(settings, AnalyticsSettings) and isinstance(where, AnalyticsMap):
+            return self._analytics(cell, where, settings)
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
@@ -225,6 +242,35 @@ class Stores:
             siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
         )
 
+    def _analytics(self, cell: CellName, where: AnalyticsMap, settings: AnalyticsSettings) -> Store:
+        # Here, because the engines' drivers take longer to load than most commands to run.
+        from tenure.stores.analytics import AnalyticsStore
+
+        return AnalyticsStore(
+            name=where.name,
+            cell=cell,
+            where=where,
+            engine=open_engine(settings, f"{where.name} of {cell}"),
+            anchor=self._anchor(cell, where.journal),
+        )
+
+    def _analytics_copy(
+        self, link: str, where: AnalyticsMap, tenant: TenantId, source: CellName, target: CellName
+    ) -> LiveCopy:
+        from tenure.stores.analytics import AnalyticsCopy, AnalyticsStore
+
+        one, other = self.store(source, where.name), self.store(target, where.name)
+        assert isinstance(one, AnalyticsStore)
+        assert isinstance(other, AnalyticsStore)
+        return AnalyticsCopy(
+            link=link,
+            tenant=tenant,
+            source=one,
+            target=other,
+            source_journal=PostgresJournal(self._beside(source, where.journal)),
+            target_journal=PostgresJournal(self._beside(target, where.journal)),
+        )
+
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:
         """Where the app says what it changes in stores without a change feed."""
         return None if holder is None else PostgresJournal(self._beside(cell, holder))
@@ -253,6 +299,37 @@ def _columns(where: TableMap, cell: CellName) -> dict[TenantTable, frozenset[str
         for t in where.tables.values()
         if t.is_in(cell)
     }
+
+
+def open_engine(settings: AnalyticsSettings, where: str) -> AnalyticsEngine:
+    """The engine of one cell's analytics. Connects to nothing yet."""
+    match settings.engine:
+        case "duckdb":
+            from tenure.stores.analytics.duckdb_file import DuckDbFile
+
+            assert settings.path is not None
+            key = settings.key.resolve() if settings.key is not None else None
+            return DuckDbFile(path=settings.path, where=where, key=key, wait_s=settings.wait_s)
+        case "clickhouse":
+            try:
+                from tenure.stores.analytics.clickhouse_server import ClickHouseServer
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"{where}: ClickHouse needs the package clickhouse-connect",
+                    hint="install tenure[clickhouse]",
+                ) from error
+            assert settings.url is not None
+            return ClickHouseServer(
+                url=settings.url,
+                user=settings.user or "default",
+                password=settings.password.resolve() if settings.password is not None else None,
+                where=where,
+            )
+        case "sql":
+            from tenure.stores.analytics.sql_warehouse import SqlWarehouse
+
+            assert settings.dsn is not None
+            return SqlWarehouse(url=settings.dsn.resolve(), where=where)
 
 
 def open_registry(estate: Estate) -> Registry:

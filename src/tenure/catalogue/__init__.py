@@ -1,12 +1,17 @@
 """The data map: where each store holds tenants' data, and the privacy class of every column and key."""
 
 from tenure.catalogue.catalogue import (
+    AnalyticsMap,
+    AnalyticsTable,
     Catalogue,
     Isolation,
+    Partition,
+    PartitionBy,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
     RedisMap,
+    Retention,
     S3Map,
     StoreKind,
     StoreMap,
@@ -19,15 +24,20 @@ from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 
 __all__ = [
+    "AnalyticsMap",
+    "AnalyticsTable",
     "Catalogue",
     "DataClass",
     "Isolation",
     "KeyPattern",
+    "Partition",
+    "PartitionBy",
     "PgvectorMap",
     "PineconeMap",
     "PostgresMap",
     "QualifiedName",
     "RedisMap",
+    "Retention",
     "S3Map",
     "StoreKind",
     "StoreMap",

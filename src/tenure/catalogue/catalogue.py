@@ -23,6 +23,7 @@ class StoreKind(StrEnum):
     REDIS = "redis"
     S3 = "s3"
     PINECONE = "pinecone"
+    ANALYTICS = "analytics"
 
 
 class Isolation(StrEnum):
@@ -125,8 +126,58 @@ class PineconeMap:
     kind: Literal[StoreKind.PINECONE] = field(default=StoreKind.PINECONE, init=False)
 
 
+class PartitionBy(StrEnum):
+    """How the partitions of a table of analytics follow from a column: one for each of its values, day or month."""
+
+    VALUE = "value"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """What the rows of a tenant in one table are journaled, copied and compared by. Days and months are UTC's."""
+
+    column: str
+    by: PartitionBy
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticsTable(Table):
+    """A table of analytics; without `partition`, all of a tenant's rows are one unit."""
+
+    partition: Partition | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long the engine, or who runs it, keeps what was deleted: first within the customer's reach, then within the
+    vendor's alone."""
+
+    time_travel_days: int = 0
+    fail_safe_days: int = 0
+
+    @property
+    def lapses_after_days(self) -> int:
+        """How many days after its deletion the last copy of a row is gone."""
+        return self.time_travel_days + self.fail_safe_days
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticsMap:
+    """The tables of a warehouse. `journal` is the PostgreSQL store in which the app notes what it touches, and whose
+    fence is this store's too."""
+
+    name: StoreName
+    journal: StoreName
+    tables: Mapping[QualifiedName, AnalyticsTable]
+    ignore: frozenset[QualifiedName] = frozenset()
+    retention: Retention = Retention()
+    kind: Literal[StoreKind.ANALYTICS] = field(default=StoreKind.ANALYTICS, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
-StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | PineconeMap
+StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | PineconeMap | AnalyticsMap
 
 
 def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
@@ -181,14 +232,18 @@ def _content(its: StoreMap) -> dict[str, object]:
         case PineconeMap():
             named = {"namespace": its.namespace.text, "journal": its.journal}
             return {"kind": its.kind, **named, "fields": dict(its.fields), "person": sorted(its.person)}
+        case AnalyticsMap():
+            kept = [its.retention.time_travel_days, its.retention.fail_safe_days]
+            return {"kind": its.kind, "journal": its.journal, "retention": kept, **_tables(its)}
 
 
-def _tables(its: TableMap) -> dict[str, object]:
+def _tables(its: TableMap | AnalyticsMap) -> dict[str, object]:
     tables = {
         str(name): {
             "tenant_column": table.tenant_column,
             "columns": dict(table.columns),
             **({} if table.cells is None else {"cells": sorted(table.cells)}),
+            **_partition(table),
         }
         for name, table in its.tables.items()
     }
@@ -197,6 +252,12 @@ def _tables(its: TableMap) -> dict[str, object]:
 
 def _ignored(patterns: tuple[KeyPattern, ...]) -> dict[str, object]:
     return {"ignore": sorted(p.pattern for p in patterns)} if patterns else {}
+
+
+def _partition(table: Table) -> dict[str, object]:
+    if not isinstance(table, AnalyticsTable) or table.partition is None:
+        return {}
+    return {"partition": [table.partition.column, table.partition.by]}
 
 
 def _keys(patterns: tuple[KeyPattern, ...]) -> list[list[str]]:

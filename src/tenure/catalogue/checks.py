@@ -110,6 +110,7 @@ def _check_tables(document: Document, store: StoreSketch, isolation: str | None)
             document.report(path, "tenant_column: missing, here and for the whole store")
         if column is not None:
             _check_tenant_column(document, path, block_at(value["columns"]), column)
+            _check_partition(document, path, value, column)
 
 
 def _check_tenant_column(document: Document, path: Path, columns: dict[str, Value], column: str) -> None:
@@ -122,6 +123,18 @@ def _check_tenant_column(document: Document, path: Path, columns: dict[str, Valu
     for name, held in columns.items():
         if held == DataClass.TENANT and name != column:
             document.report((*here, name), f"only the tenant column ({shown(column)}) has the class tenant")
+
+
+def _check_partition(document: Document, path: Path, table: Block, tenant_column: str) -> None:
+    """Report a partition by a column that the table does not list, or by the one that is always the same."""
+    named = text_at(block_at(table.get("partition")).get("column"))
+    if named is None:
+        return
+    here, columns = (*path, "partition", "column"), block_at(table["columns"])
+    if named not in columns:
+        document.report(here, f"{shown(named)} is none of the columns{did_you_mean(named, columns)}")
+    elif named == tenant_column:
+        document.report(here, "is the tenant column: all of a tenant's rows would be one partition")
 
 
 def _check_schemas(document: Document, stores: dict[str, StoreSketch]) -> None:

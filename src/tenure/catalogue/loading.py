@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tenure.catalogue.catalogue import (
+    AnalyticsMap,
+    AnalyticsTable,
     Catalogue,
     Isolation,
+    Partition,
+    PartitionBy,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
     RedisMap,
+    Retention,
     S3Map,
     StoreMap,
     Table,
@@ -22,6 +27,8 @@ from tenure.catalogue.classes import DataClass
 from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.catalogue.schema import (
+    AnalyticsMapSettings,
+    AnalyticsTableSettings,
     CatalogueSettings,
     PgvectorMapSettings,
     PineconeMapSettings,
@@ -97,6 +104,33 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 fields=its.fields,
                 person=its.person,
             )
+        case AnalyticsMapSettings():
+            return AnalyticsMap(
+                name=name,
+                journal=its.journal,
+                tables=MappingProxyType(
+                    {
+                        table: _analytics_table(its.tables[text], table, its.tenant_column)
+                        for text, table in ((text, QualifiedName.parse(text)) for text in its.tables)
+                    }
+                ),
+                ignore=_names(its.ignore),
+                retention=Retention(
+                    time_travel_days=its.retention.time_travel_days,
+                    fail_safe_days=its.retention.fail_safe_days,
+                ),
+            )
+
+
+def _analytics_table(its: AnalyticsTableSettings, name: QualifiedName, default: str | None) -> AnalyticsTable:
+    by = its.partition
+    return AnalyticsTable(
+        name=name,
+        tenant_column=its.tenant_column or default,
+        columns=its.columns,
+        cells=None if its.cells is None else frozenset(its.cells),
+        partition=None if by is None else Partition(column=by.column, by=PartitionBy(by.by)),
+    )
 
 
 def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping[QualifiedName, Table]:

@@ -214,8 +214,78 @@ class PineconeMapSettings(Settings):
     )
 
 
+class PartitionSettings(Settings):
+    """The column by which a table's rows are journaled, copied and compared piece by piece."""
+
+    title: ClassVar[str] = "stores.NAME.tables.SCHEMA.TABLE.partition"
+    column: Identifier = setting("The column; not the tenant column.")
+    by: Literal["value", "day", "month"] = setting(
+        "One partition for each value of the column, or for each day or month (in UTC) of a date or time.",
+        default="value",
+    )
+
+
+class AnalyticsTableSettings(TableSettings):
+    """A table of analytics with tenants' rows."""
+
+    title: ClassVar[str] = "stores.NAME.tables.SCHEMA.TABLE (kind: analytics)"
+    partition: PartitionSettings | None = setting(
+        "What a table's rows are divided by: the app notes `schema.table/partition` in the journal, such as "
+        "`main.usage/2026-11-23`, and a change copies that partition of the tenant anew. Without it, all of a "
+        "tenant's rows are one piece.",
+        default=None,
+    )
+
+
+class RetentionSettings(Settings):
+    """How long deleted rows are kept where Tenure cannot reach them. A certificate of erasure says when it ends."""
+
+    title: ClassVar[str] = "stores.NAME.retention"
+    time_travel_days: Annotated[int, Field(ge=0, le=3650)] = setting(
+        "For how many days the warehouse's time travel (Snowflake, BigQuery), snapshots or replicas keep them.",
+        default=0,
+        unit="days",
+    )
+    fail_safe_days: Annotated[int, Field(ge=0, le=3650)] = setting(
+        "For how many days after that only the vendor has them (Snowflake's Fail-safe: 7).",
+        default=0,
+        unit="days",
+    )
+
+
+class AnalyticsMapSettings(Settings):
+    """Tables in a warehouse: DuckDB, ClickHouse, or what SQLAlchemy reaches."""
+
+    title: ClassVar[str] = "stores.NAME (kind: analytics)"
+    kind: Literal["analytics"] = setting(
+        "A DuckDB file, a ClickHouse server, or a warehouse that speaks SQL."
+    )
+    journal: Name = setting(
+        "The store of kind `postgresql` in which the app notes, through `tenure.client`, the partitions it touches, "
+        "and whose fence is this store's too."
+    )
+    tenant_column: Identifier | None = setting(
+        "The column with the tenant's id, in every table that does not name its own.", default=None
+    )
+    tables: Annotated[
+        Mapping[TableName, AnalyticsTableSettings], Field(min_length=1), AfterValidator(read_only)
+    ] = setting(
+        "Every table with tenants' rows, as `schema.table` (in ClickHouse `database.table`); quoted as in SQL "
+        "where a name is no plain lower-case word."
+    )
+    ignore: tuple[TableName, ...] = setting("Tables that hold no tenant's data.", default=())
+    retention: RetentionSettings = setting(
+        "How long what was deleted is kept all the same.", default=RetentionSettings()
+    )
+
+
 StoreMapSettings = Annotated[
-    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings | PineconeMapSettings,
+    PostgresMapSettings
+    | PgvectorMapSettings
+    | RedisMapSettings
+    | S3MapSettings
+    | PineconeMapSettings
+    | AnalyticsMapSettings,
     Discriminator("kind"),
 ]
 

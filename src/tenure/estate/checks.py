@@ -15,6 +15,7 @@ from tenure.document import Block, Document, Path
 from tenure.document.problems import did_you_mean, dotted, shown
 from tenure.document.reading import Value, block_at, text_at
 from tenure.estate.settings import Hold, Sync
+from tenure.estate.settings_analytics import OF_ENGINE
 
 
 def check_estate(document: Document, catalogue: Document | None) -> None:
@@ -32,6 +33,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
             check_reference(document, stores, store, "rides_with")
             _check_keys(document, store)
             _check_index(document, store)
+            _check_engine(document, store)
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
@@ -89,9 +91,27 @@ def _check_table_cells(catalogue: Document, mapped: dict[str, StoreSketch], cell
                     catalogue.report(path, f"there is no cell {shown(cell)}{did_you_mean(cell, cells)}")
 
 
+def _check_engine(document: Document, store: StoreSketch) -> None:
+    """Analytics have the settings of their engine, and no others."""
+    engine = text_at(store.entry.get("engine"))
+    if store.kind != StoreKind.ANALYTICS or engine not in OF_ENGINE:
+        return
+    first = OF_ENGINE[engine][0]
+    if store.entry.get(first) is None:
+        document.report((*store.path, first), f"missing: engine {engine} needs it")
+    for other, settings in OF_ENGINE.items():
+        for setting in settings if other != engine else ():
+            if store.entry.get(setting) is not None:
+                document.report(
+                    (*store.path, setting), f"belongs to engine {other}; here it is {engine}", key=True
+                )
+
+
 def _home_setting(store: StoreSketch) -> str:
     if store.kind == "pinecone":
         return "host" if store.entry.get("host") is not None else "index"
+    if store.kind == StoreKind.ANALYTICS:
+        return OF_ENGINE.get(text_at(store.entry.get("engine")) or "", ("kind",))[0]
     return {"postgresql": "dsn", "redis": "url", "s3": "bucket"}.get(store.kind or "", "kind")
 
 
@@ -106,6 +126,9 @@ def _home(store: StoreSketch) -> tuple[object, ...] | None:
             return ("pinecone", host.rstrip("/").lower())
         key = sorted((k, str(v)) for k, v in block_at(store.entry.get("api_key")).items())
         return ("pinecone index", index, text_at(store.entry.get("control")), *key) if index else None
+    plain = text_at(store.entry.get(_home_setting(store)))
+    if store.kind == StoreKind.ANALYTICS and plain:
+        return (_home_setting(store), plain.rstrip("/"))
     reference = block_at(store.entry.get(_home_setting(store)))
     return ("secret", store.kind, *sorted((k, str(v)) for k, v in reference.items())) if reference else None
 

@@ -36,6 +36,7 @@ from tenure.estate.settings import (
     Tier,
     Verify,
 )
+from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
@@ -43,6 +44,7 @@ from tenure.estate.settings_pinecone import PineconeSettings
 from tenure.model.names import CellName
 
 __all__ = [
+    "AnalyticsSettings",
     "ApprovalSettings",
     "Capacity",
     "Cell",
@@ -154,6 +156,10 @@ class Estate:
                         yield None, store.api_key
                         if store.limiter is not None:
                             yield None, store.limiter
+                    case AnalyticsSettings():
+                        if store.dsn is not None:
+                            yield store.kind, store.dsn
+                        yield from ((None, key) for key in (store.key, store.password) if key)
                     case PgvectorSettings():
                         pass
 

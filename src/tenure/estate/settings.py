@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 from tenure.catalogue.schema import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
+from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
@@ -318,7 +319,8 @@ class S3Settings(Settings):
 
 
 StoreSettings = Annotated[
-    PostgresSettings | PgvectorSettings | RedisSettings | S3Settings | PineconeSettings, Discriminator("kind")
+    PostgresSettings | PgvectorSettings | RedisSettings | S3Settings | PineconeSettings | AnalyticsSettings,
+    Discriminator("kind"),
 ]
 
 

@@ -36,6 +36,9 @@ class Capabilities:
     """The store of the same cell whose fence is this one's too: it is fenced, opened and retired with that one."""
     stays: str | None = None
     """Why a move leaves this store's data where it is; None: it has a live copy."""
+    lapses_after_days: int = 0
+    """For how many days after an erasure whoever runs the store keeps copies of it that nobody can erase sooner
+    (time travel, fail-safe)."""
 
 
 @dataclass(frozen=True, kw_only=True)

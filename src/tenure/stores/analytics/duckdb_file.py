@@ -1,0 +1,495 @@
+"""DuckDB as an engine of analytics: one file, which several processes use by opening it for as long as a piece of work
+takes.
+
+DuckDB lets one process write, or several read. So every use opens the file, works, and closes it; who finds it taken
+tries again until a deadline. Rows on their way from one file to another rest in a database in memory (which DuckDB
+spills to disk), so that no process ever has two files open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from tenure.catalogue import AnalyticsTable, PartitionBy, QualifiedName
+from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable, TenureError
+from tenure.model.names import TenantId
+from tenure.model.secret import Secret
+from tenure.stores.analytics.composing import Quoted, composed, double_quoted, joined, literal
+from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
+from tenure.stores.analytics.units import MASK, Content
+
+Connection = duckdb.DuckDBPyConnection
+
+LOCK_WAIT_S: Final = 15.0
+"""How long a use waits for others to close the file."""
+PING_WAIT_S: Final = 3.0
+PAUSE_S: Final = (0.002, 0.05)
+"""Between two attempts to open a file: at first, and in the long run."""
+DIGEST_ROWS: Final = 1_000_000
+"""About how many rows are read while the file is kept open."""
+ERASE_ROWS: Final = 500_000
+PAGE: Final = 1000
+FILE: Final = Quoted("file")
+"""The name by which a file is attached."""
+HELD: Final = Quoted("memory.main.tenure_rows")
+"""Rows that rest in memory."""
+_TAKEN: Final = ("could not set lock", "conflicting lock", "already open", "being used by another")
+_KEY: Final = ("encrypt", "decrypt", "cipher")
+_OWN_SCHEMAS: Final = ("information_schema", "pg_catalog")
+
+
+class _Turns:
+    """One use of a file at a time in this process: DuckDB's lock tells processes apart, not threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
+
+    def of(self, path: str) -> threading.Lock:
+        with self._lock:
+            return self._turns.setdefault(path, threading.Lock())
+
+
+_TURNS: Final = _Turns()
+
+
+class DuckDbFile:
+    """One file. Implements `tenure.stores.analytics.engine.Engine`. `key` is what it is encrypted with, if it is."""
+
+    dialect: Final = "duckdb"
+
+    def __init__(
+        self, *, path: Path, where: str, key: Secret | None = None, wait_s: float = LOCK_WAIT_S
+    ) -> None:
+        self._path: Final = os.path.realpath(path)
+        self._where: Final = where
+        self._key: Final = key
+        self._wait_s: Final = wait_s
+        self._turn: Final = _TURNS.of(self._path)
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    @property
+    def server(self) -> str:
+        return self._path
+
+    def ping(self) -> None:
+        with self.opened(wait_s=PING_WAIT_S) as hub:
+            hub.execute("select 1")
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self, *, write: bool = False, wait_s: float | None = None) -> Iterator[Connection]:
+        """A connection of its own in which the file is attached as `file`, until the end of the block.
+
+        Raises `StoreUnavailable` if others keep it longer than that, or the file is not there.
+        """
+        with self._hub() as hub, self.attached(hub, write=write, wait_s=wait_s):
+            yield hub
+
+    @contextmanager
+    def _hub(self) -> Iterator[Connection]:
+        """A database in memory that nobody else sees."""
+        hub = duckdb.connect(":memory:")
+        try:
+            with self._translated():
+                hub.execute("set TimeZone = 'UTC'")
+                yield hub
+        finally:
+            hub.close()
+
+    @contextmanager
+    def attached(self, hub: Connection, *, write: bool, wait_s: float | None = None) -> Iterator[None]:
+        """The file attached to that database as `file`, until the end of the block."""
+        deadline = time.monotonic() + (self._wait_s if wait_s is None else wait_s)
+        if not self._turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise self._taken()
+        try:
+            self._attach(hub, write, deadline)
+            try:
+                yield
+            finally:
+                hub.execute("detach file")
+        finally:
+            self._turn.release()
+
+    def _attach(self, hub: Connection, write: bool, deadline: float) -> None:
+        if not os.path.exists(self._path):
+            raise StoreUnavailable(
+                f"{self._where} cannot be reached: there is no file {self._path}",
+                hint="let the app create it, or correct the path in tenure.yaml",
+            )
+        options = [Quoted("read_write" if write else "read_only")]
+        if self._key is not None:
+            options.append(Quoted(f"encryption_key {literal(self._key.reveal())}"))
+        statement = composed(
+            "attach $path as $file ($options)",
+            path=literal(self._path),
+            file=FILE,
+            options=joined(options),
+        )
+        pause_s, longest_s = PAUSE_S
+        while True:
+            try:
+                hub.execute(statement)
+                return
+            except duckdb.Error as error:
+                text = str(error).lower()
+                if any(sign in text for sign in _KEY):
+                    raise StoreUnavailable(
+                        f"{self._where} refuses the login: the file is not encrypted with the key that is given",
+                        hint="check the encryption key in tenure.yaml",
+                    ) from None
+                if not any(sign in text for sign in _TAKEN):
+                    raise self._translate(error) from error
+                if time.monotonic() + pause_s > deadline:
+                    raise self._taken() from error
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, no secret
+            pause_s = min(2 * pause_s, longest_s)
+
+    def _taken(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._where}: another process keeps {self._path} open",
+            hint="DuckDB lets one process write at a time: the app must open the file only while it works with it",
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: duckdb.Error) -> TenureError:
+        text = str(error).partition("\n")[0]
+        if isinstance(error, duckdb.TransactionException):
+            return DeadlineExceeded(
+                f"{self._where}: {text}", hint="two transactions met there; the same call again can work"
+            )
+        if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException | duckdb.FatalException):
+            return StoreUnavailable(
+                f"{self._where}: {text}", hint="check the file, its folder and the room there"
+            )
+        return StoreRefused(f"{self._where}: {text}")
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+        with self.opened() as hub:
+            return _described(hub)
+
+    def columns(self, table: QualifiedName) -> Sequence[Column]:
+        with self.opened() as hub:
+            return _described(hub, table).get(table, ())
+
+    def hazards(self, table: AnalyticsTable) -> Sequence[Hazard]:
+        with self.opened() as hub:
+            held = hub.execute(
+                "select constraint_text from duckdb_constraints() where database_name = 'file' and schema_name = ?"
+                " and table_name = ? and constraint_type = 'FOREIGN KEY'",
+                [table.name.schema, table.name.name],
+            ).fetchall()
+        return [
+            Hazard(
+                table=table.name,
+                code="analytics_foreign_key",
+                message=f"{table.name} has a foreign key ({text}): its rows are replaced by partition, in no order of "
+                "the tables",
+                fix="drop the constraint in both cells",
+                refuses=True,
+            )
+            for (text,) in held
+        ]
+
+    def partitions(self, table: AnalyticsTable, tenant: TenantId) -> Mapping[str, int]:
+        with self.opened() as hub:
+            return _partitions(hub, table, tenant)
+
+    def contents(
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+    ) -> Mapping[str, Content]:
+        """Opens the file anew for about every million of rows, so that others get at it."""
+        found: dict[str, Content] = {}
+        wanted = {p: n for p, n in self.partitions(table, tenant).items() if p in partitions}
+        for batch in _batches(wanted, DIGEST_ROWS):
+            with self.opened() as hub:
+                columns = _described(hub, table.name)[table.name]
+                found |= _contents(hub, table, columns, tenant, batch)
+        return found
+
+    # -- moving ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[DuckDbRows]:
+        with self._hub() as hub:
+            with self.attached(hub, write=False):
+                columns = [c.name for c in _described(hub, table.name)[table.name] if not c.computed]
+                hub.execute(
+                    composed(
+                        "create table $held as select $columns from $table where $rows",
+                        held=HELD,
+                        columns=joined([double_quoted(c) for c in columns]),
+                        table=_name(table.name),
+                        rows=_rows_of(table),
+                    ),
+                    [tenant, partition],
+                )
+            yield DuckDbRows(hub, columns)
+
+    def replace(
+        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+    ) -> None:
+        """In one transaction: whoever looks sees the old rows or the new ones."""
+        if isinstance(rows, DuckDbRows):
+            with self.attached(rows.hub, write=True), self._translated():
+                _swap(rows.hub, table, tenant, partition, rows.columns, allowed)
+            return
+        with self._hub() as hub:
+            _bring(hub, rows)
+            with self.attached(hub, write=True):
+                _swap(hub, table, tenant, partition, rows.columns, allowed)
+
+    def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
+        """In transactions of about half a million rows. Then the table's rows are written anew (`_rewrite`)."""
+        erased = 0
+        for batch in _batches(self.partitions(table, tenant), ERASE_ROWS):
+            with self.opened(write=True) as hub:
+                statement = composed(
+                    "delete from $table where $tenant = ? and $partition in (select unnest(?::varchar[]))",
+                    table=_name(table.name),
+                    tenant=double_quoted(_tenant_column(table)),
+                    partition=_partition(table),
+                )
+                (count,) = hub.execute(statement, [tenant, batch]).fetchone() or (0,)
+            erased += count
+            progress(erased)
+        return erased
+
+    def sweep(self, tenant: TenantId) -> None:
+        """Nothing: what is under way is in memory, or in a transaction."""
+
+    # -- searching ---------------------------------------------------------------------------------------------------
+
+    def texts(
+        self, table: QualifiedName, columns: Sequence[str], needles: Sequence[str]
+    ) -> Iterator[Sequence[tuple[Any, ...]]]:
+        with self._hub() as hub:
+            with self.attached(hub, write=False):
+                types = {c.name: c.type for c in _described(hub, table)[table]}
+                texts = [composed("$column::varchar", column=double_quoted(c)) for c in columns]
+                values = [
+                    double_quoted(c) if types[c] == "BLOB" else text
+                    for c, text in zip(columns, texts, strict=True)
+                ]
+                anywhere = [composed("contains($text, needle)", text=text) for text in texts]
+                hub.execute(
+                    composed(
+                        "create table $held as select $values from $table where exists"
+                        " (select 1 from unnest(?::varchar[]) n (needle) where $anywhere)",
+                        held=HELD,
+                        values=joined(values),
+                        table=_name(table),
+                        anywhere=joined(anywhere, " or "),
+                    ),
+                    [list(needles) or [""]],
+                )
+            result = hub.execute(composed("select * from $held", held=HELD))
+            while page := result.fetchmany(PAGE):
+                yield page
+
+    def count(self, table: QualifiedName) -> tuple[int, int]:
+        with self.opened() as hub:
+            (rows,) = hub.execute(composed("select count(*) from $t", t=_name(table))).fetchone() or (0,)
+        return rows, 0
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class DuckDbRows:
+    """Rows that rest in a database in memory. Implements `tenure.stores.analytics.engine.Rows`."""
+
+    def __init__(self, hub: Connection, columns: Sequence[str]) -> None:
+        self.hub: Final = hub
+        self.columns: Final = tuple(columns)
+
+    @property
+    def count(self) -> int:
+        (rows,) = self.hub.execute(composed("select count(*) from $h", h=HELD)).fetchone() or (0,)
+        return int(rows)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self.hub.execute(composed("select * from $h", h=HELD)).to_arrow_reader() or ()
+
+
+# -- statements ------------------------------------------------------------------------------------------------------
+
+
+def _name(table: QualifiedName) -> Quoted:
+    return composed(
+        "$file.$schema.$name", file=FILE, schema=double_quoted(table.schema), name=double_quoted(table.name)
+    )
+
+
+def _tenant_column(table: AnalyticsTable) -> str:
+    assert table.tenant_column is not None
+    return table.tenant_column
+
+
+def _partition(table: AnalyticsTable) -> Quoted:
+    """The partition that a row is in, as text."""
+    if table.partition is None:
+        return Quoted("''")
+    column = double_quoted(table.partition.column)
+    match table.partition.by:
+        case PartitionBy.VALUE:
+            return composed("coalesce($column::varchar, '')", column=column)
+        case PartitionBy.DAY:
+            return composed("coalesce($column::date::varchar, '')", column=column)
+        case PartitionBy.MONTH:
+            return composed("coalesce(strftime($column::date, '%Y-%m'), '')", column=column)
+
+
+def _rows_of(table: AnalyticsTable) -> Quoted:
+    return composed(
+        "$tenant = ? and $partition = ?",
+        tenant=double_quoted(_tenant_column(table)),
+        partition=_partition(table),
+    )
+
+
+def _partitions(hub: Connection, table: AnalyticsTable, tenant: TenantId) -> dict[str, int]:
+    statement = composed(
+        "select $partition as part, count(*) from $table where $tenant = ? group by part order by part",
+        partition=_partition(table),
+        table=_name(table.name),
+        tenant=double_quoted(_tenant_column(table)),
+    )
+    return dict(hub.execute(statement, [tenant]).fetchall())
+
+
+def _batches(partitions: Mapping[str, int], rows: int) -> Iterator[list[str]]:
+    """The partitions in batches of about so many rows."""
+    batch: list[str] = []
+    held = 0
+    for partition, count in partitions.items():
+        if batch and held + count > rows:
+            yield batch
+            batch, held = [], 0
+        batch.append(partition)
+        held += count
+    if batch:
+        yield batch
+
+
+def _contents(
+    hub: Connection, table: AnalyticsTable, columns: Sequence[Column], tenant: TenantId, partitions: list[str]
+) -> dict[str, Content]:
+    """The digest of a row is the MD5 of all its values as text, each with its length before it."""
+    statement = composed(
+        "select part, count(*), sum(octet_length(encode(row))), sum(md5_number_upper(row)::hugeint),"
+        " sum(md5_number_lower(row)::hugeint) from"
+        " (select $partition as part, $row as row from $table"
+        " where $tenant = ? and part in (select unnest(?::varchar[]))) group by part",
+        partition=_partition(table),
+        row=joined([_text(c) for c in columns if not c.computed], " || "),
+        table=_name(table.name),
+        tenant=double_quoted(_tenant_column(table)),
+    )
+    return {
+        part: Content(rows=rows, size_bytes=size, digest=((upper << 64) + lower) & MASK)
+        for part, rows, size, upper, lower in hub.execute(statement, [tenant, partitions]).fetchall()
+    }
+
+
+def _text(column: Column) -> Quoted:
+    """A value so that equal texts mean equal values. The session's time zone is UTC."""
+    name = double_quoted(column.name)
+    value = composed("hex($name)" if column.type == "BLOB" else "$name::varchar", name=name)
+    return composed(
+        "case when $name is null then '~' else strlen($value) || ':' || $value end", name=name, value=value
+    )
+
+
+def _swap(
+    hub: Connection,
+    table: AnalyticsTable,
+    tenant: TenantId,
+    partition: str,
+    columns: Sequence[str],
+    allowed: Allowed,
+) -> None:
+    names = joined([double_quoted(c) for c in columns])
+    hub.execute("begin transaction")
+    committed = False
+    try:
+        hub.execute(
+            composed("delete from $table where $rows", table=_name(table.name), rows=_rows_of(table)),
+            [tenant, partition],
+        )
+        hub.execute(
+            composed(
+                "insert into $table ($names) select $names from $held",
+                table=_name(table.name),
+                names=names,
+                held=HELD,
+            )
+        )
+        allowed()
+        hub.execute("commit")
+        committed = True
+    finally:
+        if not committed:
+            with contextlib.suppress(duckdb.Error):
+                hub.execute("rollback")
+
+
+def _described(hub: Connection, table: QualifiedName | None = None) -> dict[QualifiedName, list[Column]]:
+    """The columns of this table, or of every table."""
+    found: dict[QualifiedName, list[Column]] = {}
+    rows = hub.execute(
+        "select schema_name, table_name, column_name, data_type, is_generated, coalesce(comment, '')"
+        " from duckdb_columns()"
+        " where database_name = 'file' and not internal"
+        " and (?::varchar is null or (schema_name = ? and table_name = ?))"
+        " and (schema_name, table_name) in"
+        " (select (schema_name, table_name) from duckdb_tables() where database_name = 'file')"
+        " order by schema_name, table_name, column_index",
+        [table and table.schema, table and table.schema, table and table.name],
+    ).fetchall()
+    for schema, name, column, kind, computed, comment in rows:
+        if schema not in _OWN_SCHEMAS:
+            found.setdefault(QualifiedName(schema=schema, name=name), []).append(
+                Column(name=column, type=kind, computed=computed, comment=comment)
+            )
+    return found
+
+
+def _bring(hub: Connection, rows: Rows) -> None:
+    """Rows from another kind of engine, into memory."""
+    made = False
+    for batch in rows.batches():
+        hub.register("tenure_brought", pa.Table.from_batches([batch]))
+        verb = Quoted("insert into $held" if made else "create table $held as")
+        hub.execute(composed(f"{verb} select * from tenure_brought", held=HELD))
+        hub.unregister("tenure_brought")
+        made = True
+    if not made:
+        nothing = [composed("null as $name", name=double_quoted(c)) for c in rows.columns]
+        hub.execute(
+            composed("create table $held as select $nothing limit 0", held=HELD, nothing=joined(nothing))
+        )

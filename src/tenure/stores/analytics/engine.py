@@ -1,0 +1,123 @@
+"""The port behind which the engines of analytics are: a DuckDB file, a ClickHouse server, a warehouse that speaks SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from tenure.catalogue import AnalyticsTable, QualifiedName
+from tenure.model.names import TenantId
+from tenure.stores.analytics.units import Content
+
+Allowed = Callable[[], None]
+"""Raises if this process may no longer write to the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column as the engine describes it. A `computed` one is made by the engine and never written."""
+
+    name: str
+    type: str
+    computed: bool = False
+    comment: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hazard:
+    """Something about a table that a move should know, with what to do about it."""
+
+    table: QualifiedName
+    code: str
+    message: str
+    fix: str
+    refuses: bool = False
+
+
+class Rows(Protocol):
+    """The rows of one unit, read once and valid inside the block that gave them."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """In Arrow's form, for another kind of engine."""
+
+
+class Engine(Protocol):
+    """One database of analytics. Safe for several threads; errors come out as `tenure.errors`.
+
+    A unit is named by table, tenant and partition. Whatever takes a table expects it to be there, except `columns`.
+    """
+
+    @property
+    def server(self) -> str:
+        """As `Store.server`."""
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+
+    @property
+    def dialect(self) -> str:
+        """Engines of one dialect understand each other's `Rows` as they are, and their digests can be compared."""
+
+    def ping(self) -> None:
+        """As `Store.ping`."""
+
+    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+        """Every table that the login can see, but for the engine's own and for Tenure's."""
+
+    def columns(self, table: QualifiedName) -> Sequence[Column]:
+        """In the table's order; none where there is no such table."""
+
+    def hazards(self, table: AnalyticsTable) -> Sequence[Hazard]:
+        """What stands in the way of moving into or out of this table."""
+
+    def partitions(self, table: AnalyticsTable, tenant: TenantId) -> Mapping[str, int]:
+        """How many rows the tenant has, by partition; only partitions with rows."""
+
+    def contents(
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+    ) -> Mapping[str, Content]:
+        """What these partitions hold of the tenant, computed in the engine; absent where that is nothing."""
+
+    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> AbstractContextManager[Rows]:
+        """The rows of a unit, as of one moment."""
+
+    def replace(
+        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+    ) -> None:
+        """Make the unit consist of these rows, as atomically as the engine can; asks `allowed` right before.
+
+        An interruption before that leaves the unit as it was. Whether it can be seen half done in between is up to the
+        engine. Idempotent.
+        """
+
+    def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
+        """Delete the tenant's rows in batches and have the engine let go of their bytes; return how many went.
+
+        `progress` is told how many so far. Repeating goes on where an interruption came, and returns 0 in the end.
+        """
+
+    def sweep(self, tenant: TenantId) -> None:
+        """Remove what interrupted calls of `replace` have left behind for the tenant. Idempotent."""
+
+    def texts(
+        self, table: QualifiedName, columns: Sequence[str], needles: Sequence[str]
+    ) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """Rows in which one of these columns, as text, contains one of the needles (without any: every row), in pages.
+        Each value as text, bytes where they are no text."""
+
+    def count(self, table: QualifiedName) -> tuple[int, int]:
+        """About how many rows the table has, and how many bytes."""
+
+    def close(self) -> None:
+        """Give connections back. Idempotent."""
