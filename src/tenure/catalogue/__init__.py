@@ -3,8 +3,13 @@
 from tenure.catalogue.catalogue import (
     Catalogue,
     Isolation,
+    LogPlace,
+    LogsMap,
+    MetricPlace,
+    MetricsMap,
     PgvectorMap,
     PostgresMap,
+    PrometheusMap,
     RedisMap,
     S3Map,
     StoreKind,
@@ -14,7 +19,7 @@ from tenure.catalogue.catalogue import (
 )
 from tenure.catalogue.classes import DataClass
 from tenure.catalogue.loading import load_catalogue
-from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 
 __all__ = [
@@ -22,8 +27,14 @@ __all__ = [
     "DataClass",
     "Isolation",
     "KeyPattern",
+    "LogPlace",
+    "LogsMap",
+    "MetricPlace",
+    "MetricsMap",
+    "NamePattern",
     "PgvectorMap",
     "PostgresMap",
+    "PrometheusMap",
     "QualifiedName",
     "RedisMap",
     "S3Map",
