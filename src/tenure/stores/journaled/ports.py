@@ -5,34 +5,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from tenure.model.comparison import DifferenceKind
 from tenure.stores.contract import Copier, Fence
 
+V = TypeVar("V", bound=Hashable)
+"""What a kind of store tells two states of an item apart by."""
 Allowed = Callable[[float], None]
 """Raises `LeaseLost` if this process may no longer write to the target. The answer may be so many seconds old; 0: look
 now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Item(Generic[V]):
     """One item as a listing shows it. As long as `version` is equal, the item is unchanged on that side.
 
     `size` is in bytes, 0 where a listing does not say; it is for showing progress.
     """
 
-    version: Hashable
+    version: V
     size: int = 0
 
 
-class Listing(Protocol):
+class Listing(Protocol[V]):
     """Everything that the tenant has on either side, by keys that are the app's own (`tenure.client.touch`)."""
 
-    def source(self) -> Mapping[str, Item]: ...
-    def target(self) -> Mapping[str, Item]: ...
+    def source(self) -> Mapping[str, Item[V]]: ...
+    def target(self) -> Mapping[str, Item[V]]: ...
 
-    def current(self, source: Item, target: Item) -> bool:
+    def current(self, source: Item[V], target: Item[V]) -> bool:
         """Whether the target's item is as the source's for certain; False where listings cannot tell."""
 
     def mine(self, key: str) -> bool:
@@ -42,10 +44,10 @@ class Listing(Protocol):
         """The part of the catalogue that the key belongs to."""
 
 
-class Transfer(Protocol):
+class Transfer(Protocol[V]):
     """Copies items to the target; before each request that changes something there it asks `Allowed`."""
 
-    def expect(self, target: Mapping[str, Item], keys: Iterable[str]) -> None:
+    def expect(self, target: Mapping[str, Item[V]], keys: Iterable[str]) -> None:
         """The target's listing as it was just now, before these keys are copied: for whoever can use it."""
 
     def copy(self, keys: Sequence[str]) -> int:
