@@ -181,7 +181,9 @@ def _check_groups(document: Document, store: StoreSketch) -> None:
         path = (*store.path, "groups", name)
         streams = block_at(value).get("streams")
         if PLACEHOLDER in name and streams is not None:
-            document.report((*path, "streams"), "is not needed: every stream of the group is the tenant's own")
+            document.report(
+                (*path, "streams"), "is not needed: every stream of the group is the tenant's own"
+            )
         if PLACEHOLDER not in name:
             if isinstance(value, Block) and streams is None:
                 document.report(path, f"streams: missing, since the group has no {PLACEHOLDER} in its name")

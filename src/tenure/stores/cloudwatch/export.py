@@ -162,5 +162,3 @@ class Export:
         with self._sink.create(f"{self.folder}/{MANIFEST}") as file:
             file.write(manifest.text().encode())
         return manifest
-
-

@@ -31,6 +31,8 @@ class Group:
     retention_days: int | None = None
     """None: its events never expire."""
     metric_filters: int = 0
+    inside: bool = True
+    """Whether its name begins as those of the cell; the catalogue says nothing about others."""
 
     @property
     def home(self) -> str:
@@ -63,9 +65,14 @@ class Groups:
     def listed(self, beginning: str = "", *, pace: Pace = unhurried) -> list[Group]:
         """Every group whose name begins so, after the prefix."""
         start = self.full(beginning)
-        found = self._everything(
-            "describe_log_groups", "logGroups", pace, **({"logGroupNamePrefix": start} if start else {})
-        )
+        return self._groups_from(start, pace)
+
+    def everywhere(self, *, pace: Pace = unhurried) -> list[Group]:
+        """Every group of the account in this region."""
+        return self._groups_from("", pace)
+
+    def _groups_from(self, start: str, pace: Pace) -> list[Group]:
+        narrowed = {"logGroupNamePrefix": start} if start else {}
         return [
             Group(
                 name=g["logGroupName"].removeprefix(self.prefix),
@@ -74,8 +81,9 @@ class Groups:
                 stored_bytes=g.get("storedBytes", 0),
                 retention_days=g.get("retentionInDays"),
                 metric_filters=g.get("metricFilterCount", 0),
+                inside=g["logGroupName"].startswith(self.prefix),
             )
-            for g in found
+            for g in self._everything("describe_log_groups", "logGroups", pace, **narrowed)
         ]
 
     def group(self, name: str) -> Group | None:
@@ -83,10 +91,17 @@ class Groups:
 
     def streams(self, group: str, beginning: str = "", *, pace: Pace = unhurried) -> list[str]:
         """The names of the group's streams that begin so; none where there is no such group."""
+        return self._streams_from(self.full(group), beginning, pace)
+
+    def streams_of(self, group: Group, *, pace: Pace = unhurried) -> list[str]:
+        """The names of all its streams."""
+        return self._streams_from(group.full_name, "", pace)
+
+    def _streams_from(self, group: str, beginning: str, pace: Pace) -> list[str]:
         narrowed = {"logStreamNamePrefix": beginning} if beginning else {}
         try:
             found = self._everything(
-                "describe_log_streams", "logStreams", pace, logGroupName=self.full(group), **narrowed
+                "describe_log_streams", "logStreams", pace, logGroupName=group, **narrowed
             )
         except ClientError as error:
             if code_of(error) == NOT_FOUND:
@@ -167,7 +182,11 @@ class Groups:
         for place in places:
             pattern = place.group.of(tenant)
             for group in self.listed(pattern.beginning):
-                if group.name not in seen and pattern.matches(group.name) and self.place_of(group.name) is place:
+                if (
+                    group.name not in seen
+                    and pattern.matches(group.name)
+                    and self.place_of(group.name) is place
+                ):
                     seen.add(group.name)
                     yield group
 
