@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -29,8 +29,8 @@ class Account:
 
     region: str
     endpoint: str | None = None
-    access_key: Secret = Secret("")
-    secret_key: Secret = Secret("")
+    access_key: Secret = field(default_factory=lambda: Secret(""))
+    secret_key: Secret = field(default_factory=lambda: Secret(""))
 
     def client(
         self,

@@ -1,4 +1,4 @@
-"""Log events: reading those of a stream to the end, whatever becomes of a page token, and writing them back as they were.
+"""Log events: reading those of a stream to the end, whatever becomes of a page token, and writing them as they were.
 
 The limits are those of PutLogEvents (CloudWatch Logs API reference, PutLogEvents): a batch is in chronological order,
 has at most 10,000 events, 1,048,576 bytes (each message in UTF-8 plus 26) and 24 hours; events more than 2 hours in the

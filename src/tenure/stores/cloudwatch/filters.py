@@ -18,8 +18,10 @@ _OPERATORS: Final = re.compile(r"[\\^$?\[\]{}|*+.]")
 
 
 def any_of(texts: Iterable[str]) -> str | None:
-    """A pattern for the events that hold at least one of these texts, and perhaps others; None if there is none, so that
-    every event has to be looked at: no texts, too many of them, or a text that no pattern can name."""
+    """A pattern for the events that hold at least one of these texts, and perhaps others.
+
+    None if there is none, so that every event has to be looked at: no texts, too many, or one that no pattern can name.
+    """
     alternatives = []
     for text in dict.fromkeys(texts):
         quoted = _quoted(text)

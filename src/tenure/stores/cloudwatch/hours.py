@@ -191,7 +191,7 @@ def _compare(tally: Tally, key: str, ours: Events, theirs: Events) -> None:
 
 
 class Listing:
-    """Lists by reading: CloudWatch Logs says of a stream neither how many events it has nor, reliably, which came last."""
+    """Lists by reading: CloudWatch Logs neither tells how many events a stream has nor, safely, when the last was."""
 
     def __init__(self, hours: Hours) -> None:
         self._hours = hours

@@ -188,8 +188,8 @@ class MetricsStore:
         self._noted.require_erasable(fence)
         left = self.inventory(fence.tenant)
         raise StoreRefused(
-            f"{self.where}: nobody can delete CloudWatch metrics; {left.items} series of {fence.tenant} were reported in "
-            f"the last two weeks, and the last data points expire by {self.expires():%Y-%m-%d}",
+            f"{self.where}: nobody can delete CloudWatch metrics; {left.items} series of {fence.tenant} were "
+            f"reported in the last two weeks, and the last data points expire by {self.expires():%Y-%m-%d}",
             hint="stop reporting them, and have the certificate name that date",
         )
 

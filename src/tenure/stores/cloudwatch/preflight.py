@@ -69,8 +69,8 @@ def _too_old(hours: Hours) -> Iterator[Finding]:
             Severity.WARNING,
             "events_stay",
             source.where,
-            f"{counted} events of {hours.tenant} in {streams} streams are older than CloudWatch Logs takes (14 days, or "
-            "the shorter retention): they are not copied, stay where they are, and go when the move is completed",
+            f"{counted} events of {hours.tenant} in {streams} streams are older than CloudWatch Logs takes (14 days, "
+            "or the shorter retention): they are not copied, stay where they are, and go when the move is completed",
             "set `export` of this store in tenure.yaml: completing the move then writes them out before they go",
         )
 

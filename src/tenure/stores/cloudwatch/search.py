@@ -40,8 +40,8 @@ _UNREADABLE: Final = frozenset({"AccessDeniedException", "InvalidOperationExcept
 
 @dataclass
 class _Tally:
-    """How far a search is, as its cursor says it: the group (by its full name), and the time up to which its events have
-    been looked at. `since` None: its names have not been looked at yet."""
+    """How far a search is, as its cursor says it: the group (by its full name), and the time up to which its events
+    have been looked at. `since` None: its names have not been looked at yet."""
 
     group: str = ""
     since: int | None = None

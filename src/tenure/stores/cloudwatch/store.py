@@ -33,9 +33,9 @@ EXPORTS: Final = 3
 class LogsStore:
     """The log groups of one region and account whose names begin with `prefix`.
 
-    CloudWatch Logs refuses nobody's events: the fence is that of the cell's PostgreSQL (`anchor`), under whose permit the
-    app logs; without one it is only noted. No event can be deleted alone: what is erased are a tenant's own groups, or
-    its own streams, whole. Events in streams that tenants share stay until they expire (`retained`). With `export`,
+    CloudWatch Logs refuses nobody's events: the fence is that of the cell's PostgreSQL (`anchor`), under whose permit
+    the app logs; without one it is only noted. No event can be deleted alone: what is erased are a tenant's own groups,
+    or its own streams, whole. Events in streams that tenants share stay until they expire (`retained`). With `export`,
     every erasure first writes out what it deletes. `elsewhere` are prefixes of other cells in the same account and
     region, whose groups are none of this store's. Thread-safe.
     """
@@ -170,8 +170,8 @@ class LogsStore:
     def find(
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
-        """Looks at the names of groups and streams and at every event, as CloudWatch Logs filters them (`filters`); tags
-        of groups, metric filters and saved queries are not looked at."""
+        """Looks at the names of groups and streams and at every event, as CloudWatch Logs filters them (`filters`). Not
+        looked at: tags of groups, metric filters, saved queries."""
         pages = self._search().find(search, cursor, pace)
         while True:
             with translated(self.where):
