@@ -11,10 +11,10 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Generic, Self, TypeVar
 
-from tenure.errors import DeadlineExceeded, LeaseLost, StoreRefused, TenureError
+from tenure.errors import DeadlineExceeded, LeaseLost, StoreRefused, StoreUnavailable, TenureError
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
@@ -23,6 +23,7 @@ from tenure.stores.copy_queue import CopyQueue
 from tenure.stores.journaled.feed import Feed, JournalFeed, ListingFeed
 from tenure.stores.journaled.ownership import Ownership
 from tenure.stores.journaled.ports import Allowed, Comparer, Item, LinkRecord, Listing, Transfer, V
+from tenure.stores.journaled.progress import Progress
 from tenure.stores.journaled.verification import Verification, key_of
 from tenure.stores.standing import reachable
 
@@ -38,23 +39,13 @@ OWNER_CHECK_S: Final = 1.0
 RETRY_S: Final = 0.5
 
 
-@dataclass
-class _Counts:
-    """How far the first pass is. `sizes`: of the items whose bytes do not pass here."""
-
-    items_done: int = 0
-    items_total: int = 0
-    bytes_done: int = 0
-    bytes_total: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
-
-
 class JournaledCopy(ABC, Generic[S, V]):
     """The live copy of one tenant between two stores of one kind without a change feed, of the link named `link`.
 
     A kind of store says how its items are listed, copied (`batch` of them at once, by `workers` threads) and compared,
     and which records say who copies. `source_journal` lies in the source cell's PostgreSQL, `target_journal` in the
-    target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`.
+    target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`. A request of a
+    copier that was displaced may be on its way for `handover_s`: who displaces one begins that much later.
     """
 
     def __init__(
@@ -73,6 +64,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         transfer: Callable[[Allowed], Transfer[V]],
         batch: int = 1,
         workers: int = WORKERS,
+        handover_s: float = 0.0,
     ) -> None:
         self._link = link
         self._tenant = tenant
@@ -96,6 +88,7 @@ class JournaledCopy(ABC, Generic[S, V]):
             else JournalFeed(source_journal, source.name, tenant, listing, self._queue, changed)
         )
         self._workers = workers
+        self._handover_s = handover_s
         self._ownership = Ownership(target_record, self._me, _where(target))
         self._transfer = transfer(self._ownership.ensure)
         self._reverse: Self | None = None
@@ -104,7 +97,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         self._detached = False
         self._passed = False
         self._error: TenureError | None = None
-        self._counts = _Counts()
+        self._progress = Progress()
 
     # -- what a kind of store says -----------------------------------------------------------------------------------
 
@@ -143,6 +136,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         with self._state:
             if self._thread is not None:
                 return
+        displaced = bool(self._handover_s and self._target_record.read().process) and not self._armed
         self._target_record.join(fence, self._link, copier=self._me, fenced=True)
         self._source_record.join(fence, self._link)
         self._feed.begin(fence)
@@ -153,24 +147,16 @@ class JournaledCopy(ABC, Generic[S, V]):
             self._passed = self._armed and self._journal is not None
             self._armed = False
             self._thread = threading.Thread(
-                target=self._follow, name=f"follow-{self._target.cell}", daemon=True
+                target=self._follow,
+                args=(self._handover_s if displaced else 0.0,),
+                name=f"follow-{self._target.cell}",
+                daemon=True,
             )
             self._thread.start()
 
     def progress(self) -> CopyProgress:
         self._raise_error()
-        lag = len(self._queue)
-        with self._state:
-            counts = self._counts
-            return CopyProgress(
-                items_done=counts.items_done,
-                items_total=max(counts.items_total, counts.items_done + lag),
-                bytes_done=counts.bytes_done,
-                bytes_total=max(counts.bytes_total, counts.bytes_done),
-                following=self._passed,
-                lag_items=lag,
-                applied=counts.items_done,
-            )
+        return self._progress.now(lag=len(self._queue), following=self._passed)
 
     def hurry(self, workers: int) -> int:
         """More threads copy at once."""
@@ -209,17 +195,12 @@ class JournaledCopy(ABC, Generic[S, V]):
         self._queue.drained(self._queue.point(), timeout_s=max(deadline - time.monotonic(), 0.001))
 
     def _copy(self, keys: list[str]) -> None:
-        moved = self._transfer.copy(keys)
-        with self._state:
-            counts = self._counts
-            known = sum(counts.sizes.pop(key, 0) for key in keys)
-            counts.items_done += len(keys)
-            counts.bytes_done += moved or known
+        self._progress.copied(keys, self._transfer.copy(keys))
 
     # -- following ---------------------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        pause_s = 0.0
+    def _follow(self, pause_s: float) -> None:
+        """Begin after that pause."""
         while not self._paused(pause_s):
             try:
                 began = time.monotonic()
@@ -275,11 +256,7 @@ class JournaledCopy(ABC, Generic[S, V]):
             if there is None or not self._listing.current(found, there):
                 wanted.append(key)
                 sizes[key] = found.size
-        with self._state:
-            counts = self._counts
-            counts.sizes.update(sizes)
-            counts.items_total = max(counts.items_total, counts.items_done + len(wanted))
-            counts.bytes_total = max(counts.bytes_total, counts.bytes_done + sum(counts.sizes.values()))
+        self._progress.expect(len(wanted), sizes)
         self._verification.note_changed(wanted)
         self._transfer.expect(theirs, wanted)
         return self._queue.put(wanted)
@@ -376,16 +353,27 @@ class JournaledCopy(ABC, Generic[S, V]):
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         self._feed.reset()
-        self._counts.sizes.clear()
+        self._progress.forget()
 
     def stop(self, fence: Fence) -> None:
+        """Works on each side that can be reached; raises `StoreUnavailable` at the end if one could not be."""
         self.detach()
+        away: list[StoreUnavailable] = []
+
+        def attempt(act: Callable[[], None]) -> None:
+            try:
+                act()
+            except StoreUnavailable as error:
+                away.append(error)
+
         records = (self._target_record, self._source_record)
         for record in records:
-            record.check(fence)
-        self._feed.end()
+            attempt(partial(record.check, fence))
+        attempt(self._feed.end)
         for record in records:
-            record.release(fence, self._link)
+            attempt(partial(record.release, fence, self._link))
+        if away:
+            raise away[0]
 
 
 def _where(store: Store) -> str:
