@@ -155,6 +155,9 @@ class Stores:
             dsn_from_cells=settings.replication_dsn.resolve(),
             most_wal_bytes=self._estate.soak.most_wal_bytes,
             database=settings.database,
+            columns={k: v for rider in riders for k, v in _columns(rider, cell).items()}
+            | _columns(where, cell),
+            riders={table: rider.name for rider in riders for table in _tables(rider, cell)},
         )
 
     def _ignored(self, where: PostgresMap) -> frozenset[QualifiedName]:
@@ -193,11 +196,18 @@ class Stores:
 
 
 def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:
-    return tuple(
-        TenantTable(schema=t.name.schema, name=t.name.name, tenant_column=t.tenant_column)
+    return tuple(_columns(where, cell))
+
+
+def _columns(where: TableMap, cell: CellName) -> dict[TenantTable, frozenset[str]]:
+    """The tables that the catalogue has in that cell, with the columns it names."""
+    return {
+        TenantTable(schema=t.name.schema, name=t.name.name, tenant_column=t.tenant_column): frozenset(
+            t.columns
+        )
         for t in where.tables.values()
         if t.is_in(cell)
-    )
+    }
 
 
 def open_registry(estate: Estate) -> Registry:
