@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
+from tenure.catalogue import LogsMap, PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
@@ -38,6 +38,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.stores.cloudwatch import LogsCopy, LogsStore
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
@@ -50,6 +51,7 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
+from tenure.wiring_telemetry import telemetry_store
 
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
@@ -110,6 +112,15 @@ class Stores:
                 source_journal=self._journal(source, where.journal),
                 target_journal=self._journal(target, where.journal),
             )
+        if isinstance(one, LogsStore) and isinstance(other, LogsStore) and isinstance(where, LogsMap):
+            return LogsCopy(
+                link=link,
+                tenant=tenant,
+                source=one,
+                target=other,
+                source_journal=self._journal(source, where.journal),
+                target_journal=self._journal(target, where.journal),
+            )
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
 
     def close(self) -> None:
@@ -140,6 +151,9 @@ class Stores:
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
+        telemetry = telemetry_store(self._estate, cell, where, settings, self._anchor)
+        if telemetry is not None:
+            return telemetry
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:

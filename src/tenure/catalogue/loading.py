@@ -22,9 +22,9 @@ from tenure.catalogue.catalogue import (
     Table,
 )
 from tenure.catalogue.checks import check_catalogue
+from tenure.catalogue.classes import DataClass
 from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
-from tenure.catalogue.classes import DataClass
 from tenure.catalogue.schema import (
     CatalogueSettings,
     PgvectorMapSettings,

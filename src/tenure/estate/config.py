@@ -39,6 +39,7 @@ from tenure.estate.settings import (
 from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
+from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
 from tenure.model.names import CellName
 
 __all__ = [
@@ -52,9 +53,12 @@ __all__ = [
     "Gate",
     "Gateway",
     "Hold",
+    "LogsSettings",
+    "MetricsSettings",
     "PgvectorSettings",
     "PostgresSettings",
     "Prices",
+    "PrometheusSettings",
     "RedisSettings",
     "ResidencyRule",
     "S3Settings",
@@ -146,8 +150,10 @@ class Estate:
                             yield None, store.dsn_from_cells
                     case RedisSettings():
                         yield store.kind, store.url
-                    case S3Settings():
+                    case S3Settings() | LogsSettings() | MetricsSettings():
                         yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
+                    case PrometheusSettings():
+                        yield from ((None, key) for key in (store.password, store.token) if key)
                     case PgvectorSettings():
                         pass
 
