@@ -65,8 +65,8 @@ class LogGroupSettings(Settings):
     title: ClassVar[str] = "stores.NAME.groups.GROUP"
     holds: Class = setting("The class of the events.")
     streams: StreamName | None = setting(
-        "Which streams are a tenant's, in a group that is not each tenant's own: `{tenant}/*`. With `*` tenants share the "
-        "streams: such events cannot be moved or erased for one tenant, and expire with the group's retention.",
+        "Which streams are a tenant's, in a group that is not each tenant's own: `{tenant}/*`. With `*` tenants share "
+        "the streams: such events cannot be moved or erased for one tenant, and expire with the group's retention.",
         default=None,
     )
 
@@ -80,8 +80,9 @@ class LogsMapSettings(Settings):
     title: ClassVar[str] = "stores.NAME (kind: cloudwatch_logs)"
     kind: Literal["cloudwatch_logs"] = setting("Amazon CloudWatch Logs.")
     groups: Groups = setting(
-        "Every log group with tenants' events: `/app/{tenant}` where each tenant has one of its own, `/app/{tenant}/*` "
-        "where it has several, or a group of all tenants, which then says whose its streams are. The first that matches "
+        "Every log group with tenants' events: `/app/{tenant}` where each tenant has one of its own, "
+        "`/app/{tenant}/*` where it has several, or a group of all tenants, which then says whose its streams are. The "
+        "first that matches "
         "a group decides."
     )
     journal: Name | None = setting(

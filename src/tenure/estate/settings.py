@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field
 
-from tenure.catalogue.schema import CellKey
+from tenure.catalogue.words import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets

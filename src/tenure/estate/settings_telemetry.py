@@ -31,13 +31,13 @@ class LogsSettings(Settings):
     region: Region = setting("The region of the log groups.")
     endpoint: Url | None = setting("Where another server than AWS's is reached.", default=None)
     group_prefix: GroupPrefix | None = setting(
-        "What the names of this cell's log groups begin with, before what the catalogue says: `/blue`. Cells in the same "
-        "account and region need different ones.",
+        "What the names of this cell's log groups begin with, before what the catalogue says: `/blue`. Cells in the "
+        "same account and region need different ones.",
         default=None,
     )
     export: RelativePath | None = setting(
-        "The folder into which every erasure of logs, also that which completes a move, first writes the events that it "
-        "deletes: JSON Lines, gzip, and a manifest with counts and digests.",
+        "The folder into which every erasure of logs, also that which completes a move, first writes the events that "
+        "it deletes: JSON Lines, gzip, and a manifest with counts and digests.",
         default=None,
     )
     access_key: SecretSetting | None = setting(
