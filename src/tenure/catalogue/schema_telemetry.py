@@ -82,8 +82,7 @@ class LogsMapSettings(Settings):
     groups: Groups = setting(
         "Every log group with tenants' events: `/app/{tenant}` where each tenant has one of its own, "
         "`/app/{tenant}/*` where it has several, or a group of all tenants, which then says whose its streams are. The "
-        "first that matches "
-        "a group decides."
+        "first that matches a group decides."
     )
     journal: Name | None = setting(
         "The store of kind `postgresql` in which the app notes where it logs, through `tenure.client`, and whose fence "

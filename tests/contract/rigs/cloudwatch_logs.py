@@ -74,8 +74,11 @@ class LogsRig:
         self._copies: list[LogsCopy] = []
         self._proxies: list[FaultyAws] = []
 
-    def account(self, side: Side, endpoint: str | None = None, key: str = "key") -> Account:
+    def account(
+        self, side: Side, endpoint: str | None = None, key: str = "key", *, timeout_s: float = 30.0
+    ) -> Account:
         return Account(
+            timeout_s=timeout_s,
             region=REGIONS[side],
             endpoint=endpoint or self.endpoint,
             access_key=Secret(key),

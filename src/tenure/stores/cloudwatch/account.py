@@ -31,12 +31,13 @@ class Account:
     endpoint: str | None = None
     access_key: Secret = field(default_factory=lambda: Secret(""))
     secret_key: Secret = field(default_factory=lambda: Secret(""))
+    timeout_s: float = ANSWER_TIMEOUT_S
 
     def client(
         self,
         service: Literal["logs", "cloudwatch"],
         *,
-        timeout_s: float = ANSWER_TIMEOUT_S,
+        timeout_s: float | None = None,
         attempts: int = ATTEMPTS,
     ) -> Any:
         """A client that tries each request so many times, waiting longer each time."""
@@ -49,7 +50,7 @@ class Account:
                 aws_secret_access_key=self.secret_key.reveal() or None,
                 config=Config(
                     connect_timeout=2.0,
-                    read_timeout=timeout_s,
+                    read_timeout=self.timeout_s if timeout_s is None else timeout_s,
                     retries={"total_max_attempts": attempts, "mode": "standard"},
                     max_pool_connections=4 * WORKERS,
                     tcp_keepalive=True,
