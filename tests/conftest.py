@@ -28,6 +28,7 @@ from tenure.estate.local import (
     down,
     up,
 )
+from tenure.estate.local.moto import moto_server
 from tests.valkey_cluster import ValkeyCluster, form
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ SERVERS = (
     SeaweedServer(name="seaweed-b", autostart=False),
     PineconeServer(name="pinecone-a", autostart=False),
     PineconeServer(name="pinecone-b", autostart=False),
+    moto_server("moto", autostart=False),
 )
 
 
@@ -65,7 +67,7 @@ class LazyEstate(RunningEstate):
 @pytest.fixture(scope="session")
 def servers() -> Iterator[RunningEstate]:
     """pg16, pg18a, pg18b, control; valkey-a, valkey-b; seaweed-a, seaweed-b; pinecone-a, pinecone-b
-    (stand-ins). `add` puts others beside them.
+    (stand-ins); moto. `add` puts others beside them.
 
     A test that stops one starts it again.
     """
@@ -216,6 +218,13 @@ def _admin(s3: S3Endpoint):  # type: ignore[no-untyped-def]
         aws_access_key_id=s3.access_key.reveal(),
         aws_secret_access_key=s3.secret_key.reveal(),
     )
+
+
+@pytest.fixture(scope="session")
+def moto(servers: RunningEstate) -> str:
+    """The endpoint of CloudWatch as moto's server knows it. Tests keep apart by the names that they use in it."""
+    servers.start("moto")
+    return f"http://127.0.0.1:{servers.port('moto', 'http')}"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenure.catalogue import (
     AnalyticsMap,
+    LogsMap,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
@@ -49,6 +50,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.stores.cloudwatch import LogsCopy, LogsStore
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates, RedisBuckets
 from tenure.stores.postgres import (
@@ -62,6 +64,7 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
+from tenure.wiring_telemetry import telemetry_store
 
 if TYPE_CHECKING:
     from tenure.stores.analytics import Engine as AnalyticsEngine
@@ -138,6 +141,15 @@ class Stores:
                 source_journal=self._journal(source, where.journal),
                 target_journal=self._journal(target, where.journal),
             )
+        if isinstance(one, LogsStore) and isinstance(other, LogsStore) and isinstance(where, LogsMap):
+            return LogsCopy(
+                link=link,
+                tenant=tenant,
+                source=one,
+                target=other,
+                source_journal=self._journal(source, where.journal),
+                target_journal=self._journal(target, where.journal),
+            )
         if isinstance(where, AnalyticsMap):
             return self._analytics_copy(link, where, tenant, source, target)
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
@@ -175,6 +187,9 @@ class Stores:
             return self._pinecone(cell, where, settings)
         if isinstance(settings, AnalyticsSettings) and isinstance(where, AnalyticsMap):
             return self._analytics(cell, where, settings)
+        telemetry = telemetry_store(self._estate, cell, where, settings, self._anchor)
+        if telemetry is not None:
+            return telemetry
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:

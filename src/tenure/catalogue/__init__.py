@@ -5,11 +5,16 @@ from tenure.catalogue.catalogue import (
     AnalyticsTable,
     Catalogue,
     Isolation,
+    LogPlace,
+    LogsMap,
+    MetricPlace,
+    MetricsMap,
     Partition,
     PartitionBy,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
+    PrometheusMap,
     RedisMap,
     Retention,
     S3Map,
@@ -20,7 +25,7 @@ from tenure.catalogue.catalogue import (
 )
 from tenure.catalogue.classes import DataClass
 from tenure.catalogue.loading import load_catalogue
-from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 
 __all__ = [
@@ -30,11 +35,17 @@ __all__ = [
     "DataClass",
     "Isolation",
     "KeyPattern",
+    "LogPlace",
+    "LogsMap",
+    "MetricPlace",
+    "MetricsMap",
+    "NamePattern",
     "Partition",
     "PartitionBy",
     "PgvectorMap",
     "PineconeMap",
     "PostgresMap",
+    "PrometheusMap",
     "QualifiedName",
     "RedisMap",
     "Retention",

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from tenure.catalogue.classes import DataClass
-from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.errors import UnknownName
 from tenure.model.names import CellName, StoreName
@@ -24,6 +24,9 @@ class StoreKind(StrEnum):
     S3 = "s3"
     PINECONE = "pinecone"
     ANALYTICS = "analytics"
+    CLOUDWATCH_LOGS = "cloudwatch_logs"
+    CLOUDWATCH_METRICS = "cloudwatch_metrics"
+    PROMETHEUS = "prometheus"
 
 
 class Isolation(StrEnum):
@@ -176,8 +179,76 @@ class AnalyticsMap:
     kind: Literal[StoreKind.ANALYTICS] = field(default=StoreKind.ANALYTICS, init=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogPlace:
+    """Log groups, and where these are not each tenant's own, which of their streams are; `streams` None for all.
+
+    If neither is the tenant's own, the streams hold events of several tenants.
+    """
+
+    group: NamePattern
+    streams: NamePattern | None
+    data_class: DataClass
+
+    @property
+    def shared(self) -> bool:
+        return not self.group.own and not (self.streams is not None and self.streams.own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsMap:
+    """Log groups of CloudWatch Logs. `journal` is the PostgreSQL store in which the app notes where it logs; `ignore`
+    names groups without tenants' data."""
+
+    name: StoreName
+    groups: tuple[LogPlace, ...]
+    ignore: tuple[NamePattern, ...] = ()
+    journal: StoreName | None = None
+    kind: Literal[StoreKind.CLOUDWATCH_LOGS] = field(default=StoreKind.CLOUDWATCH_LOGS, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricPlace:
+    """A namespace of metrics, in which a dimension tells the tenant."""
+
+    namespace: str
+    dimension: str
+    data_class: DataClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsMap:
+    """Namespaces of CloudWatch metrics; `ignore` names those without tenants' data."""
+
+    name: StoreName
+    namespaces: tuple[MetricPlace, ...]
+    ignore: tuple[NamePattern, ...] = ()
+    kind: Literal[StoreKind.CLOUDWATCH_METRICS] = field(default=StoreKind.CLOUDWATCH_METRICS, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrometheusMap:
+    """Series in Prometheus, in which a label tells the tenant; `ignore` are names of metrics without tenants' data."""
+
+    name: StoreName
+    label: str
+    metrics: tuple[KeyPattern, ...]
+    ignore: tuple[KeyPattern, ...] = ()
+    kind: Literal[StoreKind.PROMETHEUS] = field(default=StoreKind.PROMETHEUS, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
-StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | PineconeMap | AnalyticsMap
+StoreMap = (
+    PostgresMap
+    | PgvectorMap
+    | RedisMap
+    | S3Map
+    | PineconeMap
+    | AnalyticsMap
+    | LogsMap
+    | MetricsMap
+    | PrometheusMap
+)
 
 
 def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
@@ -235,6 +306,24 @@ def _content(its: StoreMap) -> dict[str, object]:
         case AnalyticsMap():
             kept = [its.retention.time_travel_days, its.retention.fail_safe_days]
             return {"kind": its.kind, "journal": its.journal, "retention": kept, **_tables(its)}
+        case LogsMap():
+            groups = {
+                place.group.text: [place.streams.text if place.streams else None, place.data_class]
+                for place in its.groups
+            }
+            return {
+                "kind": its.kind,
+                "journal": its.journal,
+                "groups": groups,
+                "ignore": sorted(p.text for p in its.ignore),
+            }
+        case MetricsMap():
+            namespaces = {p.namespace: [p.dimension, p.data_class] for p in its.namespaces}
+            ignored = sorted(p.text for p in its.ignore)
+            return {"kind": its.kind, "namespaces": namespaces, "ignore": ignored}
+        case PrometheusMap():
+            ignored = sorted(p.pattern for p in its.ignore)
+            return {"kind": its.kind, "label": its.label, "metrics": _keys(its.metrics), "ignore": ignored}
 
 
 def _tables(its: TableMap | AnalyticsMap) -> dict[str, object]:

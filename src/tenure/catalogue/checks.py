@@ -52,6 +52,7 @@ def check_catalogue(document: Document) -> None:
         _check_tables(document, store, isolation_of(store, stores))
         _check_keys(document, store)
         _check_person(document, store)
+        _check_groups(document, store)
     _check_homes(document, stores)
     _check_schemas(document, stores)
 
@@ -193,6 +194,35 @@ def _check_person(document: Document, store: StoreSketch) -> None:
     for n, name in enumerate(person if isinstance(person, tuple) else ()):
         if store.kind == "pinecone" and isinstance(name, str) and name not in fields:
             document.report((*store.path, "person", n), f"is none of the fields{did_you_mean(name, fields)}")
+
+
+def _check_groups(document: Document, store: StoreSketch) -> None:
+    """A log group is each tenant's own or says whose its streams are; no group can be two tenants'."""
+    seen: list[Template] = []
+    for name, value in block_at(store.entry.get("groups")).items():
+        path = (*store.path, "groups", name)
+        streams = block_at(value).get("streams")
+        if PLACEHOLDER in name and streams is not None:
+            document.report(
+                (*path, "streams"), "is not needed: every stream of the group is the tenant's own"
+            )
+        if PLACEHOLDER not in name:
+            if isinstance(value, Block) and streams is None:
+                document.report(path, f"streams: missing, since the group has no {PLACEHOLDER} in its name")
+            continue
+        try:
+            here = Template.name(name.rstrip("*"))
+        except UsageError:
+            continue
+        other = next((t for t in seen if t.meets(here)), None)
+        if other is not None:
+            document.report(
+                path,
+                f"the group {shown(name)} of one tenant can be {shown(other.text)} of another, since ids may contain"
+                f" what tells them apart: put it in front of {PLACEHOLDER}",
+                key=True,
+            )
+        seen.append(here)
 
 
 def _check_homes(document: Document, stores: dict[str, StoreSketch]) -> None:

@@ -11,11 +11,16 @@ from tenure.catalogue.catalogue import (
     AnalyticsTable,
     Catalogue,
     Isolation,
+    LogPlace,
+    LogsMap,
+    MetricPlace,
+    MetricsMap,
     Partition,
     PartitionBy,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
+    PrometheusMap,
     RedisMap,
     Retention,
     S3Map,
@@ -24,7 +29,7 @@ from tenure.catalogue.catalogue import (
 )
 from tenure.catalogue.checks import check_catalogue
 from tenure.catalogue.classes import DataClass
-from tenure.catalogue.patterns import KeyPattern, Template
+from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.catalogue.schema import (
     AnalyticsMapSettings,
@@ -38,6 +43,7 @@ from tenure.catalogue.schema import (
     StoreMapSettings,
     TableSettings,
 )
+from tenure.catalogue.schema_telemetry import LogsMapSettings, MetricsMapSettings, PrometheusMapSettings
 from tenure.document import Document, raise_problems, read_document, validate
 from tenure.model.names import StoreName
 
@@ -119,6 +125,37 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                     time_travel_days=its.retention.time_travel_days,
                     fail_safe_days=its.retention.fail_safe_days,
                 ),
+            )
+
+        case LogsMapSettings():
+            return LogsMap(
+                name=name,
+                groups=tuple(
+                    LogPlace(
+                        group=NamePattern.parse(group),
+                        streams=NamePattern.parse(place.streams) if place.streams else None,
+                        data_class=place.holds,
+                    )
+                    for group, place in its.groups.items()
+                ),
+                ignore=tuple(NamePattern.parse(text) for text in its.ignore),
+                journal=its.journal,
+            )
+        case MetricsMapSettings():
+            return MetricsMap(
+                name=name,
+                namespaces=tuple(
+                    MetricPlace(namespace=namespace, dimension=place.dimension, data_class=place.holds)
+                    for namespace, place in its.namespaces.items()
+                ),
+                ignore=tuple(NamePattern.parse(text) for text in its.ignore),
+            )
+        case PrometheusMapSettings():
+            return PrometheusMap(
+                name=name,
+                label=its.label,
+                metrics=tuple(KeyPattern(pattern=p, data_class=held) for p, held in its.metrics.items()),
+                ignore=tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in its.ignore),
             )
 
 

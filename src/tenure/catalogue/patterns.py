@@ -119,3 +119,59 @@ class KeyPattern:
     def covers(self, other: KeyPattern) -> bool:
         """Whether every key that `other` matches is matched by this one as well."""
         return self.matches(other.pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamePattern:
+    """Names of things that lie in paths, such as log groups: of one, or with `*` at the end of all below a path.
+
+    With `{tenant}` in it, each tenant has its own: no name is ever two tenants'. Without, they are everybody's.
+    """
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises `UsageError`."""
+        whole, star, rest = text.partition("*")
+        if not text or rest or (star and not whole.endswith("/") and whole):
+            raise UsageError("may have `*` only at its end, right after a `/`")
+        if "{" in whole or "}" in whole:
+            Template.name(whole)
+        elif _BLANK.search(whole) or _WILDCARD.search(whole):
+            raise UsageError("must contain no blanks, and of * ? [ ] \\ only a `*` at its end")
+        return cls(text=text)
+
+    @property
+    def own(self) -> bool:
+        """Whether each tenant has its own."""
+        return PLACEHOLDER in self.text
+
+    @property
+    def exact(self) -> bool:
+        """Whether it names one thing (of each tenant)."""
+        return not self.text.endswith("*")
+
+    @property
+    def beginning(self) -> str:
+        """What the names begin with, up to where they differ."""
+        return self.text.partition(PLACEHOLDER)[0].rstrip("*")
+
+    def of(self, tenant: TenantId) -> Self:
+        """That tenant's."""
+        return type(self)(text=self.text.replace(PLACEHOLDER, tenant))
+
+    def matches(self, name: str) -> bool:
+        return self._expression.fullmatch(name) is not None
+
+    def tenant_of(self, name: str) -> TenantId | None:
+        """Whose the name would be; None if it does not match, or is everybody's."""
+        found = self._expression.fullmatch(name) if self.own else None
+        return TenantId(found["tenant"]) if found else None
+
+    @property
+    def _expression(self) -> re.Pattern[str]:
+        before, placeholder, after = self.text.rstrip("*").partition(PLACEHOLDER)
+        tenant = f"(?P<tenant>{TENANT_ID.pattern})" if placeholder else ""
+        below = "" if self.exact else ".*"
+        return re.compile(f"{re.escape(before)}{tenant}{re.escape(after)}{below}", re.DOTALL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 from urllib.parse import urlsplit
 
 from tenure.catalogue.catalogue import Isolation, StoreKind
@@ -112,11 +113,25 @@ def _home_setting(store: StoreSketch) -> str:
         return "host" if store.entry.get("host") is not None else "index"
     if store.kind == StoreKind.ANALYTICS:
         return OF_ENGINE.get(text_at(store.entry.get("engine")) or "", ("kind",))[0]
-    return {"postgresql": "dsn", "redis": "url", "s3": "bucket"}.get(store.kind or "", "kind")
+    return {
+        "postgresql": "dsn",
+        "redis": "url",
+        "s3": "bucket",
+        "cloudwatch_logs": "group_prefix",
+        "prometheus": "url",
+    }.get(store.kind or "", "kind")
 
 
 def _home(store: StoreSketch) -> tuple[object, ...] | None:
     """Where the store's data is, as far as its settings tell; None if they do not."""
+    if store.kind == "cloudwatch_logs":
+        region, endpoint = text_at(store.entry.get("region")), text_at(store.entry.get("endpoint"))
+        prefix, key = text_at(store.entry.get("group_prefix")), block_at(store.entry.get("access_key"))
+        account = tuple(sorted((k, str(v)) for k, v in key.items()))
+        return ("logs", region, endpoint.rstrip("/") if endpoint else None, prefix, account)
+    if store.kind == "prometheus":
+        url = text_at(store.entry.get("url"))
+        return ("prometheus", url.rstrip("/")) if url else None
     if store.kind == "s3":
         bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
         return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
@@ -144,10 +159,17 @@ def _check_home(
         document.report(path, f"is the same as {dotted(first)}: cells and stores share nothing")
 
 
+_TOGETHER: Final = {
+    "s3": (("access_key", "secret_key"),),
+    "cloudwatch_logs": (("access_key", "secret_key"),),
+    "cloudwatch_metrics": (("access_key", "secret_key"),),
+    "prometheus": (("user", "password"),),
+}
+
+
 def _check_keys(document: Document, store: StoreSketch) -> None:
-    if store.kind != "s3":
-        return
-    for given, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
+    pairs = _TOGETHER.get(store.kind or "", ())
+    for given, other in (*pairs, *((other, given) for given, other in pairs)):
         if store.entry.get(given) is not None and store.entry.get(other) is None:
             document.report((*store.path, other), f"missing: {given} is given")
 

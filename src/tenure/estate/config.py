@@ -41,6 +41,7 @@ from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.estate.settings_pinecone import PineconeSettings
+from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
 from tenure.model.names import CellName
 
 __all__ = [
@@ -55,10 +56,13 @@ __all__ = [
     "Gate",
     "Gateway",
     "Hold",
+    "LogsSettings",
+    "MetricsSettings",
     "PgvectorSettings",
     "PineconeSettings",
     "PostgresSettings",
     "Prices",
+    "PrometheusSettings",
     "RedisSettings",
     "ResidencyRule",
     "S3Settings",
@@ -150,7 +154,7 @@ class Estate:
                             yield None, store.dsn_from_cells
                     case RedisSettings():
                         yield store.kind, store.url
-                    case S3Settings():
+                    case S3Settings() | LogsSettings() | MetricsSettings():
                         yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
                     case PineconeSettings():
                         yield None, store.api_key
@@ -160,6 +164,8 @@ class Estate:
                         if store.dsn is not None:
                             yield store.kind, store.dsn
                         yield from ((None, key) for key in (store.key, store.password) if key)
+                    case PrometheusSettings():
+                        yield from ((None, key) for key in (store.password, store.token) if key)
                     case PgvectorSettings():
                         pass
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field
 
-from tenure.catalogue.schema import CellKey
+from tenure.catalogue.words import CellKey
 from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_analytics import AnalyticsSettings
@@ -16,6 +16,7 @@ from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, T
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.settings_pinecone import PineconeSettings
+from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
 from tenure.estate.values import (
     AnyName,
     BucketName,
@@ -319,7 +320,15 @@ class S3Settings(Settings):
 
 
 StoreSettings = Annotated[
-    PostgresSettings | PgvectorSettings | RedisSettings | S3Settings | PineconeSettings | AnalyticsSettings,
+    PostgresSettings
+    | PgvectorSettings
+    | RedisSettings
+    | S3Settings
+    | PineconeSettings
+    | AnalyticsSettings
+    | LogsSettings
+    | MetricsSettings
+    | PrometheusSettings,
     Discriminator("kind"),
 ]
 

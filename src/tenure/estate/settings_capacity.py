@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field
 
-from tenure.catalogue.schema import CellKey
+from tenure.catalogue.words import CellKey
 from tenure.document import Described, Settings, read_only, refuse, setting
 from tenure.estate.values import StoreKey
 

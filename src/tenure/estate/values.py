@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 from tenure.catalogue.patterns import Template
-from tenure.catalogue.schema import Name, converted
+from tenure.catalogue.words import Name, converted
 from tenure.document import REFUSED, Described, refuse
 
 _HOST_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
