@@ -8,8 +8,16 @@ from pathlib import Path
 
 from rag_app.deploy import deploy
 from rag_app.seed import TENANTS, default_access
-from rag_app.settings import CellSettings, ObjectSettings, TenantAccess, write_config
-from tenure.estate.local.cells import CellAccess
+from rag_app.settings import (
+    CellSettings,
+    LogSettings,
+    ObjectSettings,
+    TenantAccess,
+    VectorSettings,
+    write_config,
+)
+from tenure.estate.local.cell_plans import CellAccess
+from tenure.estate.local.document import ANY_KEY
 from tenure.estate.local.spec import CommandServer
 
 
@@ -39,6 +47,7 @@ class RagApp:
             ),
             env={"PYTHONPATH": path},
             ready="http:http/healthz",
+            account="own",  # as Tenure's: DuckDB's file and what it keeps beside it are written by both
         )
 
 
@@ -57,6 +66,15 @@ def settings_of(cell: CellAccess) -> CellSettings:
             secret_key=cell.secret_key,
             app_access_key=cell.app_access_key,
             app_secret_key=cell.app_secret_key,
+        ),
+        vectors=VectorSettings(host=cell.vectors, api_key=cell.vectors_key),
+        warehouse=cell.warehouse,
+        logs=LogSettings(
+            endpoint=cell.cloudwatch,
+            region=cell.plan.region,
+            group_prefix=cell.plan.log_prefix,
+            access_key=ANY_KEY,
+            secret_key=ANY_KEY,
         ),
     )
 

@@ -5,7 +5,7 @@ settings."""
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
@@ -122,25 +122,44 @@ def _home_setting(store: StoreSketch) -> str:
     }.get(store.kind or "", "kind")
 
 
+def _logs_home(store: StoreSketch) -> tuple[object, ...] | None:
+    region, endpoint = text_at(store.entry.get("region")), text_at(store.entry.get("endpoint"))
+    prefix, key = text_at(store.entry.get("group_prefix")), block_at(store.entry.get("access_key"))
+    account = tuple(sorted((k, str(v)) for k, v in key.items()))
+    return ("logs", region, endpoint.rstrip("/") if endpoint else None, prefix, account)
+
+
+def _prometheus_home(store: StoreSketch) -> tuple[object, ...] | None:
+    url = text_at(store.entry.get("url"))
+    return ("prometheus", url.rstrip("/")) if url else None
+
+
+def _bucket_home(store: StoreSketch) -> tuple[object, ...] | None:
+    bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
+    return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
+
+
+def _index_home(store: StoreSketch) -> tuple[object, ...] | None:
+    host, index = text_at(store.entry.get("host")), text_at(store.entry.get("index"))
+    if host:
+        return ("pinecone", host.rstrip("/").lower())
+    key = sorted((k, str(v)) for k, v in block_at(store.entry.get("api_key")).items())
+    return ("pinecone index", index, text_at(store.entry.get("control")), *key) if index else None
+
+
+_HOMES: Final[Mapping[str, Callable[[StoreSketch], tuple[object, ...] | None]]] = {
+    StoreKind.CLOUDWATCH_LOGS: _logs_home,
+    StoreKind.PROMETHEUS: _prometheus_home,
+    StoreKind.S3: _bucket_home,
+    StoreKind.PINECONE: _index_home,
+}
+
+
 def _home(store: StoreSketch) -> tuple[object, ...] | None:
     """Where the store's data is, as far as its settings tell; None if they do not."""
-    if store.kind == "cloudwatch_logs":
-        region, endpoint = text_at(store.entry.get("region")), text_at(store.entry.get("endpoint"))
-        prefix, key = text_at(store.entry.get("group_prefix")), block_at(store.entry.get("access_key"))
-        account = tuple(sorted((k, str(v)) for k, v in key.items()))
-        return ("logs", region, endpoint.rstrip("/") if endpoint else None, prefix, account)
-    if store.kind == "prometheus":
-        url = text_at(store.entry.get("url"))
-        return ("prometheus", url.rstrip("/")) if url else None
-    if store.kind == "s3":
-        bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
-        return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
-    if store.kind == "pinecone":
-        host, index = text_at(store.entry.get("host")), text_at(store.entry.get("index"))
-        if host:
-            return ("pinecone", host.rstrip("/").lower())
-        key = sorted((k, str(v)) for k, v in block_at(store.entry.get("api_key")).items())
-        return ("pinecone index", index, text_at(store.entry.get("control")), *key) if index else None
+    named = _HOMES.get(store.kind or "")
+    if named is not None:
+        return named(store)
     plain = text_at(store.entry.get(_home_setting(store)))
     if store.kind == StoreKind.ANALYTICS and plain:
         return (_home_setting(store), plain.rstrip("/"))

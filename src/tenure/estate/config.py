@@ -147,27 +147,31 @@ class Estate:
             yield None, self.gateway.dns.secret
         for cell in self.cells.values():
             for store in cell.stores.values():
-                match store:
-                    case PostgresSettings():
-                        yield store.kind, store.dsn
-                        if store.dsn_from_cells:
-                            yield None, store.dsn_from_cells
-                    case RedisSettings():
-                        yield store.kind, store.url
-                    case S3Settings() | LogsSettings() | MetricsSettings():
-                        yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
-                    case PineconeSettings():
-                        yield None, store.api_key
-                        if store.limiter is not None:
-                            yield None, store.limiter
-                    case AnalyticsSettings():
-                        if store.dsn is not None:
-                            yield store.kind, store.dsn
-                        yield from ((None, key) for key in (store.key, store.password) if key)
-                    case PrometheusSettings():
-                        yield from ((None, key) for key in (store.password, store.token) if key)
-                    case PgvectorSettings():
-                        pass
+                yield from _secrets_of(store)
+
+
+def _secrets_of(store: StoreSettings) -> Iterator[tuple[str | None, SecretRef]]:
+    match store:
+        case PostgresSettings():
+            yield store.kind, store.dsn
+            if store.dsn_from_cells:
+                yield None, store.dsn_from_cells
+        case RedisSettings():
+            yield store.kind, store.url
+        case S3Settings() | LogsSettings() | MetricsSettings():
+            yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
+        case PineconeSettings():
+            yield None, store.api_key
+            if store.limiter is not None:
+                yield None, store.limiter
+        case AnalyticsSettings():
+            if store.dsn is not None:
+                yield store.kind, store.dsn
+            yield from ((None, key) for key in (store.key, store.password) if key)
+        case PrometheusSettings():
+            yield from ((None, key) for key in (store.password, store.token) if key)
+        case PgvectorSettings():
+            pass
 
 
 def load_estate(path: pathlib.Path) -> Estate:

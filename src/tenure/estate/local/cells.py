@@ -11,20 +11,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Protocol
 
 import psycopg
 import yaml
 from psycopg import sql
 
 from tenure.estate.local import accounts
-from tenure.estate.local.fleet import BROKER, fleet_document
+from tenure.estate.local.cell_plans import CELLS, CONTROL, DATABASE, DIMENSION, CellAccess, CellPlan
+from tenure.estate.local.document import estate_document
+from tenure.estate.local.fleet import BROKER
 from tenure.estate.local.layout import write
+from tenure.estate.local.moto import moto_server
 from tenure.estate.local.running import RunningEstate, up
 from tenure.estate.local.spec import (
     CommandServer,
     EnvoyServer,
     EstateSpec,
+    PineconeServer,
     PostgresServer,
     SeaweedServer,
     Server,
@@ -33,63 +37,7 @@ from tenure.estate.local.spec import (
 from tenure.model.names import CellName
 from tenure.routing.envoy.bootstrap import write_bootstrap
 
-DATABASE: Final = "rag"
-CONTROL: Final = "control"
 ESTATE_FILE: Final = "tenure.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellPlan:
-    """What a cell consists of: the names of its servers in the data folder."""
-
-    name: CellName
-    region: str
-    infrastructure: str
-    postgres_version: Literal[16, 18]
-
-    @property
-    def postgres(self) -> str:
-        return f"postgres-{self.name}"
-
-    @property
-    def valkey(self) -> str:
-        return f"valkey-{self.name}"
-
-    @property
-    def objects(self) -> str:
-        return f"s3-{self.region}"
-
-    @property
-    def bucket(self) -> str:
-        return f"rag-{self.name}"
-
-    @property
-    def app(self) -> str:
-        return f"app-{self.name}"
-
-
-CELLS: Final = (
-    CellPlan(name=CellName("blue"), region="us-east-1", infrastructure="v1", postgres_version=16),
-    CellPlan(name=CellName("green"), region="us-east-1", infrastructure="v2", postgres_version=18),
-    CellPlan(name=CellName("eu"), region="eu-west-1", infrastructure="v2", postgres_version=18),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellAccess:
-    """How to reach the stores of a running cell with the rights to deploy. Secrets: do not print."""
-
-    plan: CellPlan
-    dsn: str
-    redis_url: str
-    endpoint: str
-    access_key: str
-    secret_key: str
-    app_access_key: str
-    app_secret_key: str
-
-    def __repr__(self) -> str:
-        return f"CellAccess({self.plan.name})"
 
 
 class App(Protocol):
@@ -116,12 +64,20 @@ class LocalCells:
 def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
     """The stores of all cells, the control database and the fleet's broker; gate, gateway and apps are added when these
     run."""
-    regions = {cell.region: [c.bucket for c in CELLS if c.region == cell.region] for cell in CELLS}
+    regions = {cell.region: [c for c in CELLS if c.region == cell.region] for cell in CELLS}
     return (
         PostgresServer(name=CONTROL, version=18),
         *(PostgresServer(name=cell.postgres, version=cell.postgres_version) for cell in CELLS),
         *(ValkeyServer(name=cell.valkey) for cell in CELLS),
-        *(SeaweedServer(name=f"s3-{region}", buckets=tuple(buckets)) for region, buckets in regions.items()),
+        *(
+            SeaweedServer(name=own[0].objects, buckets=tuple(c.bucket for c in own))
+            for own in regions.values()
+        ),
+        *(
+            PineconeServer(name=own[0].vectors, indexes={c.index: DIMENSION for c in own})
+            for own in regions.values()
+        ),
+        *(moto_server(own[0].cloudwatch) for own in regions.values()),
         *((BROKER,) if fleet else ()),
     )
 
@@ -178,7 +134,7 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet)
+    document = estate_document(running, cells, addresses, listen, admin, fleet=fleet)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
@@ -193,7 +149,7 @@ def _create_database(dsn: str, name: str) -> None:
 
 
 def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
-    objects = running.s3(cell.objects)
+    objects, vectors = running.s3(cell.objects), running.pinecone(cell.vectors)
     return CellAccess(
         plan=cell,
         dsn=running.dsn(cell.postgres, DATABASE),
@@ -203,6 +159,10 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
+        vectors=vectors.hosts[cell.index],
+        vectors_key=vectors.api_key.reveal(),
+        warehouse=running.folder / "warehouses" / f"{cell.name}.duckdb",
+        cloudwatch=f"http://127.0.0.1:{running.endpoint(cell.cloudwatch).ports['http']}",
     )
 
 
@@ -220,81 +180,3 @@ def _give(folder: Path, account: accounts.Account) -> None:
         return
     for path in (folder, *folder.rglob("*")):
         os.chown(path, *account.owner)
-
-
-def _estate_document(
-    running: RunningEstate,
-    cells: Mapping[CellName, CellAccess],
-    addresses: Mapping[CellName, str],
-    listen: int,
-    admin: int,
-    *,
-    fleet: bool,
-) -> dict[str, Any]:
-    folder = running.folder / "etc" / "secrets"
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-    def secret(name: str, value: str) -> dict[str, str]:
-        write(folder / name, value, mode=0o600)
-        return {"file": f"etc/secrets/{name}"}
-
-    gate = running.endpoint("gate").ports
-    return {
-        "version": 1,
-        "catalogue": "etc/catalogue.yaml",
-        "control": {"dsn": secret("control", running.dsn(CONTROL, CONTROL))},
-        "gateway": {
-            "kind": "envoy",
-            "listen": f"http://127.0.0.1:{listen}",
-            "admin": [f"http://127.0.0.1:{admin}"],
-            "config_dir": "etc/envoy",
-            "gate": {
-                "check": f"http://127.0.0.1:{gate['check']}",
-                "control": f"http://127.0.0.1:{gate['control']}",
-                "token": {"file": "etc/gate-token"},
-            },
-            "probe": {"path": "/healthz", "header": "x-served-by"},
-            "domain": "rag.localhost",
-        },
-        "hold": {"budget_ms": 4000, "drain_ms": 2000},
-        "cells": {
-            access.plan.name: {
-                "region": access.plan.region,
-                "infrastructure": access.plan.infrastructure,
-                "app": addresses[access.plan.name],
-                "stores": {
-                    "postgres": {
-                        "kind": "postgresql",
-                        "dsn": secret(f"{access.plan.name}-postgres", access.dsn),
-                    },
-                    "vectors": {"kind": "pgvector", "rides_with": "postgres"},
-                    "redis": {"kind": "redis", "url": secret(f"{access.plan.name}-redis", access.redis_url)},
-                    "objects": {
-                        "kind": "s3",
-                        "endpoint": access.endpoint,
-                        "bucket": access.plan.bucket,
-                        "region": access.plan.region,
-                        "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
-                        "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
-                    },
-                },
-            }
-            for access in cells.values()
-        },
-        "tiers": {
-            "platinum": {"rank": 1, "soak_h": 72},
-            "gold": {"rank": 2, "soak_h": 24},
-            "bronze": {"rank": 3, "soak_h": 4},
-        },
-        "residency": {
-            "eu-only": {"regions": ["eu-west-1"], "reason": "GDPR: the customer's contract names the EU"}
-        },
-        "prices": {
-            "currency": "INR",
-            "cell_hour": {"blue": 4200, "green": 4500, "eu": 4700},
-            "gb_moved": 0.9,
-            "cross_region_gb_moved": 1.8,
-            "operator_hour": 2500,
-        },
-        **({"fleet": fleet_document(secret("broker", running.url(BROKER.name)))} if fleet else {}),
-    }

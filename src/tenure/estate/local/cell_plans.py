@@ -1,0 +1,92 @@
+"""What each cell of the local estate consists of, and how its stores are reached once they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from tenure.model.names import CellName
+
+DATABASE: Final = "rag"
+CONTROL: Final = "control"
+DIMENSION: Final = 32
+"""Of the vectors in the indexes that the local estate makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """What a cell consists of: the names of its servers in the data folder."""
+
+    name: CellName
+    region: str
+    infrastructure: str
+    postgres_version: Literal[16, 18]
+
+    @property
+    def postgres(self) -> str:
+        return f"postgres-{self.name}"
+
+    @property
+    def valkey(self) -> str:
+        return f"valkey-{self.name}"
+
+    @property
+    def objects(self) -> str:
+        return f"s3-{self.region}"
+
+    @property
+    def bucket(self) -> str:
+        return f"rag-{self.name}"
+
+    @property
+    def vectors(self) -> str:
+        return f"pinecone-{self.region}"
+
+    @property
+    def index(self) -> str:
+        return f"rag-{self.name}"
+
+    @property
+    def cloudwatch(self) -> str:
+        return f"cloudwatch-{self.region}"
+
+    @property
+    def log_prefix(self) -> str:
+        """What the names of its log groups begin with: cells of a region share the account."""
+        return f"/{self.name}"
+
+    @property
+    def app(self) -> str:
+        return f"app-{self.name}"
+
+
+CELLS: Final = (
+    CellPlan(name=CellName("blue"), region="us-east-1", infrastructure="v1", postgres_version=16),
+    CellPlan(name=CellName("green"), region="us-east-1", infrastructure="v2", postgres_version=18),
+    CellPlan(name=CellName("eu"), region="eu-west-1", infrastructure="v2", postgres_version=18),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellAccess:
+    """How to reach the stores of a running cell with the rights to deploy. Secrets: do not print."""
+
+    plan: CellPlan
+    dsn: str
+    redis_url: str
+    endpoint: str
+    access_key: str
+    secret_key: str
+    app_access_key: str
+    app_secret_key: str
+    vectors: str
+    """The host of its index in (the stand-in for) Pinecone."""
+    vectors_key: str
+    warehouse: Path
+    """The DuckDB file of its analytics."""
+    cloudwatch: str
+    """The endpoint of its region's CloudWatch, which asks for no keys."""
+
+    def __repr__(self) -> str:
+        return f"CellAccess({self.plan.name})"

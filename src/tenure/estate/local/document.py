@@ -1,0 +1,112 @@
+"""The `tenure.yaml` of the local estate, and the secrets that it refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tenure.estate.local.cell_plans import CONTROL, CellAccess
+from tenure.estate.local.fleet import BROKER, fleet_document
+from tenure.estate.local.layout import write
+from tenure.estate.local.running import RunningEstate
+from tenure.model.names import CellName
+
+ANY_KEY: Final = "local"
+"""What the local CloudWatch is given as keys: it looks at none."""
+
+
+def estate_document(
+    running: RunningEstate,
+    cells: Mapping[CellName, CellAccess],
+    addresses: Mapping[CellName, str],
+    listen: int,
+    admin: int,
+    *,
+    fleet: bool,
+) -> dict[str, Any]:
+    folder = running.folder / "etc" / "secrets"
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+    def secret(name: str, value: str) -> dict[str, str]:
+        write(folder / name, value, mode=0o600)
+        return {"file": f"etc/secrets/{name}"}
+
+    def cloudwatch(access: CellAccess, part: str) -> dict[str, Any]:
+        return {
+            "kind": f"cloudwatch_{part}",
+            "endpoint": access.cloudwatch,
+            "region": access.plan.region,
+            "access_key": secret("cloudwatch-access-key", ANY_KEY),
+            "secret_key": secret("cloudwatch-secret-key", ANY_KEY),
+        }
+
+    gate = running.endpoint("gate").ports
+    limiter = {"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}
+    return {
+        "version": 1,
+        "catalogue": "etc/catalogue.yaml",
+        "control": {"dsn": secret("control", running.dsn(CONTROL, CONTROL))},
+        "gateway": {
+            "kind": "envoy",
+            "listen": f"http://127.0.0.1:{listen}",
+            "admin": [f"http://127.0.0.1:{admin}"],
+            "config_dir": "etc/envoy",
+            "gate": {
+                "check": f"http://127.0.0.1:{gate['check']}",
+                "control": f"http://127.0.0.1:{gate['control']}",
+                "token": {"file": "etc/gate-token"},
+            },
+            "probe": {"path": "/healthz", "header": "x-served-by"},
+            "domain": "rag.localhost",
+        },
+        "hold": {"budget_ms": 4000, "drain_ms": 2000},
+        "cells": {
+            access.plan.name: {
+                "region": access.plan.region,
+                "infrastructure": access.plan.infrastructure,
+                "app": addresses[access.plan.name],
+                "stores": {
+                    "postgres": {
+                        "kind": "postgresql",
+                        "dsn": secret(f"{access.plan.name}-postgres", access.dsn),
+                    },
+                    "vectors": {"kind": "pgvector", "rides_with": "postgres"},
+                    "redis": {"kind": "redis", "url": secret(f"{access.plan.name}-redis", access.redis_url)},
+                    "objects": {
+                        "kind": "s3",
+                        "endpoint": access.endpoint,
+                        "bucket": access.plan.bucket,
+                        "region": access.plan.region,
+                        "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
+                        "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
+                    },
+                    "pinecone": {
+                        "kind": "pinecone",
+                        "host": access.vectors,
+                        "api_key": secret(f"{access.plan.vectors}-api-key", access.vectors_key),
+                        **limiter,
+                    },
+                    "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.warehouse)},
+                    "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
+                    "metrics": cloudwatch(access, "metrics"),
+                },
+            }
+            for access in cells.values()
+        },
+        "tiers": {
+            "platinum": {"rank": 1, "soak_h": 72},
+            "gold": {"rank": 2, "soak_h": 24},
+            "bronze": {"rank": 3, "soak_h": 4},
+        },
+        "residency": {
+            "eu-only": {"regions": ["eu-west-1"], "reason": "GDPR: the customer's contract names the EU"}
+        },
+        "prices": {
+            "currency": "INR",
+            "cell_hour": {"blue": 4200, "green": 4500, "eu": 4700},
+            "gb_moved": 0.9,
+            "cross_region_gb_moved": 1.8,
+            "operator_hour": 2500,
+        },
+        **({"fleet": fleet_document(secret("broker", running.url(BROKER.name)))} if fleet else {}),
+    }
