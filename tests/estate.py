@@ -32,7 +32,8 @@ from rag_app.seed import Sizes, seed
 from rag_app.settings import TenantAccess, faults_file
 from rag_app.verify import LostWrites, verify
 from tenure.estate.config import load_estate
-from tenure.estate.local.cells import CELLS, LocalCells
+from tenure.estate.local.cell_plans import CELLS
+from tenure.estate.local.cells import LocalCells
 from tenure.model.names import CellName, TenantId
 from tenure.service import Service
 from tenure.stores.postgres.names import tenant_prefix

@@ -18,7 +18,7 @@ from bench.chaos.journal import Journal
 from bench.chaos.schedule import Blow, Command, How, Outage, Schedule, Then, Turn
 from tenure.errors import StoreUnavailable, TenureError
 from tenure.estate.config import load_estate
-from tenure.estate.local.cells import CELLS
+from tenure.estate.local.cell_plans import CELLS
 from tenure.model.names import TenantId
 from tenure.model.operation import Operation, OperationState
 from tenure.registry.links import Link

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from tenure.estate.local.cells import CELLS, CONTROL
+from tenure.estate.local.cell_plans import CELLS, CONTROL
 from tests.faults.network import WAYS
 from tests.faults.points import COMPLETE, MIGRATE, REHEARSE, ROLLBACK
 

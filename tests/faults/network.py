@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tenure.estate.local.cells import CONTROL
+from tenure.estate.local.cell_plans import CONTROL
 from tenure.model.names import CellName
 from tests.estate import TestEstate
 from tests.slow_link import SlowLink, slow_link
