@@ -9,17 +9,20 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from tenure.catalogue import (
     AnalyticsMap,
     LogsMap,
+    MetricsMap,
     PgvectorMap,
     PineconeMap,
     PostgresMap,
+    PrometheusMap,
     QualifiedName,
     RedisMap,
     S3Map,
+    StoreMap,
     TableMap,
 )
 from tenure.engine.context import StepContext
@@ -28,13 +31,12 @@ from tenure.engine.heartbeat import never
 from tenure.engine.holder import is_gone, this_process
 from tenure.errors import ConfigurationError
 from tenure.estate.config import (
-    AnalyticsSettings,
     Estate,
     PgvectorSettings,
-    PineconeSettings,
     PostgresSettings,
     RedisSettings,
     S3Settings,
+    StoreSettings,
     load_estate,
 )
 from tenure.estate.values import server_address
@@ -50,9 +52,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
-from tenure.stores.cloudwatch import LogsCopy, LogsStore
 from tenure.stores.contract import LiveCopy, Mutex, Store
-from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates, RedisBuckets
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
     PgVectorStore,
@@ -64,10 +64,7 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
-from tenure.wiring_telemetry import telemetry_store
-
-if TYPE_CHECKING:
-    from tenure.stores.analytics import Engine as AnalyticsEngine
+from tenure.wiring_ports import Anchor, Journals
 
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
@@ -128,30 +125,13 @@ class Stores:
                 source_journal=self._journal(source, where.journal),
                 target_journal=self._journal(target, where.journal),
             )
-        if (
-            isinstance(one, PineconeStore)
-            and isinstance(other, PineconeStore)
-            and isinstance(where, PineconeMap)
-        ):
-            return PineconeCopy(
-                link=link,
-                tenant=tenant,
-                source=one,
-                target=other,
-                source_journal=self._journal(source, where.journal),
-                target_journal=self._journal(target, where.journal),
-            )
-        if isinstance(one, LogsStore) and isinstance(other, LogsStore) and isinstance(where, LogsMap):
-            return LogsCopy(
-                link=link,
-                tenant=tenant,
-                source=one,
-                target=other,
-                source_journal=self._journal(source, where.journal),
-                target_journal=self._journal(target, where.journal),
-            )
-        if isinstance(where, AnalyticsMap):
-            return self._analytics_copy(link, where, tenant, source, target)
+        part = _part(where)
+        if part is not None:
+            holder = _journal_of(where)
+            journals = self._journal(source, holder), self._journal(target, holder)
+            copy = part.copy(link, tenant, one, other, journals)
+            if copy is not None:
+                return copy
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
 
     def close(self) -> None:
@@ -183,13 +163,10 @@ class Stores:
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
-        if isinstance(settings, PineconeSettings) and isinstance(where, PineconeMap):
-            return self._pinecone(cell, where, settings)
-        if isinstance(settings, AnalyticsSettings) and isinstance(where, AnalyticsMap):
-            return self._analytics(cell, where, settings)
-        telemetry = telemetry_store(self._estate, cell, where, settings, self._anchor)
-        if telemetry is not None:
-            return telemetry
+        part = _part(where)
+        made = None if part is None else part.make(self._estate, cell, where, settings, self._anchor)
+        if made is not None:
+            return made
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
@@ -231,61 +208,6 @@ class Stores:
             trust_etags=settings.trust_etags,
         )
 
-    def _pinecone(self, cell: CellName, where: PineconeMap, settings: PineconeSettings) -> PineconeStore:
-        shared = None if settings.limiter is None else RedisBuckets(settings.limiter.resolve())
-        stores = (other.stores.values() for name, other in self._estate.cells.items() if name != cell)
-        beside = [s for its in stores for s in its if isinstance(s, PineconeSettings)]
-        return PineconeStore(
-            name=where.name,
-            cell=cell,
-            login=Login(
-                host=settings.host,
-                index=settings.index,
-                control=settings.control,
-                api_key=settings.api_key.resolve(),
-            ),
-            namespace=where.namespace,
-            anchor=self._anchor(cell, where.journal),
-            limiter=Limiter(
-                Rates(per_second=settings.rates.scaled(settings.rate_share)),
-                shared=shared,
-                alone=settings.alone_share,
-            ),
-            fields=where.fields,
-            person=where.person,
-            handover_s=settings.handover_s,
-            siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
-        )
-
-    def _analytics(self, cell: CellName, where: AnalyticsMap, settings: AnalyticsSettings) -> Store:
-        # Here, because the engines' drivers take longer to load than most commands to run.
-        from tenure.stores.analytics import AnalyticsStore
-
-        return AnalyticsStore(
-            name=where.name,
-            cell=cell,
-            where=where,
-            engine=open_engine(settings, f"{where.name} of {cell}"),
-            anchor=self._anchor(cell, where.journal),
-        )
-
-    def _analytics_copy(
-        self, link: str, where: AnalyticsMap, tenant: TenantId, source: CellName, target: CellName
-    ) -> LiveCopy:
-        from tenure.stores.analytics import AnalyticsCopy, AnalyticsStore
-
-        one, other = self.store(source, where.name), self.store(target, where.name)
-        assert isinstance(one, AnalyticsStore)
-        assert isinstance(other, AnalyticsStore)
-        return AnalyticsCopy(
-            link=link,
-            tenant=tenant,
-            source=one,
-            target=other,
-            source_journal=PostgresJournal(self._beside(source, where.journal)),
-            target_journal=PostgresJournal(self._beside(target, where.journal)),
-        )
-
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:
         """Where the app says what it changes in stores without a change feed."""
         return None if holder is None else PostgresJournal(self._beside(cell, holder))
@@ -301,6 +223,46 @@ class Stores:
         return found
 
 
+class _Part(Protocol):
+    """A module that makes the stores of some kinds, and their copies; None for settings or stores of other kinds."""
+
+    def make(
+        self, estate: Estate, cell: CellName, where: StoreMap, settings: StoreSettings, anchor: Anchor
+    ) -> Store | None: ...
+
+    def copy(
+        self, link: str, tenant: TenantId, source: Store, target: Store, journals: Journals
+    ) -> LiveCopy | None: ...
+
+
+def _part(where: StoreMap) -> _Part | None:
+    """Loaded here, because the vendors' libraries take longer to load than most commands to run."""
+    match where:
+        case PineconeMap():
+            from tenure import wiring_pinecone
+
+            return wiring_pinecone
+        case AnalyticsMap():
+            from tenure import wiring_analytics
+
+            return wiring_analytics
+        case LogsMap() | MetricsMap() | PrometheusMap():
+            from tenure import wiring_telemetry
+
+            return wiring_telemetry
+        case _:
+            return None
+
+
+def _journal_of(where: StoreMap) -> StoreName | None:
+    """The store in which the app notes what it changes in that one."""
+    match where:
+        case S3Map() | PineconeMap() | AnalyticsMap() | LogsMap():
+            return where.journal
+        case _:
+            return None
+
+
 def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:
     return tuple(_columns(where, cell))
 
@@ -314,37 +276,6 @@ def _columns(where: TableMap, cell: CellName) -> dict[TenantTable, frozenset[str
         for t in where.tables.values()
         if t.is_in(cell)
     }
-
-
-def open_engine(settings: AnalyticsSettings, where: str) -> AnalyticsEngine:
-    """The engine of one cell's analytics. Connects to nothing yet."""
-    match settings.engine:
-        case "duckdb":
-            from tenure.stores.analytics.duckdb_file import DuckDbFile
-
-            assert settings.path is not None
-            key = settings.key.resolve() if settings.key is not None else None
-            return DuckDbFile(path=settings.path, where=where, key=key, wait_s=settings.wait_s)
-        case "clickhouse":
-            try:
-                from tenure.stores.analytics.clickhouse_server import ClickHouseServer
-            except ImportError as error:
-                raise ConfigurationError(
-                    f"{where}: ClickHouse needs the package clickhouse-connect",
-                    hint="install tenure[clickhouse]",
-                ) from error
-            assert settings.url is not None
-            return ClickHouseServer(
-                url=settings.url,
-                user=settings.user or "default",
-                password=settings.password.resolve() if settings.password is not None else None,
-                where=where,
-            )
-        case "sql":
-            from tenure.stores.analytics.sql_warehouse import SqlWarehouse
-
-            assert settings.dsn is not None
-            return SqlWarehouse(url=settings.dsn.resolve(), where=where)
 
 
 def open_registry(estate: Estate) -> Registry:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tenure.catalogue import LogsMap, MetricsMap, PrometheusMap, StoreMap
 from tenure.estate.config import Estate, LogsSettings, MetricsSettings, PrometheusSettings, StoreSettings
 from tenure.estate.secret_ref import SecretRef
-from tenure.model.names import CellName, StoreName
+from tenure.model.names import CellName, TenantId
 from tenure.model.secret import Secret
-from tenure.stores.cloudwatch import Account, FolderSink, LogsStore, MetricsStore
-from tenure.stores.contract import Store, TenantFence
+from tenure.stores.cloudwatch import Account, FolderSink, LogsCopy, LogsStore, MetricsStore
+from tenure.stores.contract import LiveCopy, Store
 from tenure.stores.prometheus import PrometheusStore
+from tenure.wiring_ports import Anchor, Journals
 
-Anchor = Callable[[CellName, StoreName], TenantFence]
 
-
-def telemetry_store(
+def make(
     estate: Estate, cell: CellName, where: StoreMap, settings: StoreSettings, anchor: Anchor
 ) -> Store | None:
-    """The store of these kinds; None for others."""
     if isinstance(settings, LogsSettings) and isinstance(where, LogsMap):
         return LogsStore(
             name=where.name,
@@ -53,6 +49,20 @@ def telemetry_store(
             token=settings.token.resolve() if settings.token is not None else None,
         )
     return None
+
+
+def copy(link: str, tenant: TenantId, source: Store, target: Store, journals: Journals) -> LiveCopy | None:
+    """Metrics have none: they stay where they are."""
+    if not isinstance(source, LogsStore) or not isinstance(target, LogsStore):
+        return None
+    return LogsCopy(
+        link=link,
+        tenant=tenant,
+        source=source,
+        target=target,
+        source_journal=journals[0],
+        target_journal=journals[1],
+    )
 
 
 def _account(settings: LogsSettings | MetricsSettings) -> Account:
