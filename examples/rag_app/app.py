@@ -299,6 +299,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", required=True, type=int)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "pinecone"):  # a line for each request, which is logged already
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     config = AppConfig.load(arguments.config)
     if config.cell != arguments.cell:
         parser.error(f"{arguments.config} is the configuration of cell {config.cell}")

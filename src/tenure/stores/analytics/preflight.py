@@ -110,7 +110,7 @@ def _rows(
     tenant: TenantId, table: AnalyticsTable, source: AnalyticsStore, target: AnalyticsStore
 ) -> Iterator[Finding]:
     rows = sum(target.engine.partitions(table, tenant).values())
-    if rows:
+    if rows and not target.link_record(tenant).read().link:
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",

@@ -102,7 +102,7 @@ def _pair(hours: Hours) -> Iterator[Finding]:
             "both cells name the same log groups of the same account and region",
             "give one of them a `group_prefix` of its own in tenure.yaml",
         )
-    elif streams := hours.streams(target):
+    elif not target.anchored.link_record(hours.tenant).read().link and (streams := hours.streams(target)):
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",
