@@ -32,8 +32,8 @@ logger = logging.getLogger("rag_app")
 
 ANALYTICS_STORE: Final = "analytics"
 LOGS_STORE: Final = "logs"
-USAGE_EVERY_S: Final = 1.0
-LOGS_EVERY_S: Final = 1.0
+USAGE_EVERY_S: Final = 2.0
+LOGS_EVERY_S: Final = 3.0
 USAGE_BATCH: Final = 1_000
 LOGS_BATCH: Final = 2_000
 LOGS_KEPT: Final = 20_000
