@@ -8,7 +8,7 @@ import pytest
 
 from tenure.errors import StoreUnavailable, UsageError
 from tenure.model.names import TenantId
-from tenure.model.search import Coverage, FindPage, Found, Identifier, Search, tenant_identifier
+from tenure.model.search import Coverage, FindPage, Found, Identifier, PlaceKind, Search, tenant_identifier
 from tenure.stores.contract import Store
 from tests.contract.rigs.protocol import Rig, Side
 from tests.contract.test_store_contract import ACME, ACME1, NEIGHBOURS, RIGS, UPPER
@@ -16,6 +16,7 @@ from tests.contract.test_store_contract import ACME, ACME1, NEIGHBOURS, RIGS, UP
 BLUE = Side.BLUE
 KNOWN = frozenset({ACME, *NEIGHBOURS})
 ANN = "ann.lee@people.example"
+ELSEWHERE = {PlaceKind.DATABASE, PlaceKind.BUCKET}
 CLEAN = {Coverage.OWN, Coverage.TENURE}
 
 
@@ -45,8 +46,10 @@ def merged(pages: list[FindPage]) -> dict[object, Found]:
     return found
 
 
-def found_by(store: Store, what: Search, cursor: str | None = None) -> list[Found]:
-    return list(merged(list(store.find(what, cursor=cursor))).values())
+def found_by(store: Store, what: Search) -> list[Found]:
+    """What was found in the store itself: what else its server has, other tests put there."""
+    found = merged(list(store.find(what))).values()
+    return [f for f in found if ": " not in f.place.name and f.place.kind not in ELSEWHERE]
 
 
 def counts(found: list[Found]) -> Mapping[str, int]:

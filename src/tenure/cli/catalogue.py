@@ -1,4 +1,4 @@
-"""`tenure catalogue`: whether the data map says everything, and where tenants' identifiers lie that it does not name."""
+"""`tenure catalogue`: whether the data map says everything, and where tenants' data lies that it does not name."""
 
 from __future__ import annotations
 
@@ -201,9 +201,8 @@ def _show(context: Context, found: ScanReport) -> None:
     )
     _show_proposal(found.proposal)
     for line in _skipped(found):
-        click.echo(
-            f"not looked at: {line['cell']} {line['store']}, {line['place']}: {line['items']:,} item(s), {line['reason']}"
-        )
+        where = f"{line['cell']} {line['store']}, {line['place']}"
+        click.echo(f"not looked at: {where}: {line['items']:,} item(s), {line['reason']}")
     for part in found.failed:
         click.echo(f"failed: {part.cell} {part.store}: {part.problem}")
     for step in steps:

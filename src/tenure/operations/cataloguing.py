@@ -8,7 +8,7 @@ from typing import Final
 from tenure.engine.observer import Observer, nobody
 from tenure.errors import UsageError
 from tenure.model.names import CellName, StoreName, TenantId, tenant_id
-from tenure.model.search import TENANT_KIND, Identifier, tenant_identifier
+from tenure.model.search import DEFAULT_BODY_LIMIT_BYTES, TENANT_KIND, Identifier, tenant_identifier
 from tenure.operations import scan as scans
 from tenure.operations import survey as surveys
 from tenure.operations.deps import Deps
@@ -42,8 +42,8 @@ class Cataloguing:
         body_limit_bytes: int | None = None,
         observer: Observer = nobody,
     ) -> ScanReport:
-        """Look for these tenants (None: all) in the stores; `sample` None looks at everything. `identifiers` are given as
-        `kind=value`. Raises `Interrupted` on Ctrl-C, which says how to go on."""
+        """Look for these tenants (None: all) in the stores; `sample` None looks at everything. `identifiers` are given
+        as `kind=value`. Raises `Interrupted` on Ctrl-C, which says how to go on."""
         chosen = self._tenants(tenants)
         request = scans.ScanRequest(
             tenants=chosen,
@@ -51,7 +51,7 @@ class Cataloguing:
             where=scans.where(self._deps, self._cells(cells), [StoreName(s) for s in stores]),
             sample=sample,
             rate_bytes_per_s=rate_bytes_per_s,
-            body_limit_bytes=body_limit_bytes or scans.DEFAULT_BODY_LIMIT_BYTES,
+            body_limit_bytes=body_limit_bytes or DEFAULT_BODY_LIMIT_BYTES,
         )
         begun = self._deps.registry.scans.begin(request.kept(), request.where, actor=self._actor)
         return report(self._deps, scans.ScanRun(self._deps, begun, request, observer).run())

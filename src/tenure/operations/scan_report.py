@@ -1,5 +1,5 @@
-"""What a scan found, judged: which places nobody documents, what lies in a cell that does not serve the tenant, and which
-of that is as it should be."""
+"""What a scan found, judged: which places nobody documents, what lies in a cell that does not serve the tenant, and
+which of that is as it should be."""
 
 from __future__ import annotations
 

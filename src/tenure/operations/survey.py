@@ -66,7 +66,7 @@ class CheckReport:
 
 
 def check(deps: Deps, cells: Sequence[CellName]) -> CheckReport:
-    """Survey every store of these cells, in parallel. A store that cannot be looked at is an issue, and ends nothing."""
+    """Survey every store of these cells, in parallel. One that cannot be looked at is an issue, and ends nothing."""
     tenants = frozenset(t.id for t in deps.registry.tenants.list())
     wanted = [(cell, store) for cell in cells for store in deps.factory.names()]
 

@@ -116,7 +116,7 @@ class Scans:
         """Every store is done. Idempotent."""
         with self._database.connection() as connection:
             connection.execute(
-                "update registry.scans set finished_at = coalesce(finished_at, clock_timestamp()) where id = %s",
+                "update registry.scans set finished_at = clock_timestamp() where id = %s and finished_at is null",
                 (scan,),
             )
 
