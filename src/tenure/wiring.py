@@ -221,6 +221,7 @@ class Stores:
             ),
             fields=where.fields,
             person=where.person,
+            ignore=where.ignore,
             handover_s=settings.handover_s,
             siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
         )

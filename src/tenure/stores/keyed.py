@@ -1,4 +1,5 @@
 """Keys in one flat space, of Redis or of a bucket, against the catalogue: whose a key is, and how a sort is named."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence

@@ -194,8 +194,10 @@ class PineconeRig:
         for copy in self._copies:
             for each in (copy, *copy.armed_reverse()):
                 each.detach()
-        for store in (*self._stores, *self._anchors):
+        for store in self._stores:
             store.close()
+        for anchor in self._anchors:
+            anchor.close()
         for index in self.indexes.values():
             index.close()
         for name in self.names.values():
