@@ -12,13 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from tenure.estate.local import PineconeEndpoint
+from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.pinecone import Limiter, Rates, RedisBuckets
-from tenure.stores.pinecone.client import IndexClient
 from tests.contract.rigs.pinecone import PineconeRig
 from tests.contract.rigs.protocol import Side
 from tests.pinecone_stand_in import StandIn
 
+ACME = TenantId("acme")
 NOWHERE = Secret("redis://127.0.0.1:1/0")
 REQUESTS = 45
 FETCHES_PER_S = 30.0
@@ -142,8 +143,14 @@ def test_what_is_not_limited_never_waits(endpoint: PineconeEndpoint, stand_in: S
     assert time.monotonic() - began < 5
 
 
-def test_a_preflight_says_that_processes_do_not_know_of_each_other(rig: PineconeRig) -> None:
+def test_a_preflight_says_whether_processes_know_of_each_other(
+    rig: PineconeRig, fresh_redis: Callable[..., str]
+) -> None:
+    shared = Limiter(Rates(per_second={}), shared=RedisBuckets(Secret(fresh_redis())), alone=1.0)
     alone = Limiter(Rates(per_second={}), shared=None, alone=1.0)
-    store = rig.store(Side.BLUE, limiter=alone)
-    assert isinstance(store.client, IndexClient)
-    assert store.client.limited_alone
+    said = {
+        limiter.alone: [f.code for f in rig.copy(ACME, Side.BLUE, Side.GREEN, limiter=limiter).preflight()]
+        for limiter in (shared, alone)
+    }
+    assert said[True].count("limiter_alone") == 2
+    assert "limiter_alone" not in said[False]

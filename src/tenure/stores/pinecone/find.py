@@ -60,13 +60,13 @@ class _Finding:
                 continue
             if not here:
                 self._look(
-                    index, Place(kind=PlaceKind.INDEX, name=self._pattern(index)), self._elsewhere, index
+                    index, Place(kind=PlaceKind.INDEX, name=self._tally.clean(index)), self._elsewhere, index
                 )
             try:
                 with closing(self._store.client_at(others[index])) as client:
                     yield from self._index(client, index, here)
             except (StoreRefused, StoreUnavailable) as error:
-                place = Place(kind=PlaceKind.INDEX, name=self._pattern(index))
+                place = Place(kind=PlaceKind.INDEX, name=self._tally.clean(index))
                 self._tally.skip(place, f"cannot be read: {error.code}")
 
     def _others(self) -> Mapping[str, str]:
@@ -168,7 +168,7 @@ class _Finding:
         name = self._pattern(namespace)
         if field:
             name = f"{name}.{field if not self._tally.matcher.in_text(field) else '*'}"
-        return Place(kind=kind, name=f"{self._pattern(index)}/{name}" if index else name)
+        return Place(kind=kind, name=f"{self._tally.clean(index)}/{name}" if index else name)
 
     def _pattern(self, name: str) -> str:
         return pattern(name, self._tenants, self._hidden)
