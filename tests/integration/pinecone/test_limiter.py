@@ -107,12 +107,12 @@ def test_a_pause_that_the_service_asks_for_is_kept_by_everybody(fresh_redis: Cal
 
 def test_without_redis_a_process_keeps_to_its_share_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     limiter = Limiter(Rates(per_second={"fetch": 40.0}), shared=RedisBuckets(NOWHERE), alone=0.5)
-    assert not limiter.alone
+    before = limiter.alone
     with caplog.at_level(logging.WARNING, logger="tenure.pinecone"):
         began = time.monotonic()
         for _ in range(15):
             limiter.wait("fetch", "an-index")
-    assert limiter.alone
+    assert (before, limiter.alone) == (False, True)
     assert [record.getMessage() for record in caplog.records] == ["pinecone_limiter_alone"]
     # Of 15, a quarter of a second's worth (5) is there at once; the others come at 20 a second.
     assert time.monotonic() - began > 0.4
@@ -128,10 +128,10 @@ def test_a_limiter_finds_its_redis_again(
     there = buckets._script
     buckets._script = RedisBuckets(NOWHERE)._script
     limiter.wait("fetch", "an-index")
-    assert limiter.alone
+    lost = limiter.alone
     buckets._script = there
     limiter.wait("fetch", "an-index")
-    assert not limiter.alone
+    assert (lost, limiter.alone) == (True, False)
     limiter.close()
 
 
