@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -25,6 +25,7 @@ from tenure.estate.local.spec import (
     CommandServer,
     EnvoyServer,
     EstateSpec,
+    PineconeServer,
     PostgresServer,
     SeaweedServer,
     Server,
@@ -36,6 +37,8 @@ from tenure.routing.envoy.bootstrap import write_bootstrap
 DATABASE: Final = "rag"
 CONTROL: Final = "control"
 ESTATE_FILE: Final = "tenure.yaml"
+INDEX_DIMENSION: Final = 32
+"""Of the vectors in the cells' indexes of the stand-in for Pinecone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,15 @@ class CellPlan:
         return f"rag-{self.name}"
 
     @property
+    def pinecone(self) -> str:
+        """A stand-in: its region's, with an index for each cell."""
+        return f"pinecone-{self.region}"
+
+    @property
+    def index(self) -> str:
+        return f"rag-{self.name}"
+
+    @property
     def app(self) -> str:
         return f"app-{self.name}"
 
@@ -87,6 +99,9 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
+    pinecone_host: str
+    pinecone_control: str
+    pinecone_api_key: str
 
     def __repr__(self) -> str:
         return f"CellAccess({self.plan.name})"
@@ -116,12 +131,19 @@ class LocalCells:
 def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
     """The stores of all cells, the control database and the fleet's broker; gate, gateway and apps are added when these
     run."""
-    regions = {cell.region: [c.bucket for c in CELLS if c.region == cell.region] for cell in CELLS}
+    regions = {cell.region: [c for c in CELLS if c.region == cell.region] for cell in CELLS}
     return (
         PostgresServer(name=CONTROL, version=18),
         *(PostgresServer(name=cell.postgres, version=cell.postgres_version) for cell in CELLS),
         *(ValkeyServer(name=cell.valkey) for cell in CELLS),
-        *(SeaweedServer(name=f"s3-{region}", buckets=tuple(buckets)) for region, buckets in regions.items()),
+        *(
+            SeaweedServer(name=its[0].objects, buckets=tuple(c.bucket for c in its))
+            for its in regions.values()
+        ),
+        *(
+            PineconeServer(name=its[0].pinecone, indexes={c.index: INDEX_DIMENSION for c in its})
+            for its in regions.values()
+        ),
         *((BROKER,) if fleet else ()),
     )
 
@@ -178,12 +200,19 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet)
+    semantics = _stores_of_kind(catalogue, "pinecone")
+    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet, semantics=semantics)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
         running=running, cells=cells, estate_file=estate_file, gateway=f"http://127.0.0.1:{listen}"
     )
+
+
+def _stores_of_kind(catalogue: Path, kind: str) -> list[str]:
+    """The names that the app's catalogue gives to its stores of that kind."""
+    stores = yaml.safe_load(catalogue.read_text())["stores"]
+    return [name for name, its in stores.items() if its["kind"] == kind]
 
 
 def _create_database(dsn: str, name: str) -> None:
@@ -194,6 +223,7 @@ def _create_database(dsn: str, name: str) -> None:
 
 def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
     objects = running.s3(cell.objects)
+    pinecone = running.pinecone(cell.pinecone)
     return CellAccess(
         plan=cell,
         dsn=running.dsn(cell.postgres, DATABASE),
@@ -203,6 +233,9 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
+        pinecone_host=pinecone.hosts[cell.index],
+        pinecone_control=pinecone.control,
+        pinecone_api_key=pinecone.api_key.reveal(),
     )
 
 
@@ -230,6 +263,7 @@ def _estate_document(
     admin: int,
     *,
     fleet: bool,
+    semantics: Sequence[str],
 ) -> dict[str, Any]:
     folder = running.folder / "etc" / "secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -276,6 +310,20 @@ def _estate_document(
                         "region": access.plan.region,
                         "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
                         "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
+                    },
+                    **{
+                        name: {
+                            "kind": "pinecone",
+                            "host": access.pinecone_host,
+                            "index": access.plan.index,
+                            "control": access.pinecone_control,
+                            "api_key": secret(f"{access.plan.name}-pinecone", access.pinecone_api_key),
+                            # Here the app asks for little, and a request takes milliseconds.
+                            "rate_share": 0.8,
+                            "handover_s": 1,
+                            **({"limiter": secret("broker", running.url(BROKER.name))} if fleet else {}),
+                        }
+                        for name in semantics
                     },
                 },
             }
