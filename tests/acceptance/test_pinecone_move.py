@@ -45,7 +45,7 @@ class VectorApp(RagApp):
 
 
 class Writer:
-    """An app that writes one vector after the other to whichever cell accepts it; it remembers what was acknowledged."""
+    """An app that writes one vector after the other to whichever cell accepts it; it remembers what was acked."""
 
     def __init__(self, estate: TestEstate, tenant: str) -> None:
         cells_of = [estate.local.cells[name] for name in (BLUE, GREEN)]
@@ -60,10 +60,10 @@ class Writer:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
-        for _, index in self._cells:
+        for _dsn, index in self._cells:
             index.close()
 
     def _run(self) -> None:
