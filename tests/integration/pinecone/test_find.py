@@ -58,6 +58,8 @@ def store(rig: PineconeRig) -> PineconeStore:
     return rig.store(
         BLUE,
         ignore=[KeyPattern(pattern="scratch*", data_class=DataClass.PLAIN)],
+        fields={"value": DataClass.CONTENT, "author": DataClass.PERSONAL},
+        person=("author",),
         login=rig.login(rig.hosts[BLUE]),
     )
 
