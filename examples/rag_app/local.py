@@ -67,7 +67,7 @@ def settings_of(cell: CellAccess) -> CellSettings:
             app_access_key=cell.app_access_key,
             app_secret_key=cell.app_secret_key,
         ),
-        vectors=VectorSettings(host=cell.vectors, api_key=cell.vectors_key),
+        vectors=VectorSettings(host=cell.pinecone_host, api_key=cell.pinecone_api_key),
         warehouse=cell.warehouse,
         logs=LogSettings(
             endpoint=cell.cloudwatch,

@@ -36,6 +36,7 @@ def make(
         ),
         fields=where.fields,
         person=where.person,
+        ignore=where.ignore,
         handover_s=settings.handover_s,
         siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
     )

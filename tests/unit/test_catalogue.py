@@ -364,18 +364,18 @@ def test_the_digest_changes_with_the_content(load: Load, old: str, new: str) -> 
         (
             "kind: redis",
             "kind: redsi",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not 'redsi'; did "
+            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, pinecone, not 'redsi'; did "
             "you mean 'redis'?",
         ),
         (
             "    kind: redis\n",
             "",
-            "17:5: stores.redis.kind: missing (one of postgresql, pgvector, redis, s3)",
+            "17:5: stores.redis.kind: missing (one of postgresql, pgvector, redis, s3, pinecone)",
         ),
         (
             "kind: redis",
             "kind: [redis]",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not a list",
+            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, pinecone, not a list",
         ),
         (
             "version: 1",

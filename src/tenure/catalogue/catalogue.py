@@ -119,13 +119,15 @@ class S3Map:
 @dataclass(frozen=True, kw_only=True)
 class PineconeMap:
     """The vectors of a Pinecone store. `journal` is the PostgreSQL store in which the app notes what it touched, and
-    whose fence is this one's too; `person` are the fields that tell whose records they are."""
+    whose fence is this one's too; `person` are the fields that tell whose records they are, `ignore` patterns of
+    namespaces that hold no tenant's data."""
 
     name: StoreName
     namespace: Template
     journal: StoreName
     fields: Mapping[str, DataClass]
     person: tuple[str, ...] = ()
+    ignore: tuple[KeyPattern, ...] = ()
     kind: Literal[StoreKind.PINECONE] = field(default=StoreKind.PINECONE, init=False)
 
 
@@ -302,7 +304,8 @@ def _content(its: StoreMap) -> dict[str, object]:
             return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
         case PineconeMap():
             named = {"namespace": its.namespace.text, "journal": its.journal}
-            return {"kind": its.kind, **named, "fields": dict(its.fields), "person": sorted(its.person)}
+            held = {"fields": dict(its.fields), "person": sorted(its.person), **_ignored(its.ignore)}
+            return {"kind": its.kind, **named, **held}
         case AnalyticsMap():
             kept = [its.retention.time_travel_days, its.retention.fail_safe_days]
             return {"kind": its.kind, "journal": its.journal, "retention": kept, **_tables(its)}

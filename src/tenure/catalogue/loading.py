@@ -109,6 +109,7 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 journal=its.journal,
                 fields=its.fields,
                 person=its.person,
+                ignore=_ignored(its.ignore),
             )
         case AnalyticsMapSettings():
             return AnalyticsMap(

@@ -149,6 +149,9 @@ class PineconeMapSettings(Settings):
         "The metadata fields that tell whose records they are, for erasing one person; each one of `fields`.",
         default=(),
     )
+    ignore: tuple[Pattern, ...] = setting(
+        "Patterns of namespaces that hold no tenant's data (`*`: any characters).", default=()
+    )
 
 
 class PartitionSettings(Settings):

@@ -56,6 +56,16 @@ cells:
       vectors: {kind: pgvector, rides_with: postgres}
       redis: {kind: redis, url: {file: secrets/blue-redis}}
       objects: {kind: s3, bucket: example-blue, region: us-east-1}
+      semantics:
+        kind: pinecone
+        host: https://example-blue-1a2b3c4.svc.aped-4627-b74a.pinecone.io
+        index: example-blue
+        api_key: {file: secrets/pinecone}
+        limiter: {file: secrets/locks}
+        rate_share: 0.5
+        alone_share: 0.25
+        handover_s: 30
+        rates: {fetch_per_s: 100, list_per_s: 200, upsert_mb_s: 50}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -71,6 +81,7 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
+      semantics: {kind: pinecone, index: example-frankfurt, api_key: {file: secrets/pinecone}}
 tiers:
   platinum:
     rank: 1
@@ -129,4 +140,11 @@ stores:
     journal: postgres
     principal: app
     keys: {"files/*": content}
+  semantics:
+    kind: pinecone
+    namespace: "t-{tenant}"
+    journal: postgres
+    fields: {document_id: key, text: content, author: personal}
+    person: [author]
+    ignore: ["scratch-*"]
 """

@@ -29,32 +29,32 @@ class PineconeRates(Settings):
     """What the vendor allows for an index, all users of it together. The defaults are its documented limits."""
 
     title: ClassVar[str] = "cells.NAME.stores.NAME.rates"
-    fetch: PerSecond = setting("Fetches, by index.", default=100, unit="per second")
-    list_ids: PerSecond = setting("Pages of ids, by index.", default=200, unit="per second")
-    query: PerSecond = setting("Queries, by namespace.", default=100, unit="per second")
-    upsert: PerSecond = setting("Upserts, by namespace.", default=100, unit="per second")
-    upsert_bytes: PerSecond = setting("Bytes of upserts, by namespace.", default=50, unit="MB/s")
-    update: PerSecond = setting("Updates, by namespace.", default=100, unit="per second")
-    delete: PerSecond = setting("Deletions, by namespace.", default=100, unit="per second")
-    delete_records: PerSecond = setting(
+    fetch_per_s: PerSecond = setting("Fetches, by index.", default=100, unit="per second")
+    list_per_s: PerSecond = setting("Pages of ids, by index.", default=200, unit="per second")
+    query_per_s: PerSecond = setting("Queries, by namespace.", default=100, unit="per second")
+    upsert_per_s: PerSecond = setting("Upserts, by namespace.", default=100, unit="per second")
+    upsert_mb_s: PerSecond = setting("Bytes of upserts, by namespace.", default=50, unit="MB/s")
+    update_per_s: PerSecond = setting("Updates, by namespace.", default=100, unit="per second")
+    delete_per_s: PerSecond = setting("Deletions, by namespace.", default=100, unit="per second")
+    delete_records_per_s: PerSecond = setting(
         "Records deleted by id, by namespace.", default=5000, unit="per second"
     )
-    delete_by_metadata: PerSecond = setting(
+    delete_by_metadata_per_s: PerSecond = setting(
         "Deletions by a metadata filter, by namespace.", default=5, unit="per second"
     )
 
     def scaled(self, share: float) -> dict[str, float]:
         """That share of each, by the operation's name; bytes in bytes."""
         whole = {
-            "fetch": self.fetch,
-            "list": self.list_ids,
-            "query": self.query,
-            "upsert": self.upsert,
-            "upsert_bytes": self.upsert_bytes * 1_000_000,
-            "update": self.update,
-            "delete": self.delete,
-            "delete_records": self.delete_records,
-            "delete_by_metadata": self.delete_by_metadata,
+            "fetch": self.fetch_per_s,
+            "list": self.list_per_s,
+            "query": self.query_per_s,
+            "upsert": self.upsert_per_s,
+            "upsert_bytes": self.upsert_mb_s * 1_000_000,
+            "update": self.update_per_s,
+            "delete": self.delete_per_s,
+            "delete_records": self.delete_records_per_s,
+            "delete_by_metadata": self.delete_by_metadata_per_s,
         }
         return {operation: rate * share for operation, rate in whole.items()}
 

@@ -17,18 +17,19 @@ from tenure.catalogue import DataClass, Template
 from tenure.client import Fenced, touch, translating
 from tenure.estate.local import PineconeEndpoint, RunningEstate
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 from tests.pinecone_stand_in import StandIn
 
 KINDS = ("pinecone", "pinecone-late")
 STORE: Final = StoreName("semantics")
 TEMPLATE: Final = Template.name("t-{tenant}")
-FIELDS: Final = {"value": DataClass.CONTENT, "author": DataClass.PERSONAL}
+FIELDS: Final = {"value": DataClass.CONTENT}
 LAG_S: Final = 0.15
 
 
@@ -96,7 +97,6 @@ class PineconeRig:
             "anchor": PostgresTenantFence(carrier),
             "limiter": limiter(),
             "fields": FIELDS,
-            "person": ("author",),
             "handover_s": 0.0,
         }
         store = PineconeStore(**{**options, **changes})
@@ -108,6 +108,8 @@ class PineconeRig:
         return Login(host=host, index=index, control=self.endpoint.control, api_key=key)
 
     def store(self, side: Side, **changes: Any) -> PineconeStore:
+        """Made when reads have caught up: a search looks at what they show."""
+        self.stand_in.settle()
         return self.beside(self.carrier(side), **changes)
 
     def copy(self, tenant: TenantId, source: Side, target: Side, **changes: Any) -> PineconeCopy:
@@ -162,6 +164,15 @@ class PineconeRig:
         found = index.fetch(ids=ids, namespace=namespace).vectors
         return {one: str((record.metadata or {})["value"]) for one, record in found.items()}
 
+    def stray(self, side: Side, text: str) -> Stray:
+        record = {"id": secrets.token_hex(4), "values": vector(text), "metadata": {"note": text}}
+        self.indexes[side].upsert(vectors=[record], namespace="audit")
+        return Stray(
+            place=Place(kind=PlaceKind.RECORD_METADATA, name="audit.note"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.NAMESPACE, name="audit"),
+        )
+
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return "records", json.dumps(item)
 
@@ -194,8 +205,10 @@ class PineconeRig:
         for copy in self._copies:
             for each in (copy, *copy.armed_reverse()):
                 each.detach()
-        for store in (*self._stores, *self._anchors):
+        for store in self._stores:
             store.close()
+        for anchor in self._anchors:
+            anchor.close()
         for index in self.indexes.values():
             index.close()
         for name in self.names.values():

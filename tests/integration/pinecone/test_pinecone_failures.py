@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tenure.errors import DeadlineExceeded
+from tenure.errors import DeadlineExceeded, StoreUnavailable
 from tenure.estate.local import RunningEstate
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
@@ -62,7 +62,7 @@ def through(copy: PineconeCopy, wait_until: Callable[..., None]) -> None:
     def following() -> bool:
         try:
             return copy.progress().following
-        except (DeadlineExceeded, client.StoreUnavailable):
+        except (DeadlineExceeded, StoreUnavailable):
             return False
 
     wait_until(following, "the first pass ends", deadline_s=DEADLINE_S)

@@ -40,7 +40,8 @@ class CellPlan:
         return f"rag-{self.name}"
 
     @property
-    def vectors(self) -> str:
+    def pinecone(self) -> str:
+        """A stand-in: its region's, with an index for each cell."""
         return f"pinecone-{self.region}"
 
     @property
@@ -80,9 +81,9 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
-    vectors: str
-    """The host of its index in (the stand-in for) Pinecone."""
-    vectors_key: str
+    pinecone_host: str
+    pinecone_control: str
+    pinecone_api_key: str
     warehouse: Path
     """The DuckDB file of its analytics."""
     cloudwatch: str

@@ -74,7 +74,7 @@ def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
             for own in regions.values()
         ),
         *(
-            PineconeServer(name=own[0].vectors, indexes={c.index: DIMENSION for c in own})
+            PineconeServer(name=own[0].pinecone, indexes={c.index: DIMENSION for c in own})
             for own in regions.values()
         ),
         *(moto_server(own[0].cloudwatch) for own in regions.values()),
@@ -142,6 +142,12 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     )
 
 
+def _stores_of_kind(catalogue: Path, kind: str) -> list[str]:
+    """The names that the app's catalogue gives to its stores of that kind."""
+    stores = yaml.safe_load(catalogue.read_text())["stores"]
+    return [name for name, its in stores.items() if its["kind"] == kind]
+
+
 def _create_database(dsn: str, name: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         if conn.execute("select 1 from pg_database where datname = %s", (name,)).fetchone() is None:
@@ -149,7 +155,7 @@ def _create_database(dsn: str, name: str) -> None:
 
 
 def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
-    objects, vectors = running.s3(cell.objects), running.pinecone(cell.vectors)
+    objects, pinecone = running.s3(cell.objects), running.pinecone(cell.pinecone)
     return CellAccess(
         plan=cell,
         dsn=running.dsn(cell.postgres, DATABASE),
@@ -159,8 +165,9 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
-        vectors=vectors.hosts[cell.index],
-        vectors_key=vectors.api_key.reveal(),
+        pinecone_host=pinecone.hosts[cell.index],
+        pinecone_control=pinecone.control,
+        pinecone_api_key=pinecone.api_key.reveal(),
         warehouse=running.folder / "warehouses" / f"{cell.name}.duckdb",
         cloudwatch=f"http://127.0.0.1:{running.endpoint(cell.cloudwatch).ports['http']}",
     )

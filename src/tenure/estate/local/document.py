@@ -82,8 +82,13 @@ def estate_document(
                     },
                     "pinecone": {
                         "kind": "pinecone",
-                        "host": access.vectors,
-                        "api_key": secret(f"{access.plan.vectors}-api-key", access.vectors_key),
+                        "host": access.pinecone_host,
+                        "index": access.plan.index,
+                        "control": access.pinecone_control,
+                        "api_key": secret(f"{access.plan.pinecone}-api-key", access.pinecone_api_key),
+                        # Here the app asks for little, and a request takes milliseconds.
+                        "rate_share": 0.8,
+                        "handover_s": 1,
                         **limiter,
                     },
                     "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.warehouse)},

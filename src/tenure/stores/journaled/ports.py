@@ -39,7 +39,9 @@ class Listing(Protocol[V]):
         """Whether the target's item is as the source's for certain; False where listings cannot tell."""
 
     def mine(self, key: str) -> bool:
-        """Whether the key names an item of the tenant: what a journal says about others is passed over."""
+        """Whether the key names an item of the tenant: what a journal says about others is passed over.
+
+        Asked about each key that a journal names, or that is to be mended, before it is copied."""
 
     def collection(self, key: str) -> str:
         """The part of the catalogue that the key belongs to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -40,6 +41,7 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
     ) -> None:
         if source_journal is None or target_journal is None:
             raise UsageError(f"{source.name} cannot be moved without a journal")
+        named = _Named()
         super().__init__(
             link=link,
             tenant=tenant,
@@ -49,9 +51,9 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
             target_journal=target_journal,
             source_record=source.link_record(tenant),
             target_record=target.link_record(tenant),
-            listing=_Listing(source, target, tenant),
+            listing=_Listing(source, target, tenant, named),
             comparer=Comparer(source, target, tenant),
-            transfer=lambda allowed: _Transfer(source, target, tenant, allowed),
+            transfer=lambda allowed: _Transfer(source, target, tenant, named, allowed),
             batch=BATCH,
             workers=COPIERS,
             handover_s=target.handover_s,
@@ -80,8 +82,16 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
         )
 
 
+class _Named:
+    """When a record was last named to be copied again: what was written before has to be seen by who copies it."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+
 class _Listing:
-    def __init__(self, source: PineconeStore, target: PineconeStore, tenant: TenantId) -> None:
+    def __init__(self, source: PineconeStore, target: PineconeStore, tenant: TenantId, named: _Named) -> None:
+        self._named = named
         self._source = source
         self._target = target
         self._tenant = tenant
@@ -101,6 +111,7 @@ class _Listing:
 
     def mine(self, key: str) -> bool:
         """Whatever may be an id: the namespace is the tenant's own."""
+        self._named.at = time.monotonic()
         return 0 < len(key) <= ID_LENGTH and key.isascii() and "\0" not in key
 
     def collection(self, key: str) -> str:  # noqa: ARG002
@@ -110,16 +121,20 @@ class _Listing:
 class _Transfer:
     """Fetches from the source what it shows once it has caught up with the journal, and upserts it as it is.
 
+    What a pass over everything has listed was written before the listing began, and that had caught up; only what was
+    named since has to be waited for.
+
     The target's records are looked at only where a pass over everything has found them there already, so that a copy
     that is resumed writes what differs and nothing else.
     """
 
     def __init__(
-        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, allowed: Allowed
+        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, named: _Named, allowed: Allowed
     ) -> None:
         self._source = source
         self._target = target
         self._tenant = tenant
+        self._named = named
         self._allowed = allowed
         self._lock = threading.Lock()
         self._there: set[str] = set()
@@ -129,7 +144,7 @@ class _Transfer:
             self._there = {key for key in keys if key in target}
 
     def copy(self, keys: Sequence[str]) -> int:
-        self._source.freshness(self._tenant).catch_up()
+        self._source.freshness(self._tenant).catch_up(since=self._named.at)
         found = self._source.fetch(self._tenant, keys)
         equal = self._equal(found)
         wanted = [record for key, record in found.items() if key not in equal]

@@ -3,14 +3,16 @@ indexes. Values of vectors are numbers and are not looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
+from tenure.catalogue.patterns import PLACEHOLDER
 from tenure.catalogue.shapes import shape
 from tenure.errors import StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
-from tenure.model.search import Coverage, Entry, FindPage, Place, PlaceKind, Search
+from tenure.model.search import TENANT_KIND, Coverage, Entry, FindPage, Place, PlaceKind, Search
 from tenure.stores.contract import Pace
 from tenure.stores.finds import Tally, resumed
 from tenure.stores.pinecone.client import IndexClient, all_namespaces
@@ -43,7 +45,7 @@ class _Finding:
         self._tally = tally
         self._pace = pace
         self._tenants = tally.search.known | tally.search.tenants
-        self._hidden = tuple(identifier.value for identifier in tally.search.identifiers)
+        self._hidden = tuple(i.value for i in tally.search.identifiers if i.kind != TENANT_KIND)
 
     def pages(self, at: Mapping[str, Any]) -> Iterator[FindPage]:
         """All pages but the last, from that place on."""
@@ -58,13 +60,13 @@ class _Finding:
                 continue
             if not here:
                 self._look(
-                    index, Place(kind=PlaceKind.INDEX, name=self._pattern(index)), self._elsewhere, index
+                    index, Place(kind=PlaceKind.INDEX, name=self._tally.clean(index)), self._elsewhere, index
                 )
             try:
                 with closing(self._store.client_at(others[index])) as client:
                     yield from self._index(client, index, here)
             except (StoreRefused, StoreUnavailable) as error:
-                place = Place(kind=PlaceKind.INDEX, name=self._pattern(index))
+                place = Place(kind=PlaceKind.INDEX, name=self._tally.clean(index))
                 self._tally.skip(place, f"cannot be read: {error.code}")
 
     def _others(self) -> Mapping[str, str]:
@@ -95,7 +97,7 @@ class _Finding:
         begin = str(at.get("namespace", ""))
         for namespace in sorted(name for name in counts if name >= begin):
             resumes = namespace == begin and "namespace" in at
-            if not resumes:
+            if not resumes and not self._owners(index, namespace):
                 self._look(
                     namespace, self._place(PlaceKind.NAMESPACE, index, namespace), self._of(index, namespace)
                 )
@@ -109,6 +111,8 @@ class _Finding:
             size = 0
             for record in records.values():
                 size += self._record(record, index, namespace, coverage)
+            for owner in self._owners(index, namespace):
+                self._tally.own(owner, self._place(PlaceKind.NAMESPACE, index, namespace), len(page))
             self._tally.looked(len(page), size)
             self._pace(items=len(page), size_bytes=size)
             yield self._tally.page({"index": index, "namespace": namespace, "after": page[-1]})
@@ -140,14 +144,21 @@ class _Finding:
         """What the namespace is to a tenant."""
         if index != OWN:
             return self._elsewhere
-        owners = {tenant for tenant in self._tenants if self._store.namespace(tenant) == namespace}
+        owners = self._owners(index, namespace)
+        nobody = Coverage.IGNORED if self._store.ignores(namespace) else Coverage.UNDOCUMENTED
 
         def coverage(tenant: TenantId) -> Coverage:
             if tenant in owners:
                 return Coverage.OWN
-            return Coverage.NEIGHBOUR if owners else Coverage.UNDOCUMENTED
+            return Coverage.NEIGHBOUR if owners else nobody
 
         return coverage
+
+    def _owners(self, index: str, namespace: str) -> frozenset[TenantId]:
+        """Whose the namespace is by the catalogue."""
+        if index != OWN:
+            return frozenset()
+        return frozenset(t for t in self._tenants if self._store.namespace(t) == namespace)
 
     @staticmethod
     def _elsewhere(tenant: TenantId) -> Coverage:  # noqa: ARG004
@@ -157,15 +168,26 @@ class _Finding:
         name = self._pattern(namespace)
         if field:
             name = f"{name}.{field if not self._tally.matcher.in_text(field) else '*'}"
-        return Place(kind=kind, name=f"{self._pattern(index)}/{name}" if index else name)
+        return Place(kind=kind, name=f"{self._tally.clean(index)}/{name}" if index else name)
 
     def _pattern(self, name: str) -> str:
-        return shape(name, self._tenants, self._hidden)
+        return pattern(name, self._tenants, self._hidden)
 
-    def _entry(self, place: Place) -> Mapping[str, Entry]:
+    def _entry(self, place: Place) -> Mapping[str, Entry] | None:
+        """Nothing where tenants share a namespace: what is one tenant's there, the catalogue cannot say."""
         index, _, rest = place.name.rpartition("/")
-        namespace = rest.split(".")[0] or place.name
-        return proposed(f"{self._store.name}-{index or 'more'}", namespace)
+        namespace = rest.split(".")[0]
+        named = PLACEHOLDER in namespace
+        return proposed(f"{self._store.name}-{index or 'more'}", namespace) if named else None
+
+
+def pattern(name: str, tenants: Collection[str], hidden: Collection[str] = ()) -> str:
+    """The pattern of names like this one, with `{tenant}` where a tenant's id stands by itself in it."""
+    for tenant in sorted((t for t in tenants if t in name), key=len, reverse=True):
+        alone = re.sub(rf"(?<![A-Za-z0-9]){re.escape(tenant)}(?![A-Za-z0-9])", PLACEHOLDER, name, count=1)
+        if alone != name and not any(value in alone for value in hidden):
+            return alone
+    return shape(name, tenants, hidden)
 
 
 def proposed(name: str, namespace: str) -> Mapping[str, Entry]:

@@ -31,11 +31,11 @@ class Freshness:
         self._turn = threading.Lock()
         self._seen_at: float | None = None
 
-    def catch_up(self, *, timeout_s: float = VISIBLE_S) -> bool:
-        """Return when reads see every write that was acknowledged before this call: True, or False if writes find no
-        such namespace. Raises `DeadlineExceeded`."""
-        asked = time.monotonic()
-        deadline = asked + timeout_s
+    def catch_up(self, *, since: float | None = None, timeout_s: float = VISIBLE_S) -> bool:
+        """Return when reads see every write that was acknowledged before this call, or before `since` (monotonic
+        seconds): True, or False if writes find no such namespace. Raises `DeadlineExceeded`."""
+        now = time.monotonic()
+        asked, deadline = now if since is None else since, now + timeout_s
         with self._turn:
             if self._seen_at is not None and self._seen_at > asked:
                 return True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tenure.catalogue import DataClass, Template
+from tenure.catalogue import DataClass, KeyPattern, Template
 from tenure.errors import DeadlineExceeded, StoreRefused, UsageError
 from tenure.model.inventory import Collection as Counted
 from tenure.model.inventory import Inventory
@@ -49,9 +49,9 @@ class PineconeStore(Anchored):
     """The namespaces of one index. Implements `tenure.stores.contract.Store`. Thread-safe.
 
     Pinecone cannot refuse a tenant's writes: the fence is that of `anchor`, and the app writes under its permit.
-    `fields` are the metadata fields that the catalogue names, `person` those that identify a person. `siblings` are the
-    names and hosts of indexes that are stores of the estate themselves. A request that writes may be on its way for
-    `handover_s`.
+    `fields` are the metadata fields that the catalogue names, `person` those that identify a person, `ignore` patterns
+    of namespaces that hold no tenant's data. `siblings` are names and hosts of indexes that are stores of the estate
+    themselves. A request that writes may be on its way for `handover_s`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class PineconeStore(Anchored):
         limiter: Limiter,
         fields: Mapping[str, DataClass],
         person: Sequence[str] = (),
+        ignore: Sequence[KeyPattern] = (),
         siblings: Collection[str] = (),
         handover_s: float = ON_ITS_WAY_S,
     ) -> None:
@@ -74,6 +75,7 @@ class PineconeStore(Anchored):
         self.template: Final = namespace
         self.fields: Final = fields
         self.person: Final = tuple(person)
+        self.ignore: Final = tuple(ignore)
         self.siblings: Final = frozenset(siblings)
         self.handover_s: Final = handover_s
         self._limiter = limiter
@@ -134,6 +136,10 @@ class PineconeStore(Anchored):
 
     def namespace(self, tenant: TenantId) -> str:
         return self.template.expand(tenant)
+
+    def ignores(self, namespace: str) -> bool:
+        """Whether the catalogue says that the namespace holds no tenant's data."""
+        return any(pattern.matches(namespace) for pattern in self.ignore)
 
     def freshness(self, tenant: TenantId) -> Freshness:
         """Waiting for the tenant's namespace, shared by all who use this store."""

@@ -5,40 +5,47 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from tenure.catalogue.shapes import shape
+from tenure.catalogue.guesses import class_of
+from tenure.catalogue.patterns import PLACEHOLDER
 from tenure.model.names import TenantId
 from tenure.model.search import Gone, Place, PlaceKind, Skipped, Survey, Surveyed
 from tenure.stores.contract import Pace
 from tenure.stores.pinecone.client import all_namespaces
-from tenure.stores.pinecone.find import proposed
+from tenure.stores.pinecone.find import pattern, proposed
 from tenure.stores.pinecone.listing import listed
 
 if TYPE_CHECKING:
     from tenure.stores.pinecone.store import PineconeStore
 
-FIELD: Final = "personal"
-"""The class that is proposed for a field: the careful one."""
+TYPE: Final = "text"
+"""What a metadata field may hold, whatever it holds now."""
 
 
 def surveyed(store: PineconeStore, tenants: Collection[TenantId], pace: Pace) -> Survey:
     """See `Store.survey`. Every record of the tenants' namespaces is read: fields are in records and nowhere else."""
     owned = {store.namespace(tenant) for tenant in tenants}
     strays: dict[str, int] = {}
+    ignored: dict[str, int] = {}
     records = 0
     fields: dict[str, int] = dict.fromkeys(store.fields, 0)
     for page in all_namespaces(store.client):
         pace(items=len(page), size_bytes=sum(map(len, page)))
         for namespace, count in page.items():
             if namespace not in owned:
-                pattern = shape(namespace, tenants)
-                strays[pattern] = strays.get(pattern, 0) + count
+                which = ignored if store.ignores(namespace) else strays
+                name = pattern(namespace, tenants)
+                which[name] = which.get(name, 0) + count
                 continue
             records += _count_fields(store, namespace, fields, pace)
     places = [
         Surveyed(
             place=Place(kind=PlaceKind.NAMESPACE, name=store.template.text), classified=True, items=records
         ),
-        *(_stray(store, pattern, count) for pattern, count in sorted(strays.items())),
+        *(
+            Surveyed(place=Place(kind=PlaceKind.NAMESPACE, name=name), classified=True, items=count)
+            for name, count in sorted(ignored.items())
+        ),
+        *(_stray(store, name, count) for name, count in sorted(strays.items())),
         *(_field(store, field, count) for field, count in sorted(fields.items()) if count),
     ]
     gone = [
@@ -71,12 +78,14 @@ def _count_fields(store: PineconeStore, namespace: str, fields: dict[str, int], 
     return records
 
 
-def _stray(store: PineconeStore, pattern: str, count: int) -> Surveyed:
+def _stray(store: PineconeStore, name: str, count: int) -> Surveyed:
     return Surveyed(
-        place=Place(kind=PlaceKind.NAMESPACE, name=pattern),
+        place=Place(kind=PlaceKind.NAMESPACE, name=name),
         classified=False,
         items=count,
-        entry=proposed(f"{store.name}-more", pattern),
+        entry=proposed(f"{store.name}-more", name)
+        if PLACEHOLDER in name
+        else {store.name: {"ignore": [name]}},
         remark="no tenant's namespace by the catalogue's template",
     )
 
@@ -87,7 +96,7 @@ def _field(store: PineconeStore, field: str, count: int) -> Surveyed:
         place=_place(store, field),
         classified=classified,
         items=count,
-        entry=None if classified else {store.name: {"fields": {field: FIELD}}},
+        entry=None if classified else {store.name: {"fields": {field: class_of(field, TYPE)}}},
     )
 
 

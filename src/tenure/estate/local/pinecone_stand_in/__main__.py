@@ -72,7 +72,7 @@ class StandIn:
         self._records.close()
 
     async def _serve(self, name: str, routes: list[web.RouteDef], port: int) -> int:
-        app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._answering])
+        app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._answering(control=not name)])
         app.add_routes(routes)
         runner = web.AppRunner(
             app,
@@ -86,8 +86,7 @@ class StandIn:
         self._runners[name] = runner
         return int(runner.addresses[0][1])
 
-    @property
-    def _answering(self) -> Middleware:
+    def _answering(self, *, control: bool) -> Middleware:
         @web.middleware
         async def answering(request: web.Request, handler: Handler) -> web.StreamResponse:
             try:
@@ -98,9 +97,9 @@ class StandIn:
                     request.transport.close()
                 raise asyncio.CancelledError from None
             except Refused as refused:
-                response = self._refusal(refused)
+                response = self._refusal(refused, control=control)
             except web.HTTPException as error:
-                response = self._refusal(Refused(error.status, error.reason))
+                response = self._refusal(Refused(error.status, error.reason), control=control)
             response.headers[STAND_IN_HEADER] = STAND_IN
             response.headers["x-pinecone-request-id"] = uuid.uuid4().hex
             return response
@@ -114,10 +113,9 @@ class StandIn:
         if version not in API_VERSIONS:
             raise Refused(400, f"Invalid API version {version!r:.40}")
 
-    def _refusal(self, refused: Refused) -> web.Response:
-        response = web.Response(
-            status=refused.status, body=orjson.dumps(refused.body()), content_type="application/json"
-        )
+    def _refusal(self, refused: Refused, *, control: bool) -> web.Response:
+        body = orjson.dumps(refused.body(control=control))
+        response = web.Response(status=refused.status, body=body, content_type="application/json")
         if refused.status == 429:
             self._control.behaviour.throttled += 1
         if refused.retry_after_s is not None:

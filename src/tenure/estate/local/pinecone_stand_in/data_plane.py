@@ -417,10 +417,10 @@ def score(metric: str, dense: Sequence[float], sparse: Body, record: Body) -> fl
     values = record["values"]
     if dense and len(values) == len(dense):
         if metric == "euclidean":
-            return -sum((a - b) ** 2 for a, b in zip(dense, values, strict=True))
-        dot = sum(a * b for a, b in zip(dense, values, strict=True))
+            return -math.dist(dense, values)
+        dot = float(sum(a * b for a, b in zip(dense, values, strict=True)))
         if metric == "cosine":
-            return float(dot) / (math.hypot(*dense) * math.hypot(*values) or 1.0)
+            return dot / (math.hypot(*dense) * math.hypot(*values) or 1.0)
     else:
         dot = 0.0
     weights = dict(zip(sparse.get("indices", ()), sparse.get("values", ()), strict=True))

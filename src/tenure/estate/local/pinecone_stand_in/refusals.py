@@ -15,7 +15,9 @@ CODES: Final = {
     500: "UNKNOWN",
     503: "UNAVAILABLE",
 }
-"""The names of https://docs.pinecone.io/reference/api/errors."""
+"""The names of https://docs.pinecone.io/reference/api/errors, for the control plane."""
+NUMBERS: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 8, 429: 8, 500: 2, 503: 14}
+"""The numbers of https://grpc.io/docs/guides/status-codes, for the data plane."""
 
 
 class Refused(Exception):
@@ -27,6 +29,9 @@ class Refused(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
 
-    def body(self) -> dict[str, object]:
-        code = CODES.get(self.status, "UNKNOWN")
-        return {"error": {"code": code, "message": self.message}, "status": self.status}
+    def body(self, *, control: bool) -> dict[str, object]:
+        """The answer's body, as the control plane or a data plane has it."""
+        if control:
+            code = CODES.get(self.status, "UNKNOWN")
+            return {"error": {"code": code, "message": self.message}, "status": self.status}
+        return {"code": NUMBERS.get(self.status, 2), "message": self.message, "details": []}
