@@ -1,4 +1,4 @@
-"""The port behind which the engines of analytics are: a DuckDB file, a ClickHouse server, a warehouse that speaks SQL."""
+"""The port behind which the engines of analytics are: DuckDB files, ClickHouse servers, warehouses that speak SQL."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class AnalyticsStore(Anchored):
     def find(
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
-        return finds(self._map, self.cell, self.engine, search, cursor, pace)
+        return finds(self._map, self.engine, search, cursor, pace)
 
     def close(self) -> None:
         self.engine.close()
