@@ -68,6 +68,7 @@ class DuckDbFile:
     """One file. Implements `tenure.stores.analytics.engine.Engine`. `key` is what it is encrypted with, if it is."""
 
     dialect: Final = "duckdb"
+    residue: Final = "free blocks of the file, until DuckDB writes over them or the file is compacted"
 
     def __init__(
         self, *, path: Path, where: str, key: Secret | None = None, wait_s: float = LOCK_WAIT_S
@@ -269,7 +270,7 @@ class DuckDbFile:
                 _swap(hub, table, tenant, partition, rows.columns, allowed)
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
-        """In transactions of about half a million rows. Then the table's rows are written anew (`_rewrite`)."""
+        """In transactions of about half a million rows each; every time the file is closed it is checkpointed."""
         erased = 0
         for batch in _batches(self.partitions(table, tenant), ERASE_ROWS):
             with self.opened(write=True) as hub:
