@@ -33,6 +33,7 @@ from tests.valkey_cluster import ValkeyCluster, form
 
 if TYPE_CHECKING:
     from tests.estate import TestEstate
+    from tests.warehouses import ClickHouseProcess
 
 SERVERS = (
     PostgresServer(name="pg16", version=16, autostart=False),
@@ -80,6 +81,17 @@ def servers() -> Iterator[RunningEstate]:
         estate.close()
         down(estate.folder, remove=True)
         folder.rmdir()
+
+
+@pytest.fixture(scope="session")
+def clickhouse_servers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[ClickHouseProcess, ClickHouseProcess]]:
+    """Two ClickHouse servers, each in a process of its own. A test that kills one starts it again."""
+    from tests.warehouses import two_servers
+
+    with two_servers(tmp_path_factory.mktemp("clickhouse")) as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ class Capabilities:
     lapses_after_days: int = 0
     """For how many days after an erasure whoever runs the store keeps copies of it that nobody can erase sooner
     (time travel, fail-safe)."""
+    residue: str | None = None
+    """Where bytes of what was erased may lie until the engine writes over them or lets go of them; None: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,13 +55,16 @@ _SETTINGS: Final = {
     "mutations_sync": 0,
     "lightweight_mutation_projection_mode": "rebuild",
 }
-"""Without the second, a replicated table would take a partition that was deleted and is brought again for a duplicate."""
+"""Without the second, a replicated table would take a partition that is deleted and brought again for a duplicate."""
 
 
 class ClickHouseServer:
     """One server. Implements `tenure.stores.analytics.engine.Engine`."""
 
     dialect: Final = "clickhouse"
+    residue: Final = (
+        "parts that were replaced, until ClickHouse removes them (old_parts_lifetime: 8 minutes by default)"
+    )
 
     def __init__(
         self,

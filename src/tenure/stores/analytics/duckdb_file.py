@@ -44,7 +44,7 @@ FILE: Final = Quoted("file")
 """The name by which a file is attached."""
 HELD: Final = Quoted("memory.main.tenure_rows")
 """Rows that rest in memory."""
-_TAKEN: Final = ("could not set lock", "conflicting lock", "already open", "being used by another")
+_TAKEN: Final = ("could not set lock", "conflicting lock", "unique file handle conflict", "used by another")
 _KEY: Final = ("encrypt", "decrypt", "cipher")
 _OWN_SCHEMAS: Final = ("information_schema", "pg_catalog")
 
@@ -68,6 +68,7 @@ class DuckDbFile:
     """One file. Implements `tenure.stores.analytics.engine.Engine`. `key` is what it is encrypted with, if it is."""
 
     dialect: Final = "duckdb"
+    residue: Final = "free blocks of the file, until DuckDB writes over them or the file is compacted"
 
     def __init__(
         self, *, path: Path, where: str, key: Secret | None = None, wait_s: float = LOCK_WAIT_S
@@ -122,8 +123,13 @@ class DuckDbFile:
             self._attach(hub, write, deadline)
             try:
                 yield
-            finally:
-                hub.execute("detach file")
+            except BaseException:
+                # What went wrong matters more than what cannot be tidied after it.
+                for statement in ("rollback", "detach file"):
+                    with contextlib.suppress(duckdb.Error):
+                        hub.execute(statement)
+                raise
+            hub.execute("detach file")
         finally:
             self._turn.release()
 
@@ -264,7 +270,7 @@ class DuckDbFile:
                 _swap(hub, table, tenant, partition, rows.columns, allowed)
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
-        """In transactions of about half a million rows. Then the table's rows are written anew (`_rewrite`)."""
+        """In transactions of about half a million rows each; every time the file is closed it is checkpointed."""
         erased = 0
         for batch in _batches(self.partitions(table, tenant), ERASE_ROWS):
             with self.opened(write=True) as hub:
@@ -435,27 +441,20 @@ def _swap(
 ) -> None:
     names = joined([double_quoted(c) for c in columns])
     hub.execute("begin transaction")
-    committed = False
-    try:
-        hub.execute(
-            composed("delete from $table where $rows", table=_name(table.name), rows=_rows_of(table)),
-            [tenant, partition],
+    hub.execute(
+        composed("delete from $table where $rows", table=_name(table.name), rows=_rows_of(table)),
+        [tenant, partition],
+    )
+    hub.execute(
+        composed(
+            "insert into $table ($names) select $names from $held",
+            table=_name(table.name),
+            names=names,
+            held=HELD,
         )
-        hub.execute(
-            composed(
-                "insert into $table ($names) select $names from $held",
-                table=_name(table.name),
-                names=names,
-                held=HELD,
-            )
-        )
-        allowed()
-        hub.execute("commit")
-        committed = True
-    finally:
-        if not committed:
-            with contextlib.suppress(duckdb.Error):
-                hub.execute("rollback")
+    )
+    allowed()
+    hub.execute("commit")
 
 
 def _described(hub: Connection, table: QualifiedName | None = None) -> dict[QualifiedName, list[Column]]:
@@ -484,8 +483,8 @@ def _bring(hub: Connection, rows: Rows) -> None:
     made = False
     for batch in rows.batches():
         hub.register("tenure_brought", pa.Table.from_batches([batch]))
-        verb = Quoted("insert into $held" if made else "create table $held as")
-        hub.execute(composed(f"{verb} select * from tenure_brought", held=HELD))
+        verb = composed("insert into $held" if made else "create table $held as", held=HELD)
+        hub.execute(composed("$verb select * from tenure_brought", verb=verb))
         hub.unregister("tenure_brought")
         made = True
     if not made:

@@ -1,4 +1,4 @@
-"""The port behind which the engines of analytics are: a DuckDB file, a ClickHouse server, a warehouse that speaks SQL."""
+"""The port behind which the engines of analytics are: DuckDB files, ClickHouse servers, warehouses that speak SQL."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ class Engine(Protocol):
     def dialect(self) -> str:
         """Engines of one dialect understand each other's `Rows` as they are, and their digests can be compared."""
 
+    @property
+    def residue(self) -> str:
+        """As `Capabilities.residue`."""
+
     def ping(self) -> None:
         """As `Store.ping`."""
 
@@ -102,7 +106,7 @@ class Engine(Protocol):
         """
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
-        """Delete the tenant's rows in batches and have the engine let go of their bytes; return how many went.
+        """Delete the tenant's rows in batches, and their bytes as far as the engine does that; return how many went.
 
         `progress` is told how many so far. Repeating goes on where an interruption came, and returns 0 in the end.
         """

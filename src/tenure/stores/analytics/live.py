@@ -20,7 +20,10 @@ from tenure.stores.journaled import Allowed, Item, JournaledCopy, Tally
 WORKERS: Final = 4
 """Partitions that are copied at once: an engine uses several processors for each."""
 FRESH_S: Final = 2.0
-"""How old the answer may be to whether this process may write, when a partition is replaced."""
+"""How old the answer may be to whether this process may write, before a partition is read."""
+HANDOVER_S: Final = 2.0
+"""How long what a displaced copier has sent off may take, from its last question whether it may write, right before it
+commits, to the end of the commit (in ClickHouse, of the insert)."""
 
 
 class Sides:
@@ -115,9 +118,7 @@ class UnitTransfer:
         table = sides.source.units.tables[unit.table]
         self._allowed(FRESH_S)
         with sides.source.engine.rows(table, sides.tenant, unit.partition) as rows:
-            sides.target.engine.replace(
-                table, sides.tenant, unit.partition, rows, lambda: self._allowed(FRESH_S)
-            )
+            sides.target.engine.replace(table, sides.tenant, unit.partition, rows, lambda: self._allowed(0.0))
 
 
 class UnitComparer:
@@ -190,10 +191,12 @@ class AnalyticsCopy(JournaledCopy[AnalyticsStore, tuple[int, int]]):
             comparer=UnitComparer(sides),
             transfer=lambda allowed: UnitTransfer(sides, allowed),
             workers=WORKERS,
+            handover_s=HANDOVER_S,
         )
 
     def preflight(self) -> Sequence[Finding]:
-        return findings(self._tenant, self._source, self._target)
+        linked = bool(self._target_record.read().link)
+        return findings(self._tenant, self._source, self._target, linked=linked)
 
     def fingerprint(self) -> Mapping[str, str]:
         """Every column with its type; of a table that is not there, nothing."""

@@ -114,7 +114,7 @@ class _Looked:
 
 
 def finds(
-    where: AnalyticsMap, cell: CellName, engine: Engine, search: Search, cursor: str | None, pace: Pace
+    where: AnalyticsMap, engine: Engine, search: Search, cursor: str | None, pace: Pace
 ) -> Iterator[FindPage]:
     """A page for each table, so that a search is resumed at the next one. The engine looks for parts of the identifiers
     and gives only rows with such; what they contain is then decided as everywhere."""

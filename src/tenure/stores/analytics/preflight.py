@@ -15,8 +15,10 @@ LARGE_UNIT_ROWS: Final = 1_000_000
 """A unit of more rows is worth a warning: whatever changes in it is copied with all of them."""
 
 
-def findings(tenant: TenantId, source: AnalyticsStore, target: AnalyticsStore) -> Sequence[Finding]:
-    """Everything at once, each with its fix."""
+def findings(
+    tenant: TenantId, source: AnalyticsStore, target: AnalyticsStore, *, linked: bool
+) -> Sequence[Finding]:
+    """Everything at once, each with its fix. `linked`: rows on the target are there because a link has brought them."""
     found: list[Finding] = []
     if (source.engine.dialect, source.server) == (target.engine.dialect, target.server):
         found.append(
@@ -36,7 +38,7 @@ def findings(tenant: TenantId, source: AnalyticsStore, target: AnalyticsStore) -
         found += _pair(table, source, target)
     if not any(f.severity is Severity.REFUSAL for f in found):
         for table in source.tables:
-            found += _rows(tenant, table, source, target)
+            found += _rows(tenant, table, source, target, linked=linked)
     return sorted(found)
 
 
@@ -107,10 +109,10 @@ def _pair(table: AnalyticsTable, source: AnalyticsStore, target: AnalyticsStore)
 
 
 def _rows(
-    tenant: TenantId, table: AnalyticsTable, source: AnalyticsStore, target: AnalyticsStore
+    tenant: TenantId, table: AnalyticsTable, source: AnalyticsStore, target: AnalyticsStore, *, linked: bool
 ) -> Iterator[Finding]:
-    rows = sum(target.engine.partitions(table, tenant).values())
-    if rows and not target.link_record(tenant).read().link:
+    rows = 0 if linked else sum(target.engine.partitions(table, tenant).values())
+    if rows:
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",

@@ -53,6 +53,8 @@ _POSTGRES: Final = {
 class SqlWarehouse:
     """One warehouse. Implements `tenure.stores.analytics.engine.Engine`; `url` is SQLAlchemy's."""
 
+    residue: Final = "the warehouse's files, until it vacuums or compacts them"
+
     def __init__(self, *, url: Secret, where: str) -> None:
         self._where: Final = where
         try:

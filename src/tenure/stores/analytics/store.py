@@ -23,8 +23,9 @@ class AnalyticsStore(Anchored):
     """The tables of one cell's warehouse. Implements `tenure.stores.contract.Store`; safe for several threads.
 
     No engine of analytics refuses a tenant's writes. The fence is that of the cell's PostgreSQL (`anchor`): the app
-    writes here inside a transaction that holds the tenant's permit. What is erased is gone from every query at once,
-    and from the disk when `erase` returns; `Capabilities.lapses_after_days` says how long the vendor keeps it besides.
+    writes here inside a transaction that holds the tenant's permit. What is erased is gone from every query when `erase`
+    returns; `Capabilities` says where its bytes may still lie (`residue`), and for how long the vendor keeps it besides
+    (`lapses_after_days`).
     """
 
     def __init__(
@@ -44,7 +45,11 @@ class AnalyticsStore(Anchored):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, lapses_after_days=self._map.retention.lapses_after_days)
+        return replace(
+            super().capabilities,
+            lapses_after_days=self._map.retention.lapses_after_days,
+            residue=self.engine.residue,
+        )
 
     @property
     def server(self) -> str:
@@ -99,7 +104,7 @@ class AnalyticsStore(Anchored):
     def find(
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
-        return finds(self._map, self.cell, self.engine, search, cursor, pace)
+        return finds(self._map, self.engine, search, cursor, pace)
 
     def close(self) -> None:
         self.engine.close()
