@@ -24,6 +24,7 @@ from tenure.client import Fenced, touch, translating
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, LogsCopy, LogsStore
+from tenure.stores.cloudwatch.copy import LATE_S
 from tenure.stores.cloudwatch.events import HOUR_MS, Stream
 from tenure.stores.cloudwatch.hours import key_of
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
@@ -111,17 +112,26 @@ class LogsRig:
         self._made.append(store)
         return store
 
-    def copy(self, tenant: TenantId, source: Side, target: Side, **changes: Any) -> LogsCopy:
+    def copy(
+        self,
+        tenant: TenantId,
+        source: Side,
+        target: Side,
+        *,
+        leaving: LogsStore | None = None,
+        entering: LogsStore | None = None,
+        late_s: float = LATE_S,
+    ) -> LogsCopy:
         ours, theirs = self.carrier(source), self.carrier(target)
-        options: dict[str, Any] = {
-            "link": f"link-{tenant}",
-            "tenant": tenant,
-            "source": self.beside(ours),
-            "target": self.beside(theirs),
-            "source_journal": PostgresJournal(ours),
-            "target_journal": PostgresJournal(theirs),
-        }
-        copy = LogsCopy(**{**options, **changes})
+        copy = LogsCopy(
+            link=f"link-{tenant}",
+            tenant=tenant,
+            source=leaving or self.beside(ours),
+            target=entering or self.beside(theirs),
+            source_journal=PostgresJournal(ours),
+            target_journal=PostgresJournal(theirs),
+            late_s=late_s,
+        )
         self._copies.append(copy)
         return copy
 
