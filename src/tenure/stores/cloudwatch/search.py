@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from tenure.catalogue.patterns import PLACEHOLDER
 from tenure.catalogue.shapes import shape, shown
 from tenure.errors import UsageError
 from tenure.model.matching import Match, Matcher, needles
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import (
+    TENANT_KIND,
     Coverage,
     Entry,
     FindPage,
@@ -189,7 +191,7 @@ class LogSearch:
                 items=1,
                 examples=(shown(item, search.known | search.tenants, search.identifiers),),
                 encodings=(match.encoding,),
-                entry=proposed(group.name, search.known | search.tenants) if undocumented else None,
+                entry=proposed(group.name, *_words(search)) if undocumented else None,
             )
         )
 
@@ -209,7 +211,7 @@ class LogSearch:
         """The place as the catalogue would name it."""
         place = self._groups.place_of(group.name) if group.inside else None
         if place is None:
-            return shape(group.name, search.known | search.tenants, [i.value for i in search.identifiers])
+            return shaped(group.name, *_words(search))
         return f"{place.group.text}:{place.streams.text}" if place.streams is not None else place.group.text
 
     # -- the survey --------------------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ class LogSearch:
             return
         if place is None or (place.group.own and place.group.tenant_of(group.name) not in tenants):
             yield Surveyed(
-                place=Place(kind=PlaceKind.LOG_GROUP, name=shape(group.name, tenants)),
+                place=Place(kind=PlaceKind.LOG_GROUP, name=shaped(group.name, tenants)),
                 classified=False,
                 items=1,
                 entry=proposed(group.name, tenants),
@@ -294,10 +296,27 @@ def filtered(
             return
 
 
-def proposed(group: str, tenants: Collection[str]) -> dict[str, Entry]:
+def shaped(group: str, tenants: Collection[str], hidden: Collection[str] = ()) -> str:
+    """The group's name as the catalogue could have it: a tenant's id in the path is `{tenant}`. People name groups, so
+    the rest is shown, but for what lies below a part with something that must not be."""
+    parts: list[str] = []
+    for part in group.split("/"):
+        if any(value in part for value in hidden):
+            return "/".join([*parts, "*"])
+        parts.append(PLACEHOLDER if part in tenants and PLACEHOLDER not in parts else part)
+    return "/".join(parts)
+
+
+def _words(search: Search) -> tuple[Collection[str], Collection[str]]:
+    """The ids that may be shown, and what must not be."""
+    hidden = [i.value for i in search.identifiers if i.kind != TENANT_KIND]
+    return search.known | search.tenants, hidden
+
+
+def proposed(group: str, tenants: Collection[str], hidden: Collection[str] = ()) -> dict[str, Entry]:
     """What the catalogue could say of the group."""
-    name = shape(group, tenants)
-    own = "{tenant}" in name
+    name = shaped(group, tenants, hidden)
+    own = PLACEHOLDER in name
     return {"groups": {name: {"holds": "personal"} if own else {"holds": "personal", "streams": ALL_STREAMS}}}
 
 
