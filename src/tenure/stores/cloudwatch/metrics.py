@@ -32,6 +32,7 @@ from tenure.model.search import (
 )
 from tenure.stores.cloudwatch.account import PING_TIMEOUT_S, Account
 from tenure.stores.cloudwatch.errors import code_of, translated
+from tenure.stores.cloudwatch.events import TOKEN_FAILURES
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
 
 EXPIRE_AFTER: Final = timedelta(days=455)
@@ -143,15 +144,15 @@ class MetricsStore:
         self, token: str | None, pace: Pace, **asked: Any
     ) -> Iterator[tuple[list[Metric], str | None]]:
         """The pages of a listing from that token on, each with the next one's. Begun anew where a token is refused."""
-        begun_anew = False
+        failures = 0
         while True:
             position = {} if token is None else {"NextToken": token}
             try:
                 page = self._client.list_metrics(**asked, **position)
             except ClientError as error:
-                if token is None or begun_anew or code_of(error) not in _BAD_TOKEN:
+                if token is None or failures == TOKEN_FAILURES or code_of(error) not in _BAD_TOKEN:
                     raise
-                token, begun_anew = None, True
+                token, failures = None, failures + 1
                 continue
             metrics = [Metric.of(listed) for listed in page.get("Metrics", [])]
             token = page.get("NextToken") or None
