@@ -45,7 +45,8 @@ class JournaledCopy(ABC, Generic[S, V]):
     A kind of store says how its items are listed, copied (`batch` of them at once, by `workers` threads) and compared,
     and which records say who copies. `source_journal` lies in the source cell's PostgreSQL, `target_journal` in the
     target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`. A request of a
-    copier that was displaced may be on its way for `handover_s`: who displaces one begins that much later.
+    copier that was displaced may be on its way for `handover_s` (`ANSWER_S` and its timeout): who displaces one begins
+    that much later.
     """
 
     def __init__(
