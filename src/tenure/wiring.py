@@ -148,6 +148,7 @@ class Stores:
                 prefix=where.prefix,
                 acl_user=where.acl_user,
                 collections=tuple(k.pattern for k in where.keys),
+                ignore=tuple(k.pattern for k in where.ignore),
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
@@ -191,6 +192,7 @@ class Stores:
             principal=where.principal,
             mutex=self._mutex,
             collections=tuple(k.pattern for k in where.keys),
+            ignore=tuple(k.pattern for k in where.ignore),
             trust_etags=settings.trust_etags,
         )
 

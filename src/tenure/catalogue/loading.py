@@ -77,7 +77,13 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
             )
         case RedisMapSettings():
             user = Template.name(its.acl_user) if its.acl_user else None
-            return RedisMap(name=name, prefix=Template.prefix(its.prefix), acl_user=user, keys=_keys(its))
+            return RedisMap(
+                name=name,
+                prefix=Template.prefix(its.prefix),
+                acl_user=user,
+                keys=_keys(its),
+                ignore=_ignored(its.ignore),
+            )
         case S3MapSettings():
             return S3Map(
                 name=name,
@@ -85,6 +91,7 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 journal=its.journal,
                 principal=its.principal,
                 keys=_keys(its),
+                ignore=_ignored(its.ignore),
             )
         case LogsMapSettings():
             return LogsMap(
@@ -115,7 +122,7 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 label=its.label,
                 fenced_with=its.fenced_with,
                 metrics=tuple(KeyPattern(pattern=p, data_class=held) for p, held in its.metrics.items()),
-                ignore=tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in its.ignore),
+                ignore=_ignored(its.ignore),
             )
 
 
@@ -135,3 +142,7 @@ def _names(texts: tuple[str, ...]) -> frozenset[QualifiedName]:
 
 def _keys(its: RedisMapSettings | S3MapSettings) -> tuple[KeyPattern, ...]:
     return tuple(KeyPattern(pattern=pattern, data_class=held) for pattern, held in its.keys.items())
+
+
+def _ignored(patterns: tuple[str, ...]) -> tuple[KeyPattern, ...]:
+    return tuple(KeyPattern(pattern=pattern, data_class=DataClass.PLAIN) for pattern in patterns)

@@ -90,6 +90,9 @@ class RedisMapSettings(Settings):
         "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
         "matches decides."
     )
+    ignore: tuple[Pattern, ...] = setting(
+        "Patterns of whole keys that hold no tenant's data (`*`: any characters).", default=()
+    )
 
 
 class S3MapSettings(Settings):
@@ -111,6 +114,9 @@ class S3MapSettings(Settings):
     keys: Keys = setting(
         "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
         "matches decides."
+    )
+    ignore: tuple[Pattern, ...] = setting(
+        "Patterns of whole keys that hold no tenant's data (`*`: any characters).", default=()
     )
 
 

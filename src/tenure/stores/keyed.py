@@ -1,4 +1,4 @@
-"""Keys in one flat space, of Redis or of a bucket, against the catalogue: whose a key is, and how its sort is called."""
+"""Keys in one flat space, of Redis or of a bucket, against the catalogue: whose a key is, and how a sort is named."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class KeyMap:
         return f"{self.prefix.text}{named or shape(owned[1], tenants, hidden)}", named is not None
 
     def entry(self, pattern: str, *, elsewhere: str = "") -> dict[str, Entry] | None:
-        """What the catalogue could say of a pattern that it does not name; None where no tenant is in it. `elsewhere` is
-        a word for the bucket or database, if that is not the store's own: it would be a store of its own."""
+        """What the catalogue could say of a pattern that it does not name; None where no tenant is in it. `elsewhere`
+        is a word for the bucket, if that is not the store's own: then it would be a store of its own."""
         if pattern.startswith(self.prefix.text) and not elsewhere:
             return {self.store: {"keys": {pattern.removeprefix(self.prefix.text) or ANY: "content"}}}
         before, found, after = pattern.partition(PLACEHOLDER)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from tenure.catalogue.guesses import table_entry
-from tenure.model.matching import needles
+from tenure.model.matching import Match, needles
 from tenure.model.names import TenantId
 from tenure.model.search import TENANT_KIND, Coverage, Entry, Place, PlaceKind
 from tenure.stores import bodies
@@ -220,11 +220,17 @@ class Rows:
                 matches = tally.matcher.in_text(value if length <= limit else value.rstrip(WORDS))
                 if length > limit:
                     tally.skip(place, bodies.TOO_LONG, size_bytes=length - limit)
+            matches = frozenset(m for m in matches if not self._counted(m, owner))
             if matches:
                 entry = {store: self._entry} if not self._database.label else self._elsewhere()
                 tally.add(
                     matches, place, partial(self._coverage, owner=owner), item=f"row {ctid}", entry=entry
                 )
+
+    def _counted(self, match: Match, owner: str | None) -> bool:
+        """Whether the row is the tenant's anyway, and counted as such."""
+        whose = None if self._known is None or self._known.ignored else self._known.tenant or owner
+        return match.identifier.kind == TENANT_KIND and match.identifier.tenant == whose
 
     def _elsewhere(self) -> dict[str, Entry]:
         """The entry of a store that the catalogue lacks altogether."""

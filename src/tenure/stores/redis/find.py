@@ -190,9 +190,7 @@ class _Search:
         tally = self._tally
         chosen = [key for key in keys if tally.chosen(key)]
         if not tally.search.everywhere:
-            chosen = [
-                k for k in chosen if self._where.owner(k.decode("utf-8", "surrogateescape")) is not None
-            ]
+            chosen = [key for key in chosen if self._where.keymap.is_owned(_text(key))]
         size = 0
         for key in chosen:
             self._add(tally.matcher.in_bytes(key), PlaceKind.KEY, key, own=own)
