@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field
 
 from tenure.catalogue.schema_telemetry import LogsMapSettings, MetricsMapSettings, PrometheusMapSettings
-from tenure.catalogue.words import CellKey, Columns, Identifier, Keys, Name, Prefix, TableName, User
+from tenure.catalogue.words import CellKey, Columns, Identifier, Keys, Name, Pattern, Prefix, TableName, User
 from tenure.document import Settings, Version, read_only, setting
 
 

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from tenure.catalogue import DataClass, LogPlace, NamePattern
 from tenure.client import Fenced, touch, translating
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, LogsCopy, LogsStore
 from tenure.stores.cloudwatch.copy import LATE_S
@@ -31,7 +32,7 @@ from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenan
 from tests.aws_faults import FaultyAws, refused
 from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}
@@ -159,7 +160,7 @@ class LogsRig:
             try:
                 with translating(tenant), connection.transaction():
                     touch(connection, tenant, STORE, key_of(stream, at))
-                    self.put(side, stream, at, json.dumps({"value": value}))
+                    self.put(side, stream, at, json.dumps({"tenant": tenant, "value": value}))
             except Fenced as error:
                 raise AppRefused from error
 
@@ -197,7 +198,15 @@ class LogsRig:
                 logGroupName=self.prefix + stream.group, logStreamName=stream.name
             )
         else:
-            self.put(side, stream, self.now(), json.dumps({"value": value}))
+            self.put(side, stream, self.now(), json.dumps({"tenant": tenant, "value": value}))
+
+    def stray(self, side: Side, text: str) -> Stray:
+        self.put(side, Stream("/debug/sandbox", secrets.token_hex(4)), self.now(), text)
+        return Stray(
+            place=Place(kind=PlaceKind.LOG_EVENT, name="/debug/sandbox"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.LOG_GROUP, name="/debug/sandbox"),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         hour = next(self._clock)

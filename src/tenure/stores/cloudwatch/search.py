@@ -37,13 +37,14 @@ from tenure.stores.contract import Pace
 
 NAMES_AT_ONCE: Final = 1000
 ALL_STREAMS: Final = "*"
+DONE: Final = -1
 _UNREADABLE: Final = frozenset({"AccessDeniedException", "InvalidOperationException"})
 
 
 @dataclass
 class _Tally:
     """How far a search is, as its cursor says it: the group (by its full name), and the time up to which its events
-    have been looked at. `since` None: its names have not been looked at yet."""
+    have been looked at: `DONE` for all of them, None if not even its names have been."""
 
     group: str = ""
     since: int | None = None
@@ -92,6 +93,8 @@ class LogSearch:
         for group in chosen:
             if group.full_name != tally.group:
                 tally.group, tally.since = group.full_name, None
+            elif tally.since == DONE:
+                continue
             if tally.since is None:
                 yield from self._names(group, search, matcher, tally, pace, total)
                 tally.since = 0
@@ -132,11 +135,15 @@ class LogSearch:
         wanted = [needles(identifier) for identifier in search.identifiers]
         pattern = filters.any_of(n for some in wanted for n in some) if all(wanted) else None
         try:
-            for events in filtered(self._client, group.full_name, pattern, tally.since or 0, pace):
+            pages = filtered(self._client, group.full_name, pattern, tally.since or 0, pace)
+            events = next(pages, None)
+            while events is not None:
                 for event in events:
                     self._look(group, event, search, matcher, tally)
                     tally.since = max(tally.since or 0, event["timestamp"])
-                yield tally.page(total)
+                events = next(pages, None)
+                if events is not None:
+                    yield tally.page(total)
         except ClientError as error:
             if code_of(error) not in _UNREADABLE:
                 raise
@@ -146,7 +153,8 @@ class LogSearch:
                     place=place, reason=f"cannot be read: {code_of(error)}", size_bytes=group.stored_bytes
                 )
             )
-            yield tally.page(total)
+        tally.since = DONE
+        yield tally.page(total)
 
     def _look(
         self, group: Group, event: dict[str, Any], search: Search, matcher: Matcher, tally: _Tally
