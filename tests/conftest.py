@@ -240,6 +240,15 @@ def moto(servers: RunningEstate) -> str:
 
 
 @pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which every user can read, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="tenure-tests-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture
 def wait_until() -> Callable[..., None]:
     """`wait_until(condition, what, deadline_s=10)` polls until the condition holds; fails with `what` at the
     deadline."""

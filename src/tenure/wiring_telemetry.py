@@ -47,6 +47,7 @@ def make(
             user=settings.user,
             password=settings.password.resolve() if settings.password is not None else None,
             token=settings.token.resolve() if settings.token is not None else None,
+            anchor=anchor(cell, where.fenced_with) if where.fenced_with is not None else None,
         )
     return None
 

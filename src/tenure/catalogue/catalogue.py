@@ -230,12 +230,14 @@ class MetricsMap:
 
 @dataclass(frozen=True, kw_only=True)
 class PrometheusMap:
-    """Series in Prometheus, in which a label tells the tenant; `ignore` are names of metrics without tenants' data."""
+    """Series in Prometheus, in which a label tells the tenant; `ignore` are names of metrics without tenants' data.
+    `fenced_with` is the PostgreSQL store whose fence is its own too."""
 
     name: StoreName
     label: str
     metrics: tuple[KeyPattern, ...]
     ignore: tuple[KeyPattern, ...] = ()
+    fenced_with: StoreName | None = None
     kind: Literal[StoreKind.PROMETHEUS] = field(default=StoreKind.PROMETHEUS, init=False)
 
 
@@ -326,7 +328,13 @@ def _content(its: StoreMap) -> dict[str, object]:
             return {"kind": its.kind, "namespaces": namespaces, "ignore": ignored}
         case PrometheusMap():
             ignored = sorted(p.pattern for p in its.ignore)
-            return {"kind": its.kind, "label": its.label, "metrics": _keys(its.metrics), "ignore": ignored}
+            return {
+                "kind": its.kind,
+                "label": its.label,
+                "fenced_with": its.fenced_with,
+                "metrics": _keys(its.metrics),
+                "ignore": ignored,
+            }
 
 
 def _tables(its: TableMap | AnalyticsMap) -> dict[str, object]:

@@ -47,7 +47,7 @@ def check_catalogue(document: Document) -> None:
     tables listed twice, patterns that can never match."""
     stores = sketch_stores(block_at(document.root).get("stores"), ("stores",))
     for store in stores.values():
-        for reference in ("rides_with", "journal"):
+        for reference in ("rides_with", "journal", "fenced_with"):
             check_reference(document, stores, store, reference)
         _check_tables(document, store, isolation_of(store, stores))
         _check_keys(document, store)

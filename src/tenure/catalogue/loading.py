@@ -155,8 +155,9 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
             return PrometheusMap(
                 name=name,
                 label=its.label,
+                fenced_with=its.fenced_with,
                 metrics=tuple(KeyPattern(pattern=p, data_class=held) for p, held in its.metrics.items()),
-                ignore=tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in its.ignore),
+                ignore=_ignored(its.ignore),
             )
 
 

@@ -127,6 +127,11 @@ class PrometheusMapSettings(Settings):
         "Patterns of the names of metrics that have the label (`*`: any characters) and their class; the first that "
         "matches decides."
     )
+    fenced_with: Name | None = setting(
+        "The store of kind `postgresql` whose fence is this one's too: then nothing is erased by a process whose time "
+        "is over. Without it a fence is only noted by the process that erases.",
+        default=None,
+    )
     ignore: tuple[Pattern, ...] = setting(
         "Patterns of the names of metrics without tenants' data, such as `go_*`.", default=()
     )

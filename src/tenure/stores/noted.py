@@ -27,7 +27,7 @@ class NotedFence:
                     writable=known.writable, epoch=known.epoch, token=fence.token
                 )
 
-    def fence(self, fence: Fence) -> None:
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
         with self._lock:
             self._refuse_older(fence)
             self._noted[fence.tenant] = FenceState(writable=False, epoch=fence.epoch, token=fence.token)
@@ -37,7 +37,10 @@ class NotedFence:
             self._refuse_older(fence)
             self._noted.pop(fence.tenant, None)
 
-    def state(self, tenant: TenantId) -> FenceState:
+    def retire(self, fence: Fence) -> None:
+        self.open(fence)
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
         with self._lock:
             return self._noted.get(tenant, FenceState(writable=True, epoch=0, token=0))
 

@@ -22,15 +22,17 @@ from botocore.exceptions import ClientError
 from tenure.catalogue import DataClass, LogPlace, NamePattern
 from tenure.client import Fenced, touch, translating
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, LogsCopy, LogsStore
+from tenure.stores.cloudwatch.copy import LATE_S
 from tenure.stores.cloudwatch.events import HOUR_MS, Stream
 from tenure.stores.cloudwatch.hours import key_of
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.aws_faults import FaultyAws, refused
 from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}
@@ -111,17 +113,26 @@ class LogsRig:
         self._made.append(store)
         return store
 
-    def copy(self, tenant: TenantId, source: Side, target: Side, **changes: Any) -> LogsCopy:
+    def copy(
+        self,
+        tenant: TenantId,
+        source: Side,
+        target: Side,
+        *,
+        leaving: LogsStore | None = None,
+        entering: LogsStore | None = None,
+        late_s: float = LATE_S,
+    ) -> LogsCopy:
         ours, theirs = self.carrier(source), self.carrier(target)
-        options: dict[str, Any] = {
-            "link": f"link-{tenant}",
-            "tenant": tenant,
-            "source": self.beside(ours),
-            "target": self.beside(theirs),
-            "source_journal": PostgresJournal(ours),
-            "target_journal": PostgresJournal(theirs),
-        }
-        copy = LogsCopy(**{**options, **changes})
+        copy = LogsCopy(
+            link=f"link-{tenant}",
+            tenant=tenant,
+            source=leaving or self.beside(ours),
+            target=entering or self.beside(theirs),
+            source_journal=PostgresJournal(ours),
+            target_journal=PostgresJournal(theirs),
+            late_s=late_s,
+        )
         self._copies.append(copy)
         return copy
 
@@ -149,7 +160,7 @@ class LogsRig:
             try:
                 with translating(tenant), connection.transaction():
                     touch(connection, tenant, STORE, key_of(stream, at))
-                    self.put(side, stream, at, json.dumps({"value": value}))
+                    self.put(side, stream, at, json.dumps({"tenant": tenant, "value": value}))
             except Fenced as error:
                 raise AppRefused from error
 
@@ -187,7 +198,15 @@ class LogsRig:
                 logGroupName=self.prefix + stream.group, logStreamName=stream.name
             )
         else:
-            self.put(side, stream, self.now(), json.dumps({"value": value}))
+            self.put(side, stream, self.now(), json.dumps({"tenant": tenant, "value": value}))
+
+    def stray(self, side: Side, text: str) -> Stray:
+        self.put(side, Stream("/debug/sandbox", secrets.token_hex(4)), self.now(), text)
+        return Stray(
+            place=Place(kind=PlaceKind.LOG_EVENT, name="/debug/sandbox"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.LOG_GROUP, name="/debug/sandbox"),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         hour = next(self._clock)

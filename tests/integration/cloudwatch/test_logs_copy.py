@@ -127,12 +127,13 @@ def test_what_the_server_rejects_as_too_old_is_left_out_and_the_rest_arrives(
     at = rig.now()
     put(rig, BLUE, "web", [(at, "rejected"), (at + 1, "taken")])
     target, proxy = rig.faulty(GREEN)
+    target.groups.make(rig.stream(ACME, "web"), retention_days=None)
 
     def first_left_out(answer: dict[str, Any]) -> dict[str, Any]:
         return {**answer, "rejectedLogEventsInfo": {"tooOldLogEventEndIndex": 1}}
 
     proxy.answer(Answer(edit=first_left_out), operation="PutLogEvents", times=1)
-    copy = following(rig.copy(ACME, BLUE, GREEN, target=target), wait_until)
+    copy = following(rig.copy(ACME, BLUE, GREEN, entering=target), wait_until)
     close(copy.source)
     copy.seal(copy.mark(), timeout_s=DEADLINE_S)
     rig.client(GREEN).delete_log_stream(logGroupName=rig.prefix + "/app/acme", logStreamName="web")
@@ -149,9 +150,10 @@ def test_what_the_server_finds_too_far_in_the_future_is_brought_later(
     rig = logs_rig()
     put(rig, BLUE, "web", [(rig.now(), "of a fast clock")])
     target, proxy = rig.faulty(GREEN)
+    target.groups.make(rig.stream(ACME, "web"), retention_days=None)
     too_new = b'{"rejectedLogEventsInfo": {"tooNewLogEventStartIndex": 0}}'
     proxy.answer(Answer(status=200, body=too_new), operation="PutLogEvents", times=2)
-    following(rig.copy(ACME, BLUE, GREEN, target=target), wait_until)
+    following(rig.copy(ACME, BLUE, GREEN, entering=target), wait_until)
     assert proxy.asked.count("PutLogEvents") == 3
     assert events(rig, GREEN) == events(rig, BLUE)
 
@@ -163,7 +165,7 @@ def test_an_answer_that_is_lost_puts_no_event_twice(logs_rig: MakeRig, wait_unti
     target, proxy = rig.faulty(GREEN)
     target.groups.make(rig.stream(ACME, "web"), retention_days=None)
     proxy.answer(Answer(status=None, after=True), operation="PutLogEvents", times=2)
-    copy = following(rig.copy(ACME, BLUE, GREEN, target=target), wait_until)
+    copy = following(rig.copy(ACME, BLUE, GREEN, entering=target), wait_until)
     assert events(rig, GREEN) == events(rig, BLUE)
     assert copy.compare().equal
 
@@ -190,7 +192,7 @@ def test_a_copy_survives_throttling_silence_and_expired_tokens(logs_rig: MakeRig
         proxy.answer(refused("ThrottlingException"), operation="PutLogEvents", times=3)
         proxy.answer(refused("ServiceUnavailableException", status=503), operation="CreateLogStream", times=1)
         proxy.answer(Answer(silent=True), operation="PutLogEvents", times=1)
-        copy = following(rig.copy(ACME, BLUE, GREEN, source=source, target=target), wait_until)
+        copy = following(rig.copy(ACME, BLUE, GREEN, leaving=source, entering=target), wait_until)
         assert copy.compare().equal
         assert {f"web{n}": events(rig, GREEN, f"web{n}") for n in range(4)} == {
             f"web{n}": events(rig, BLUE, f"web{n}") for n in range(4)
@@ -244,10 +246,10 @@ def test_two_cells_on_the_same_groups_are_refused(logs_rig: MakeRig) -> None:
     rig = logs_rig()
     put(rig, BLUE, "web", [(rig.now(), "one")])
     same = rig.store(GREEN, account=rig.account(BLUE))
-    found = codes(rig.copy(ACME, BLUE, GREEN, target=same).preflight())
+    found = codes(rig.copy(ACME, BLUE, GREEN, entering=same).preflight())
     assert found["same_groups"].severity is Severity.REFUSAL
     other = rig.store(GREEN, account=rig.account(BLUE), prefix=f"{rig.prefix}/green")
-    assert "same_groups" not in codes(rig.copy(ACME, BLUE, GREEN, target=other).preflight())
+    assert "same_groups" not in codes(rig.copy(ACME, BLUE, GREEN, entering=other).preflight())
 
 
 def test_a_plan_tells_what_reacts_to_copied_events_and_whose_retention_differs(logs_rig: MakeRig) -> None:

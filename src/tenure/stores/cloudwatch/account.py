@@ -16,8 +16,8 @@ WORKERS: Final = 8
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long a server may say nothing at all."""
 PING_TIMEOUT_S: Final = 2.0
-ATTEMPTS: Final = 6
-"""With boto's growing pauses between them, up to half a minute: throttling by the account's quotas is everyday here."""
+ATTEMPTS: Final = 5
+"""With boto's growing pauses between them, up to a quarter of a minute: throttling by quotas is everyday here."""
 _SESSION: Final = boto3.session.Session()
 _SESSION_LOCK: Final = threading.Lock()
 """One session for all stores: each one reads boto's descriptions anew. Making clients is not thread-safe."""

@@ -32,12 +32,6 @@ def any_of(texts: Iterable[str]) -> str | None:
     return pattern if alternatives and len(pattern) <= MOST_LETTERS else None
 
 
-def phrase(text: str) -> str:
-    """A pattern for the events with exactly this text as a phrase: in double quotes, with `"` and `\\` escaped."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
 def _quoted(text: str) -> str | None:
     """The text as part of a regular expression; None where it has a character that these do not know."""
     quoted = "".join(

@@ -32,8 +32,8 @@ from tenure.model.search import (
 )
 from tenure.stores.cloudwatch.account import PING_TIMEOUT_S, Account
 from tenure.stores.cloudwatch.errors import code_of, translated
+from tenure.stores.cloudwatch.events import TOKEN_FAILURES
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
-from tenure.stores.noted import NotedFence
 
 EXPIRE_AFTER: Final = timedelta(days=455)
 """How long CloudWatch keeps a data point at most: 15 months (CloudWatch user guide, "Metrics retention")."""
@@ -71,7 +71,7 @@ class Metric:
 
 
 class MetricsStore:
-    """The metric namespaces of one region and account. The fence is only noted. Thread-safe.
+    """The metric namespaces of one region and account. Thread-safe.
 
     What it shows are the metrics that were reported in the last two weeks: CloudWatch lists no others, and keeps the
     data points of all of them for 15 months.
@@ -93,7 +93,6 @@ class MetricsStore:
         self._ping_client = account.client("cloudwatch", timeout_s=PING_TIMEOUT_S, attempts=2)
         self._places = {place.namespace: place for place in places}
         self._ignore = tuple(ignore)
-        self._noted = NotedFence(name)
 
     @property
     def name(self) -> StoreName:
@@ -145,15 +144,15 @@ class MetricsStore:
         self, token: str | None, pace: Pace, **asked: Any
     ) -> Iterator[tuple[list[Metric], str | None]]:
         """The pages of a listing from that token on, each with the next one's. Begun anew where a token is refused."""
-        begun_anew = False
+        failures = 0
         while True:
             position = {} if token is None else {"NextToken": token}
             try:
                 page = self._client.list_metrics(**asked, **position)
             except ClientError as error:
-                if token is None or begun_anew or code_of(error) not in _BAD_TOKEN:
+                if token is None or failures == TOKEN_FAILURES or code_of(error) not in _BAD_TOKEN:
                     raise
-                token, begun_anew = None, True
+                token, failures = None, failures + 1
                 continue
             metrics = [Metric.of(listed) for listed in page.get("Metrics", [])]
             token = page.get("NextToken") or None
@@ -169,23 +168,22 @@ class MetricsStore:
     # -- the fence, and what cannot be done --------------------------------------------------------------------------
 
     def claim(self, fence: Fence) -> None:
-        self._noted.claim(fence)
+        """Changes nothing: there is nothing to keep an older holder from."""
 
-    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
-        self._noted.fence(fence)
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        """Changes nothing: only the gate and `tenure.client` keep a tenant's metrics out."""
 
     def open(self, fence: Fence) -> None:
-        self._noted.open(fence)
+        """Changes nothing."""
 
-    def fence_state(self, tenant: TenantId) -> FenceState:
-        return self._noted.state(tenant)
+    def fence_state(self, tenant: TenantId) -> FenceState:  # noqa: ARG002
+        return FenceState(writable=True, epoch=0, token=0)
 
     def retire(self, fence: Fence) -> None:
-        self._noted.open(fence)
+        """Changes nothing."""
 
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:  # noqa: ARG002
         """Raises `StoreRefused`, whatever there is: that none is listed does not mean that none is kept."""
-        self._noted.require_erasable(fence)
         left = self.inventory(fence.tenant)
         raise StoreRefused(
             f"{self.where}: nobody can delete CloudWatch metrics; {left.items} series of {fence.tenant} were "

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from tenure.catalogue.patterns import PLACEHOLDER
 from tenure.catalogue.shapes import shape, shown
 from tenure.errors import UsageError
 from tenure.model.matching import Match, Matcher, needles
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import (
+    TENANT_KIND,
     Coverage,
     Entry,
     FindPage,
@@ -35,13 +37,14 @@ from tenure.stores.contract import Pace
 
 NAMES_AT_ONCE: Final = 1000
 ALL_STREAMS: Final = "*"
+DONE: Final = -1
 _UNREADABLE: Final = frozenset({"AccessDeniedException", "InvalidOperationException"})
 
 
 @dataclass
 class _Tally:
     """How far a search is, as its cursor says it: the group (by its full name), and the time up to which its events
-    have been looked at. `since` None: its names have not been looked at yet."""
+    have been looked at: `DONE` for all of them, None if not even its names have been."""
 
     group: str = ""
     since: int | None = None
@@ -90,6 +93,8 @@ class LogSearch:
         for group in chosen:
             if group.full_name != tally.group:
                 tally.group, tally.since = group.full_name, None
+            elif tally.since == DONE:
+                continue
             if tally.since is None:
                 yield from self._names(group, search, matcher, tally, pace, total)
                 tally.since = 0
@@ -130,11 +135,15 @@ class LogSearch:
         wanted = [needles(identifier) for identifier in search.identifiers]
         pattern = filters.any_of(n for some in wanted for n in some) if all(wanted) else None
         try:
-            for events in filtered(self._client, group.full_name, pattern, tally.since or 0, pace):
+            pages = filtered(self._client, group.full_name, pattern, tally.since or 0, pace)
+            events = next(pages, None)
+            while events is not None:
                 for event in events:
                     self._look(group, event, search, matcher, tally)
                     tally.since = max(tally.since or 0, event["timestamp"])
-                yield tally.page(total)
+                events = next(pages, None)
+                if events is not None:
+                    yield tally.page(total)
         except ClientError as error:
             if code_of(error) not in _UNREADABLE:
                 raise
@@ -144,7 +153,8 @@ class LogSearch:
                     place=place, reason=f"cannot be read: {code_of(error)}", size_bytes=group.stored_bytes
                 )
             )
-            yield tally.page(total)
+        tally.since = DONE
+        yield tally.page(total)
 
     def _look(
         self, group: Group, event: dict[str, Any], search: Search, matcher: Matcher, tally: _Tally
@@ -189,7 +199,7 @@ class LogSearch:
                 items=1,
                 examples=(shown(item, search.known | search.tenants, search.identifiers),),
                 encodings=(match.encoding,),
-                entry=proposed(group.name, search.known | search.tenants) if undocumented else None,
+                entry=proposed(group.name, *_words(search)) if undocumented else None,
             )
         )
 
@@ -209,7 +219,7 @@ class LogSearch:
         """The place as the catalogue would name it."""
         place = self._groups.place_of(group.name) if group.inside else None
         if place is None:
-            return shape(group.name, search.known | search.tenants, [i.value for i in search.identifiers])
+            return shaped(group.name, *_words(search))
         return f"{place.group.text}:{place.streams.text}" if place.streams is not None else place.group.text
 
     # -- the survey --------------------------------------------------------------------------------------------------
@@ -242,7 +252,7 @@ class LogSearch:
             return
         if place is None or (place.group.own and place.group.tenant_of(group.name) not in tenants):
             yield Surveyed(
-                place=Place(kind=PlaceKind.LOG_GROUP, name=shape(group.name, tenants)),
+                place=Place(kind=PlaceKind.LOG_GROUP, name=shaped(group.name, tenants)),
                 classified=False,
                 items=1,
                 entry=proposed(group.name, tenants),
@@ -294,10 +304,27 @@ def filtered(
             return
 
 
-def proposed(group: str, tenants: Collection[str]) -> dict[str, Entry]:
+def shaped(group: str, tenants: Collection[str], hidden: Collection[str] = ()) -> str:
+    """The group's name as the catalogue could have it: a tenant's id in the path is `{tenant}`. People name groups, so
+    the rest is shown, but for what lies below a part with something that must not be."""
+    parts: list[str] = []
+    for part in group.split("/"):
+        if any(value in part for value in hidden):
+            return "/".join([*parts, "*"])
+        parts.append(PLACEHOLDER if part in tenants and PLACEHOLDER not in parts else part)
+    return "/".join(parts)
+
+
+def _words(search: Search) -> tuple[Collection[str], Collection[str]]:
+    """The ids that may be shown, and what must not be."""
+    hidden = [i.value for i in search.identifiers if i.kind != TENANT_KIND]
+    return search.known | search.tenants, hidden
+
+
+def proposed(group: str, tenants: Collection[str], hidden: Collection[str] = ()) -> dict[str, Entry]:
     """What the catalogue could say of the group."""
-    name = shape(group, tenants)
-    own = "{tenant}" in name
+    name = shaped(group, tenants, hidden)
+    own = PLACEHOLDER in name
     return {"groups": {name: {"holds": "personal"} if own else {"holds": "personal", "streams": ALL_STREAMS}}}
 
 

@@ -112,24 +112,16 @@ class LogsStore:
         (self._anchored or self._noted).claim(fence)
 
     def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
-        if self._anchored is not None:
-            self._anchored.fence(fence, expires_in_s=expires_in_s, drain_s=drain_s)
-        else:
-            self._noted.fence(fence)
+        (self._anchored or self._noted).fence(fence, expires_in_s=expires_in_s, drain_s=drain_s)
 
     def open(self, fence: Fence) -> None:
         (self._anchored or self._noted).open(fence)
 
     def fence_state(self, tenant: TenantId) -> FenceState:
-        if self._anchored is not None:
-            return self._anchored.fence_state(tenant)
-        return self._noted.state(tenant)
+        return (self._anchored or self._noted).fence_state(tenant)
 
     def retire(self, fence: Fence) -> None:
-        if self._anchored is not None:
-            self._anchored.retire(fence)
-        else:
-            self._noted.open(fence)
+        (self._anchored or self._noted).retire(fence)
 
     # -- what there is -----------------------------------------------------------------------------------------------
 

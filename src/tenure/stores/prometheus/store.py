@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from tenure.catalogue import DataClass, KeyPattern
@@ -14,7 +15,8 @@ from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
+from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, TenantFence, unhurried
+from tenure.stores.journaled import Anchored
 from tenure.stores.noted import NotedFence
 from tenure.stores.prometheus.api import PrometheusApi, selector
 from tenure.stores.prometheus.search import SeriesSearch
@@ -29,7 +31,10 @@ _MASK: Final = (1 << 128) - 1
 
 
 class PrometheusStore:
-    """The series of one server whose `label` is a tenant's id. The fence is only noted. Thread-safe.
+    """The series of one server whose `label` is a tenant's id. Thread-safe.
+
+    Prometheus keeps nobody's series out. The fence is that of the cell's PostgreSQL (`anchor`), so that no process that
+    was stopped for long can erase what a tenant has reported since; without one it is only noted.
 
     Erasing needs the admin API. Samples of the last hours are also in the server's write-ahead log, which only the
     server itself rewrites when it compacts its head, as a rule within three hours.
@@ -47,6 +52,7 @@ class PrometheusStore:
         user: str | None = None,
         password: Secret | None = None,
         token: Secret | None = None,
+        anchor: TenantFence | None = None,
     ) -> None:
         self._name = name
         self._cell = cell
@@ -54,6 +60,7 @@ class PrometheusStore:
         self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in metrics)
         self._ignore = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in ignore)
         self._api = PrometheusApi(url, where=self.where, user=user, password=password, token=token)
+        self._anchored = Anchored(name, anchor) if anchor is not None else None
         self._noted = NotedFence(name)
 
     @property
@@ -71,6 +78,8 @@ class PrometheusStore:
 
     @property
     def capabilities(self) -> Capabilities:
+        if self._anchored is not None:
+            return replace(self._anchored.capabilities, stays=STAYS)
         return Capabilities(fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS)
 
     @property
@@ -115,26 +124,26 @@ class PrometheusStore:
     # -- the fence ---------------------------------------------------------------------------------------------------
 
     def claim(self, fence: Fence) -> None:
-        self._noted.claim(fence)
+        (self._anchored or self._noted).claim(fence)
 
-    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:  # noqa: ARG002
-        self._noted.fence(fence)
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        (self._anchored or self._noted).fence(fence, expires_in_s=expires_in_s, drain_s=drain_s)
 
     def open(self, fence: Fence) -> None:
-        self._noted.open(fence)
+        (self._anchored or self._noted).open(fence)
 
     def fence_state(self, tenant: TenantId) -> FenceState:
-        return self._noted.state(tenant)
+        return (self._anchored or self._noted).fence_state(tenant)
 
     def retire(self, fence: Fence) -> None:
-        self._noted.open(fence)
+        (self._anchored or self._noted).retire(fence)
 
     # -- erasing -----------------------------------------------------------------------------------------------------
 
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
         """Delete the samples of all times, have the blocks on disk rewritten, and see by a query that none is left;
         return how many series had samples. Raises `StoreUnavailable` if some have again: they are still reported."""
-        self._noted.require_erasable(fence)
+        (self._anchored or self._noted).require_erasable(fence)
         before = self.inventory(fence.tenant).items
         self._api.delete(self._of(fence.tenant))
         self._api.clean()
