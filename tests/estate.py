@@ -383,6 +383,7 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("gate", "select tenure.gate(%(tenant)s)::text where tenure.gate(%(tenant)s) is not null"),
         ("touched in bulk", "select relation from tenure.touched_in_bulk where tenant_id = %(tenant)s"),
         ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
+        ("copier", "select store from tenure.copier where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
     )
     given = {"tenant": tenant, "prefix": tenant_prefix(TenantId(tenant))}

@@ -9,21 +9,22 @@ from contextlib import contextmanager
 from typing import Final
 
 from tenure.errors import FenceRefused, LeaseLost
-from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
-from tenure.stores.s3.errors import translated
-from tenure.stores.s3.store import S3Store
+from tenure.stores.journaled.ports import LinkRecord
 
 CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Ownership:
-    """That the target is fenced, and `copier` the one who copies into it: when this was last seen. Thread-safe."""
+    """That the target is fenced, and `copier` the one who copies into it: when this was last seen. Thread-safe.
 
-    def __init__(self, target: S3Store, tenant: TenantId, copier: str) -> None:
+    `target` is its record; `where` names it in messages.
+    """
+
+    def __init__(self, target: LinkRecord, copier: str, where: str) -> None:
         self._target = target
-        self._tenant = tenant
         self._copier = copier
+        self._where = where
         self._mending: Fence | None = None
         self._seen_at: float | None = None
 
@@ -54,18 +55,16 @@ class Ownership:
 
     def check_fence(self, fence: Fence) -> None:
         """Raise `FenceRefused` unless the target is fenced, and not by a newer holder."""
-        with translated(self._target.where):
-            record, accepts = self._target.fencing(self._tenant).read()
-        if accepts or record.token > fence.token:
-            raise FenceRefused(f"{self._target.where} is no longer this operation's to write to")
+        found = self._target.read()
+        if found.accepts or found.token > fence.token:
+            raise FenceRefused(f"{self._where} is no longer this operation's to write to")
 
     def _look(self) -> None:
-        with translated(self._target.where):
-            record, accepts = self._target.fencing(self._tenant).read()
+        found = self._target.read()
         mending = self._mending
-        theirs = record.copier != self._copier if mending is None else record.token > mending.token
-        if accepts or theirs:
+        theirs = found.process != self._copier if mending is None else found.token > mending.token
+        if found.accepts or theirs:
             raise LeaseLost(
-                f"{self._target.where} is {'open for the tenant' if accepts else 'copied into by another process'} now",
+                f"{self._where} is {'open for the tenant' if found.accepts else 'copied into by another process'} now",
                 hint="this copy is over; the operation goes on elsewhere",
             )
