@@ -7,7 +7,7 @@ Nothing outside an adapter branches on the kind of a store: honest differences a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,7 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import FindPage, Search, Survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,18 @@ class Mutex(Protocol):
     def __call__(self, name: str) -> AbstractContextManager[Callable[[], None]]: ...
 
 
+class Pace(Protocol):
+    """The caller's limiter and its way to stop. Safe for several threads."""
+
+    def __call__(self, *, items: int, size_bytes: int) -> None:
+        """Told after each request what it read. Waits as long as the caller's rate demands, and raises to end the work:
+        the store lets that through, and leaves nothing behind on its server."""
+
+
+def unhurried(*, items: int, size_bytes: int) -> None:
+    """A `Pace` without limit."""
+
+
 class Store(Protocol):
     """One system in one cell that holds tenants' data."""
 
@@ -108,6 +121,34 @@ class Store(Protocol):
 
     def inventory(self, tenant: TenantId) -> Inventory:
         """Count and digest everything the catalogue places here for the tenant. Reads only."""
+
+    def survey(self, tenants: Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        """Everything there is in this store, place by place, with whether the catalogue classifies it; and what the
+        catalogue names for this cell that is not there.
+
+        `tenants` are all ids there are, to tell what belongs to a tenant from what only looks so. Tenure's own records
+        are no places. Places that tenants share the shape of (a schema, a key prefix each) are given once, in the form
+        of the catalogue. Covers the store's own databases, bucket, index or groups, not what else its server has: that
+        is `find`'s. What the login may not see is `skipped`. Reads only. Raises `StoreUnavailable`.
+        """
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        """Where these identifiers appear, page by page, each page about a second's work or less.
+
+        Looks at every name, value, key, label and description in which the store can hold text, in whatever form
+        `matching.Matcher` reads, and not only at live data: old versions and unfinished uploads too. Items that are
+        there all the time are looked at at least once; those that come, go or change meanwhile may be missed. After a
+        resumption, and where a server lists an item twice, an item may be counted again. `cursor` is that of a page of
+        an equal search, also of another process or day; where the server has forgotten the place meanwhile, the search
+        begins the part anew, rather than leave anything out.
+
+        Nothing is left out silently: values over the limit, containers that cannot be opened, places the login may not
+        read, are in `skipped`. One such place ends nothing. Reads only, takes no locks that writers wait for, holds no
+        transaction, cursor or scroll on the server between pages. Raises `StoreUnavailable`, and `UsageError` for a
+        cursor that is none of this store's. Does nothing until the first page is asked for.
+        """
 
     def claim(self, fence: Fence) -> None:
         """Refuse holders of smaller tokens from now on, wherever this store knows anything of the tenant's fences.
