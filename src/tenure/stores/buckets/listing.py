@@ -68,13 +68,13 @@ def object_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[dict[st
         here = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def version_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[Version]]:
-    """Every version and delete marker under the prefix, those of a key newest first.
+def version_pages(client: Any, bucket: str, prefix: str, after: str = "") -> Iterator[list[Version]]:
+    """Every version and delete marker under the prefix, those of a key newest first; only of keys behind `after`.
 
     After a marker that the server no longer knows, some may come a second time.
     """
-    here: dict[str, str] = {}
-    before = ""
+    here: dict[str, str] = {"KeyMarker": after} if after else {}
+    before = after
     while True:
         try:
             page = client.list_object_versions(Bucket=bucket, Prefix=prefix, **here)

@@ -1,5 +1,5 @@
-"""The requests that a vault makes of its bucket: conditional writes whose answers may be lost, reads of any version, and
-locks that only grow."""
+"""The requests that a vault makes of its bucket: conditional writes whose answers may be lost, reads of any version,
+and locks that only grow."""
 
 from __future__ import annotations
 
@@ -72,6 +72,29 @@ class Access:
             lock=_lock(answer),
             legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
         )
+
+    def beginning(self, key: str, version: str | None, limit: int) -> tuple[bytes, Mapping[str, str]] | None:
+        """The first bytes of an object and its metadata; None where there is no such object."""
+        which = {} if version is None else {"VersionId": version}
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key, **which)
+        except ClientError as error:
+            if code_of(error) in {*ABSENT, "MethodNotAllowed"}:
+                return None
+            raise
+        with answer["Body"] as body:
+            return body.read(limit), answer.get("Metadata", {})
+
+    def tags(self, key: str, version: str | None) -> Mapping[str, str]:
+        """An object's tags; none where there is no such object."""
+        which = {} if version is None else {"VersionId": version}
+        try:
+            answer = self.client.get_object_tagging(Bucket=self.bucket, Key=key, **which)
+        except ClientError as error:
+            if code_of(error) in {*ABSENT, "MethodNotAllowed"}:
+                return {}
+            raise
+        return {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", [])}
 
     def put(
         self, key: str, body: bytes, condition: Mapping[str, str] = ALWAYS, *, lock: Lock | None = None

@@ -3,8 +3,8 @@
 Backups may be begun, written and completed while this runs, several may run, and each may be stopped anywhere for any
 time. An upload is first *condemned*, on a list in the vault, and deleted later:
 
-- A writing that begins after the list was written keeps clear of what it names: it puts such chunks anew, under names of
-  its own. So an upload that was condemned is never needed by a backup that began later.
+- A writing that begins after the list was written keeps clear of what it names: it puts such chunks anew, under names
+  of its own. So an upload that was condemned is never needed by a backup that began later.
 - A writing that began before may rely on it. Nothing on the list is deleted before no such writing is unfinished, and a
   writing that has ended cannot be completed. Then the manifests are read, and what any of them needs stays.
 
@@ -91,7 +91,8 @@ def _state(
     if shelf.damaged:
         first = shelf.damaged[0]
         raise VaultDamaged(
-            f"{where}: it cannot be known what backup {first.id} of {tenant} needs: {first.reason}; nothing is collected",
+            f"{where}: nothing is collected, for it cannot be known what backup {first.id} of {tenant} needs: "
+            f"{first.reason}",
             hint="mend it, or delete that backup by its id",
         )
     for backup in shelf.complete:

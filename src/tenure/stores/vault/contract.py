@@ -2,8 +2,8 @@
 
 A vault is one bucket per region. What it is given is ciphertext in chunks, of one tenant each, under ids that tell it
 nothing; what it is told in the clear stands in the manifest's public part. The data key is kept elsewhere: a manifest
-names it by a reference only. A manifest is written last, in one request that fails if the writing was ended meanwhile, so
-a torn backup is never listed as complete; and what a complete manifest needs is never collected as garbage.
+names it by a reference only. A manifest is written last, in one request that fails if the writing was ended meanwhile,
+so a torn backup is never listed as complete; and what a complete manifest needs is never collected as garbage.
 """
 
 from __future__ import annotations

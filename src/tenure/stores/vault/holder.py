@@ -1,5 +1,5 @@
-"""Who holds a tenant in a vault: a small object outside the tenant's part. While it is held, no backup of the tenant can
-be begun or completed, and only its holder, or a newer one, may erase."""
+"""Who holds a tenant in a vault: a small object outside the tenant's part. While it is held, no backup of the tenant
+can be begun or completed, and only its holder, or a newer one, may erase."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where what is kept in a vault lies, and how it is written. `docs/vault.md` describes it for whoever has to read a vault
-without Tenure."""
+"""Where what is kept in a vault lies, and how it is written. `docs/vault.md` describes it for whoever has to read a
+vault without Tenure."""
 
 from __future__ import annotations
 
@@ -161,9 +161,11 @@ def parse_list(body: bytes, *, digest: str, where: str) -> dict[ChunkId, Stored]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What stands at a backup's key: first that it is being written, in the end its manifest. `turn` is new with each
-    writing of the record, so that equal ones are the same. `knows`: the lists of condemned uploads that the writer keeps
-    clear of."""
+    """What stands at a backup's key: first that it is being written, in the end its manifest.
+
+    `turn` is new each time a record is written, so that equal ones are the same. `knows`: the lists of condemned uploads
+    that the writer keeps clear of.
+    """
 
     state: str
     tenant: TenantId
