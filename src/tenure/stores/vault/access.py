@@ -170,18 +170,17 @@ class Access:
         return found if found.get("ObjectLockEnabled") == "Enabled" else None
 
     def extend(self, key: str, lock: Lock) -> None:
-        """Have the object locked at least that long; a longer or stricter lock stays."""
+        """Have the object locked at least that long and that strictly; a longer or stricter lock stays."""
         try:
             self._retain(key, lock)
         except ClientError as error:
             if code_of(error) not in ("AccessDenied", "403", "InvalidRequest"):
                 raise
             there = self.lock_of(key)[0]
-            if there is None:
+            if there is None or (there.mode, lock.mode) == (LockMode.GOVERNANCE, LockMode.COMPLIANCE):
                 raise
-            if there.until >= lock.until:
-                return
-            self._retain(key, Lock(mode=there.mode, until=lock.until))
+            if there.until < lock.until:
+                self._retain(key, Lock(mode=there.mode, until=lock.until))
 
     def _retain(self, key: str, lock: Lock) -> None:
         self.client.put_object_retention(

@@ -39,10 +39,13 @@ class LockMode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """Until when the server itself refuses to delete something."""
+    """Until when the server itself refuses to delete something; to the second, as servers count."""
 
     mode: LockMode
     until: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "until", self.until.replace(microsecond=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,8 +163,8 @@ def parse_list(body: bytes, *, digest: str, where: str) -> dict[ChunkId, Stored]
 class Record:
     """What stands at a backup's key: first that it is being written, in the end its manifest.
 
-    `turn` is new each time a record is written, so that equal ones are the same. `knows`: the lists of condemned uploads
-    that the writer keeps clear of.
+    `turn` is new each time a record is written, so that equal ones are the same. `knows`: the lists of condemned
+    uploads that the writer keeps clear of.
     """
 
     state: str
