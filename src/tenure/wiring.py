@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap
+from tenure.catalogue import PgvectorMap, PostgresMap, QualifiedName, RedisMap, S3Map, TableMap, VaultMap
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
 from tenure.engine.heartbeat import never
@@ -23,6 +23,7 @@ from tenure.estate.config import (
     PostgresSettings,
     RedisSettings,
     S3Settings,
+    VaultSettings,
     load_estate,
 )
 from tenure.estate.values import server_address
@@ -38,6 +39,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.stores.buckets.client import Bucket
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
@@ -50,6 +52,7 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
+from tenure.stores.vault import VaultStore
 
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
@@ -140,6 +143,8 @@ class Stores:
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
+        if isinstance(settings, VaultSettings) and isinstance(where, VaultMap):
+            return self._vault(cell, where, settings)
         raise ConfigurationError(f"{name} of {cell} is a {settings.kind}, the catalogue says {where.kind}")
 
     def _postgres(self, cell: CellName, where: PostgresMap, settings: PostgresSettings) -> PostgresStore:
@@ -176,6 +181,16 @@ class Stores:
             collections=tuple(k.pattern for k in where.keys),
             trust_etags=settings.trust_etags,
         )
+
+    def _vault(self, cell: CellName, where: VaultMap, settings: VaultSettings) -> VaultStore:
+        bucket = Bucket(
+            endpoint=settings.endpoint,
+            name=settings.bucket,
+            region=settings.region,
+            access_key=settings.access_key.resolve() if settings.access_key is not None else Secret(""),
+            secret_key=settings.secret_key.resolve() if settings.secret_key is not None else Secret(""),
+        )
+        return VaultStore(name=where.name, cell=cell, bucket=bucket, prefix=where.prefix)
 
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:
         """Where the app says what it changes in stores without a change feed."""

@@ -1,5 +1,5 @@
-"""Stores that a move leaves where they are keep what is left of the promises of `tenure.stores.contract`: one suite, run
-against real servers of each kind."""
+"""Stores that a move leaves where they are keep what is left of the promises of `tenure.stores.contract`: one suite,
+run against real servers of each kind."""
 
 from __future__ import annotations
 

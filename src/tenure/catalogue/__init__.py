@@ -11,6 +11,7 @@ from tenure.catalogue.catalogue import (
     StoreMap,
     Table,
     TableMap,
+    VaultMap,
 )
 from tenure.catalogue.classes import DataClass
 from tenure.catalogue.loading import load_catalogue
@@ -32,5 +33,6 @@ __all__ = [
     "Table",
     "TableMap",
     "Template",
+    "VaultMap",
     "load_catalogue",
 ]

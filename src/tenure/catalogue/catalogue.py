@@ -22,6 +22,7 @@ class StoreKind(StrEnum):
     PGVECTOR = "pgvector"
     REDIS = "redis"
     S3 = "s3"
+    VAULT = "vault"
 
 
 class Isolation(StrEnum):
@@ -107,8 +108,17 @@ class S3Map:
         return _classify(self.keys, key)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VaultMap:
+    """The vaults in which backups are kept: how a tenant's part begins in each."""
+
+    name: StoreName
+    prefix: Template
+    kind: Literal[StoreKind.VAULT] = field(default=StoreKind.VAULT, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
-StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map
+StoreMap = PostgresMap | PgvectorMap | RedisMap | S3Map | VaultMap
 
 
 def _classify(patterns: tuple[KeyPattern, ...], key: str) -> DataClass | None:
@@ -159,6 +169,8 @@ def _content(its: StoreMap) -> dict[str, object]:
         case S3Map():
             extra = {"journal": its.journal, "principal": its.principal}
             return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
+        case VaultMap():
+            return {"kind": its.kind, "prefix": its.prefix.text}
 
 
 def _tables(its: TableMap) -> dict[str, object]:

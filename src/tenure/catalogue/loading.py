@@ -15,6 +15,7 @@ from tenure.catalogue.catalogue import (
     S3Map,
     StoreMap,
     Table,
+    VaultMap,
 )
 from tenure.catalogue.checks import check_catalogue
 from tenure.catalogue.patterns import KeyPattern, Template
@@ -27,6 +28,7 @@ from tenure.catalogue.schema import (
     S3MapSettings,
     StoreMapSettings,
     TableSettings,
+    VaultMapSettings,
 )
 from tenure.document import Document, raise_problems, read_document, validate
 from tenure.model.names import StoreName
@@ -79,6 +81,8 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 principal=its.principal,
                 keys=_keys(its),
             )
+        case VaultMapSettings():
+            return VaultMap(name=name, prefix=Template.prefix(its.prefix))
 
 
 def _tables(tables: Mapping[str, TableSettings], default: str | None) -> Mapping[QualifiedName, Table]:

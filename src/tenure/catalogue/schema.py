@@ -182,8 +182,21 @@ class S3MapSettings(Settings):
     )
 
 
+class VaultMapSettings(Settings):
+    """The vault in which tenants' backups are kept, one per region. A move leaves it where it is."""
+
+    title: ClassVar[str] = "stores.NAME (kind: vault)"
+    kind: Literal["vault"] = setting("A bucket in Amazon S3, or in a store with its protocol.")
+    prefix: Prefix = setting(
+        "How the keys of a tenant's backups begin in every vault; the rule is that of `redis`. Nothing else may lie in "
+        "a vault's bucket.",
+        default="backups/{tenant}/",
+    )
+
+
 StoreMapSettings = Annotated[
-    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings, Discriminator("kind")
+    PostgresMapSettings | PgvectorMapSettings | RedisMapSettings | S3MapSettings | VaultMapSettings,
+    Discriminator("kind"),
 ]
 
 

@@ -16,6 +16,9 @@ from tenure.document.problems import did_you_mean, dotted, shown
 from tenure.document.reading import Value, block_at, text_at
 from tenure.estate.settings import Hold, Sync
 
+Vault = tuple[StoreSketch, str | None]
+"""A vault's entry, and the region of its cell."""
+
 
 def check_estate(document: Document, catalogue: Document | None) -> None:
     """Report everything that does not fit together. `catalogue` is None where it could not be read."""
@@ -23,6 +26,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
     cells = block_at(root.get("cells"))
     mapped = sketch_stores(block_at(catalogue.root).get("stores"), ("stores",)) if catalogue else {}
     homes: dict[tuple[object, ...], Path] = {}
+    vaults: list[Vault] = []
     for name, value in cells.items():
         cell, path = block_at(value), ("cells", name)
         stores = sketch_stores(cell.get("stores"), (*path, "stores"))
@@ -32,8 +36,11 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
             check_reference(document, stores, store, "rides_with")
             _check_keys(document, store)
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
+            if store.kind == StoreKind.VAULT:
+                vaults.append((store, text_at(cell.get("region"))))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
+    _check_vaults(document, vaults, homes)
     _check_names(document, block_at(root.get("gateway")), cells)
     if catalogue is not None:
         _check_table_cells(catalogue, mapped, cells)
@@ -95,10 +102,37 @@ def _home_setting(store: StoreSketch) -> str:
 def _home(store: StoreSketch) -> tuple[object, ...] | None:
     """Where the store's data is, as far as its settings tell; None if they do not."""
     if store.kind == "s3":
-        bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
-        return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
+        return _bucket(store)
     reference = block_at(store.entry.get(_home_setting(store)))
     return ("secret", store.kind, *sorted((k, str(v)) for k, v in reference.items())) if reference else None
+
+
+def _bucket(store: StoreSketch) -> tuple[object, ...] | None:
+    bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
+    return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
+
+
+def _check_vaults(document: Document, vaults: list[Vault], homes: dict[tuple[object, ...], Path]) -> None:
+    """A vault is a bucket of its own in the region of its cells: backups must not be lost, or erased, with what they
+    are backups of, nor leave the region of their tenants."""
+    regions: dict[tuple[object, ...], tuple[Path, str | None]] = {}
+    for store, region in vaults:
+        bucket, path = _bucket(store), (*store.path, "bucket")
+        if bucket is None:
+            continue
+        if bucket in homes:
+            document.report(path, f"is the same as {dotted(homes[bucket])}: a vault is a bucket of its own")
+        first, theirs = regions.setdefault(bucket, (path, region))
+        if None not in (theirs, region) and theirs != region:
+            document.report(
+                path,
+                f"is the same as {dotted(first)}, of a cell in another region: each region has its vault",
+            )
+        own = text_at(store.entry.get("region"))
+        if store.entry.get("endpoint") is None and None not in (own, region) and own != region:
+            document.report(
+                (*store.path, "region"), f"is not that of the cell, {region}: backups would leave it"
+            )
 
 
 def _check_home(
@@ -113,7 +147,7 @@ def _check_home(
 
 
 def _check_keys(document: Document, store: StoreSketch) -> None:
-    if store.kind != "s3":
+    if store.kind not in ("s3", "vault"):
         return
     for given, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
         if store.entry.get(given) is not None and store.entry.get(other) is None:

@@ -39,6 +39,7 @@ from tenure.estate.settings import (
 from tenure.estate.settings_approval import ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
+from tenure.estate.settings_vault import VaultSettings
 from tenure.model.names import CellName
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "Targets",
     "Throttle",
     "Tier",
+    "VaultSettings",
     "Verify",
     "load_estate",
 ]
@@ -146,7 +148,7 @@ class Estate:
                             yield None, store.dsn_from_cells
                     case RedisSettings():
                         yield store.kind, store.url
-                    case S3Settings():
+                    case S3Settings() | VaultSettings():
                         yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
                     case PgvectorSettings():
                         pass

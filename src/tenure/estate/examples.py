@@ -56,6 +56,7 @@ cells:
       vectors: {kind: pgvector, rides_with: postgres}
       redis: {kind: redis, url: {file: secrets/blue-redis}}
       objects: {kind: s3, bucket: example-blue, region: us-east-1}
+      vault: {kind: vault, bucket: example-vault-us, region: us-east-1}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -71,6 +72,13 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
+      vault:
+        kind: vault
+        endpoint: https://objects.frankfurt.internal
+        bucket: example-vault-eu
+        region: eu-central-1
+        access_key: {file: secrets/frankfurt-vault-access-key}
+        secret_key: {file: secrets/frankfurt-vault-secret-key}
 tiers:
   platinum:
     rank: 1
@@ -129,4 +137,7 @@ stores:
     journal: postgres
     principal: app
     keys: {"files/*": content}
+  vault:
+    kind: vault
+    prefix: "backups/{tenant}/"
 """

@@ -14,6 +14,7 @@ from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
+from tenure.estate.settings_vault import VaultSettings
 from tenure.estate.values import (
     AnyName,
     BucketName,
@@ -317,7 +318,7 @@ class S3Settings(Settings):
 
 
 StoreSettings = Annotated[
-    PostgresSettings | PgvectorSettings | RedisSettings | S3Settings, Discriminator("kind")
+    PostgresSettings | PgvectorSettings | RedisSettings | S3Settings | VaultSettings, Discriminator("kind")
 ]
 
 

@@ -1,6 +1,6 @@
 """Does something with a vault in one process after the other, each killed (SIGKILL) at the request that it is told, of
-those that change something: even numbers before the request is sent, odd ones after its answer has come. Reads them from
-standard input."""
+those that change something: even numbers before the request is sent, odd ones after its answer has come. Reads them
+from standard input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backups in a vault: written last and whole, shared chunks kept as long as anybody needs them, damage found and named."""
+"""Backups in a vault: written last and whole, shared chunks kept while anybody needs them, damage found and named."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+import boto3
 import psycopg
 import yaml
 from psycopg import sql
@@ -20,7 +22,7 @@ from psycopg import sql
 from tenure.estate.local import accounts
 from tenure.estate.local.fleet import BROKER, fleet_document
 from tenure.estate.local.layout import write
-from tenure.estate.local.running import RunningEstate, up
+from tenure.estate.local.running import RunningEstate, S3Endpoint, up
 from tenure.estate.local.spec import (
     CommandServer,
     EnvoyServer,
@@ -62,6 +64,11 @@ class CellPlan:
     @property
     def bucket(self) -> str:
         return f"rag-{self.name}"
+
+    @property
+    def vault(self) -> str:
+        """The bucket with the backups of the region, which the region's cells share."""
+        return f"vault-{self.region}"
 
     @property
     def app(self) -> str:
@@ -116,7 +123,9 @@ class LocalCells:
 def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
     """The stores of all cells, the control database and the fleet's broker; gate, gateway and apps are added when these
     run."""
-    regions = {cell.region: [c.bucket for c in CELLS if c.region == cell.region] for cell in CELLS}
+    regions = {
+        cell.region: [*(c.bucket for c in CELLS if c.region == cell.region), cell.vault] for cell in CELLS
+    }
     return (
         PostgresServer(name=CONTROL, version=18),
         *(PostgresServer(name=cell.postgres, version=cell.postgres_version) for cell in CELLS),
@@ -146,6 +155,8 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
         _create_database(running.dsn(name), DATABASE if name != CONTROL else CONTROL)
     cells = {cell.name: _access(running, cell) for cell in CELLS}
+    for plan in {cell.objects: cell for cell in CELLS}.values():
+        _keep_the_app_out(running.s3(plan.objects), plan.vault)
     (etc / "app").mkdir(parents=True, exist_ok=True)
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
@@ -190,6 +201,29 @@ def _create_database(dsn: str, name: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         if conn.execute("select 1 from pg_database where datname = %s", (name,)).fetchone() is None:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+def _keep_the_app_out(s3: S3Endpoint, vault: str) -> None:
+    """The app's identity may not see, change or delete backups."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name=s3.region,
+        aws_access_key_id=s3.access_key.reveal(),
+        aws_secret_access_key=s3.secret_key.reveal(),
+    )
+    statement = {
+        "Sid": "NoApp",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [f"arn:aws:s3:::{vault}", f"arn:aws:s3:::{vault}/*"],
+        "Condition": {"StringEquals": {"aws:username": "app"}},
+    }
+    client.put_bucket_policy(
+        Bucket=vault, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    client.close()
 
 
 def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
@@ -276,6 +310,14 @@ def _estate_document(
                         "region": access.plan.region,
                         "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
                         "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
+                    },
+                    "vault": {
+                        "kind": "vault",
+                        "endpoint": access.endpoint,
+                        "bucket": access.plan.vault,
+                        "region": access.plan.region,
+                        "access_key": secret(f"{access.plan.name}-vault-access-key", access.access_key),
+                        "secret_key": secret(f"{access.plan.name}-vault-secret-key", access.secret_key),
                     },
                 },
             }
