@@ -31,7 +31,6 @@ from tests.contract.rigs.protocol import AppRefused, Rig, Side
 
 KINDS = ("folders",)
 FILES: Final = "files"
-OWNED_FOR_S: Final = 2.0
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> Rig:
@@ -164,7 +163,7 @@ class _Transfer:
         moved = 0
         for key in keys:
             body = self._source.get(key)
-            self._allowed(OWNED_FOR_S)
+            self._allowed(0.0)
             self._target.put(key, body)
             moved += len(body or b"")
         return moved
@@ -210,6 +209,7 @@ class FolderCopy(JournaledCopy[FolderStore, str]):
         target: FolderStore,
         source_journal: PostgresJournal,
         target_journal: PostgresJournal,
+        handover_s: float = 0.0,
     ) -> None:
         self._journals = (source_journal, target_journal)
         super().__init__(
@@ -226,6 +226,7 @@ class FolderCopy(JournaledCopy[FolderStore, str]):
             transfer=lambda allowed: _Transfer(source, target, allowed),
             batch=2,
             workers=4,
+            handover_s=handover_s,
         )
 
     def preflight(self) -> Sequence[Finding]:
@@ -282,7 +283,7 @@ class FolderRig:
     def store(self, side: Side) -> Store:
         return self.beside(self.carrier(side))
 
-    def copy(self, tenant: TenantId, source: Side, target: Side) -> FolderCopy:
+    def copy(self, tenant: TenantId, source: Side, target: Side, *, handover_s: float = 0.0) -> FolderCopy:
         ours, theirs = self.carrier(source), self.carrier(target)
         copy = FolderCopy(
             link=f"link-{tenant}",
@@ -291,6 +292,7 @@ class FolderRig:
             target=self.beside(theirs),
             source_journal=PostgresJournal(ours),
             target_journal=PostgresJournal(theirs),
+            handover_s=handover_s,
         )
         self._copies.append(copy)
         return copy

@@ -44,7 +44,9 @@ class JournaledCopy(ABC, Generic[S, V]):
 
     A kind of store says how its items are listed, copied (`batch` of them at once, by `workers` threads) and compared,
     and which records say who copies. `source_journal` lies in the source cell's PostgreSQL, `target_journal` in the
-    target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`.
+    target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`. A request of a
+    copier that was displaced may be on its way for `handover_s` (`ANSWER_S` and its timeout): who displaces one begins
+    that much later.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         transfer: Callable[[Allowed], Transfer[V]],
         batch: int = 1,
         workers: int = WORKERS,
+        handover_s: float = 0.0,
     ) -> None:
         self._link = link
         self._tenant = tenant
@@ -86,6 +89,7 @@ class JournaledCopy(ABC, Generic[S, V]):
             else JournalFeed(source_journal, source.name, tenant, listing, self._queue, changed)
         )
         self._workers = workers
+        self._handover_s = handover_s
         self._ownership = Ownership(target_record, self._me, _where(target))
         self._transfer = transfer(self._ownership.ensure)
         self._reverse: Self | None = None
@@ -133,6 +137,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         with self._state:
             if self._thread is not None:
                 return
+        displaced = bool(self._handover_s and self._target_record.read().process) and not self._armed
         self._target_record.join(fence, self._link, copier=self._me, fenced=True)
         self._source_record.join(fence, self._link)
         self._feed.begin(fence)
@@ -143,7 +148,10 @@ class JournaledCopy(ABC, Generic[S, V]):
             self._passed = self._armed and self._journal is not None
             self._armed = False
             self._thread = threading.Thread(
-                target=self._follow, name=f"follow-{self._target.cell}", daemon=True
+                target=self._follow,
+                args=(self._handover_s if displaced else 0.0,),
+                name=f"follow-{self._target.cell}",
+                daemon=True,
             )
             self._thread.start()
 
@@ -192,8 +200,8 @@ class JournaledCopy(ABC, Generic[S, V]):
 
     # -- following ---------------------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        pause_s = 0.0
+    def _follow(self, pause_s: float) -> None:
+        """Begin after that pause."""
         while not self._paused(pause_s):
             try:
                 began = time.monotonic()

@@ -14,7 +14,8 @@ V = TypeVar("V", bound=Hashable)
 """What a kind of store tells two states of an item apart by."""
 Allowed = Callable[[float], None]
 """Raises `LeaseLost` if this process may no longer write to the target. The answer may be so many seconds old; 0: look
-now."""
+now. Whoever cannot write under a condition (that the target's item still is what it was) looks before each request, so
+that all that a displaced copier can still do is what is on its way already (`JournaledCopy`, `handover_s`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
