@@ -199,25 +199,34 @@ def other_valkey_cluster(servers: RunningEstate) -> ValkeyCluster:
 
 @pytest.fixture
 def fresh_bucket(servers: RunningEstate) -> Iterator[Callable[..., tuple[S3Endpoint, str]]]:
-    """`fresh_bucket(server="seaweed-a", versioned=False)` gives the S3 and a new bucket's name; gone after
-    the test."""
-    made: list[tuple[str, str]] = []
+    """`fresh_bucket(server="seaweed-a", versioned=False, locks=False)` gives the S3 and a new bucket's name; gone
+    after the test. One with locks keeps versions as well."""
+    made: list[tuple[str, str, bool]] = []
 
-    def make(server: str = "seaweed-a", *, versioned: bool = False) -> tuple[S3Endpoint, str]:
+    def make(
+        server: str = "seaweed-a", *, versioned: bool = False, locks: bool = False
+    ) -> tuple[S3Endpoint, str]:
         servers.start(server)
         s3, bucket = servers.s3(server), f"t-{secrets.token_hex(6)}"
         client = _admin(s3)
-        client.create_bucket(Bucket=bucket)
+        client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=locks)
         if versioned:
             client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        made.append((server, bucket))
+        made.append((server, bucket, locks))
         client.close()
         return s3, bucket
 
     yield make
-    for server, bucket in made:
+    for server, bucket, locks in made:
         servers.start(server)
         client = _admin(servers.s3(server))
+        for version in client.list_object_versions(Bucket=bucket).get("Versions", []) if locks else ():
+            client.delete_object(
+                Bucket=bucket,
+                Key=version["Key"],
+                VersionId=version["VersionId"],
+                BypassGovernanceRetention=True,
+            )
         client.delete_bucket(Bucket=bucket)  # this S3 removes what is in it as well
         client.close()
 

@@ -178,3 +178,9 @@ class DataDiffers(TenureError):
     """Source and target differ and repair did not help."""
 
     code = "data_differs"
+
+
+class VaultDamaged(TenureError):
+    """Something that is kept in a vault is missing, or is not what was put there: the message names it."""
+
+    code = "vault_damaged"

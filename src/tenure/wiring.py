@@ -24,6 +24,7 @@ from tenure.catalogue import (
     S3Map,
     StoreMap,
     TableMap,
+    VaultMap,
 )
 from tenure.engine.context import StepContext
 from tenure.engine.engine import Around, Engine
@@ -37,6 +38,7 @@ from tenure.estate.config import (
     RedisSettings,
     S3Settings,
     StoreSettings,
+    VaultSettings,
     load_estate,
 )
 from tenure.estate.values import server_address
@@ -52,6 +54,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.stores.buckets.client import Bucket
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.postgres import (
     PgVectorLiveCopy,
@@ -64,6 +67,7 @@ from tenure.stores.postgres import (
 )
 from tenure.stores.redis import RedisCopy, RedisStore
 from tenure.stores.s3 import S3Copy, S3Store
+from tenure.stores.vault import VaultStore
 from tenure.wiring_ports import Anchor, Journals
 
 TURN_S: Final = 0.0005
@@ -163,6 +167,8 @@ class Stores:
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
+        if isinstance(settings, VaultSettings) and isinstance(where, VaultMap):
+            return self._vault(cell, where, settings)
         part = _part(where)
         made = None if part is None else part.make(self._estate, cell, where, settings, self._anchor)
         if made is not None:
@@ -207,6 +213,16 @@ class Stores:
             ignore=tuple(k.pattern for k in where.ignore),
             trust_etags=settings.trust_etags,
         )
+
+    def _vault(self, cell: CellName, where: VaultMap, settings: VaultSettings) -> VaultStore:
+        bucket = Bucket(
+            endpoint=settings.endpoint,
+            name=settings.bucket,
+            region=settings.region,
+            access_key=settings.access_key.resolve() if settings.access_key is not None else Secret(""),
+            secret_key=settings.secret_key.resolve() if settings.secret_key is not None else Secret(""),
+        )
+        return VaultStore(name=where.name, cell=cell, bucket=bucket, prefix=where.prefix)
 
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:
         """Where the app says what it changes in stores without a change feed."""

@@ -22,6 +22,7 @@ from tenure.catalogue.catalogue import (
     StoreMap,
     Table,
     TableMap,
+    VaultMap,
 )
 from tenure.catalogue.classes import DataClass
 from tenure.catalogue.loading import load_catalogue
@@ -55,5 +56,6 @@ __all__ = [
     "Table",
     "TableMap",
     "Template",
+    "VaultMap",
     "load_catalogue",
 ]

@@ -27,6 +27,7 @@ class StoreKind(StrEnum):
     CLOUDWATCH_LOGS = "cloudwatch_logs"
     CLOUDWATCH_METRICS = "cloudwatch_metrics"
     PROMETHEUS = "prometheus"
+    VAULT = "vault"
 
 
 class Isolation(StrEnum):
@@ -241,6 +242,15 @@ class PrometheusMap:
     kind: Literal[StoreKind.PROMETHEUS] = field(default=StoreKind.PROMETHEUS, init=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VaultMap:
+    """The vaults in which backups are kept: how a tenant's part begins in each."""
+
+    name: StoreName
+    prefix: Template
+    kind: Literal[StoreKind.VAULT] = field(default=StoreKind.VAULT, init=False)
+
+
 TableMap = PostgresMap | PgvectorMap
 StoreMap = (
     PostgresMap
@@ -252,6 +262,7 @@ StoreMap = (
     | LogsMap
     | MetricsMap
     | PrometheusMap
+    | VaultMap
 )
 
 
@@ -335,6 +346,8 @@ def _content(its: StoreMap) -> dict[str, object]:
                 "metrics": _keys(its.metrics),
                 "ignore": ignored,
             }
+        case VaultMap():
+            return {"kind": its.kind, "prefix": its.prefix.text}
 
 
 def _tables(its: TableMap | AnalyticsMap) -> dict[str, object]:

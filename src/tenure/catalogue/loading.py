@@ -26,6 +26,7 @@ from tenure.catalogue.catalogue import (
     S3Map,
     StoreMap,
     Table,
+    VaultMap,
 )
 from tenure.catalogue.checks import check_catalogue
 from tenure.catalogue.classes import DataClass
@@ -42,6 +43,7 @@ from tenure.catalogue.schema import (
     S3MapSettings,
     StoreMapSettings,
     TableSettings,
+    VaultMapSettings,
 )
 from tenure.catalogue.schema_telemetry import LogsMapSettings, MetricsMapSettings, PrometheusMapSettings
 from tenure.document import Document, raise_problems, read_document, validate
@@ -127,7 +129,6 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                     fail_safe_days=its.retention.fail_safe_days,
                 ),
             )
-
         case LogsMapSettings():
             return LogsMap(
                 name=name,
@@ -159,6 +160,8 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 metrics=tuple(KeyPattern(pattern=p, data_class=held) for p, held in its.metrics.items()),
                 ignore=_ignored(its.ignore),
             )
+        case VaultMapSettings():
+            return VaultMap(name=name, prefix=Template.prefix(its.prefix))
 
 
 def _analytics_table(its: AnalyticsTableSettings, name: QualifiedName, default: str | None) -> AnalyticsTable:

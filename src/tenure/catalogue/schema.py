@@ -219,6 +219,18 @@ class AnalyticsMapSettings(Settings):
     )
 
 
+class VaultMapSettings(Settings):
+    """The vault in which tenants' backups are kept, one per region. A move leaves it where it is."""
+
+    title: ClassVar[str] = "stores.NAME (kind: vault)"
+    kind: Literal["vault"] = setting("A bucket in Amazon S3, or in a store with its protocol.")
+    prefix: Prefix = setting(
+        "How the keys of a tenant's backups begin in every vault; the rule is that of `redis`. Nothing else may lie in "
+        "a vault's bucket.",
+        default="backups/{tenant}/",
+    )
+
+
 StoreMapSettings = Annotated[
     PostgresMapSettings
     | PgvectorMapSettings
@@ -228,7 +240,8 @@ StoreMapSettings = Annotated[
     | AnalyticsMapSettings
     | LogsMapSettings
     | MetricsMapSettings
-    | PrometheusMapSettings,
+    | PrometheusMapSettings
+    | VaultMapSettings,
     Discriminator("kind"),
 ]
 

@@ -44,5 +44,6 @@ EXIT_CODES: Final[dict[str, int]] = {
     "fence_refused": FAILED,
     "fenced": FAILED,
     "evidence_stale": FAILED,
+    "vault_damaged": FAILED,
 }
 """Every code of `tenure.errors` (a test asserts that none is missing)."""

@@ -18,6 +18,9 @@ from tenure.document.reading import Value, block_at, text_at
 from tenure.estate.settings import Hold, Sync
 from tenure.estate.settings_analytics import OF_ENGINE
 
+Vault = tuple[StoreSketch, str | None]
+"""A vault's entry, and the region of its cell."""
+
 
 def check_estate(document: Document, catalogue: Document | None) -> None:
     """Report everything that does not fit together. `catalogue` is None where it could not be read."""
@@ -25,6 +28,7 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
     cells = block_at(root.get("cells"))
     mapped = sketch_stores(block_at(catalogue.root).get("stores"), ("stores",)) if catalogue else {}
     homes: dict[tuple[object, ...], Path] = {}
+    vaults: list[Vault] = []
     for name, value in cells.items():
         cell, path = block_at(value), ("cells", name)
         stores = sketch_stores(cell.get("stores"), (*path, "stores"))
@@ -36,8 +40,11 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
             _check_index(document, store)
             _check_engine(document, store)
             _check_home(document, homes, (*store.path, _home_setting(store)), _home(store))
+            if store.kind == StoreKind.VAULT:
+                vaults.append((store, text_at(cell.get("region"))))
         app = text_at(cell.get("app"))
         _check_home(document, homes, (*path, "app"), ("app", app.rstrip("/")) if app else None)
+    _check_vaults(document, vaults, homes)
     _check_names(document, block_at(root.get("gateway")), cells)
     if catalogue is not None:
         _check_table_cells(catalogue, mapped, cells)
@@ -134,7 +141,7 @@ def _prometheus_home(store: StoreSketch) -> tuple[object, ...] | None:
     return ("prometheus", url.rstrip("/")) if url else None
 
 
-def _bucket_home(store: StoreSketch) -> tuple[object, ...] | None:
+def _bucket(store: StoreSketch) -> tuple[object, ...] | None:
     bucket, endpoint = text_at(store.entry.get("bucket")), text_at(store.entry.get("endpoint"))
     return ("bucket", bucket, endpoint.rstrip("/") if endpoint else None) if bucket else None
 
@@ -150,7 +157,7 @@ def _index_home(store: StoreSketch) -> tuple[object, ...] | None:
 _HOMES: Final[Mapping[str, Callable[[StoreSketch], tuple[object, ...] | None]]] = {
     StoreKind.CLOUDWATCH_LOGS: _logs_home,
     StoreKind.PROMETHEUS: _prometheus_home,
-    StoreKind.S3: _bucket_home,
+    StoreKind.S3: _bucket,
     StoreKind.PINECONE: _index_home,
 }
 
@@ -167,6 +174,29 @@ def _home(store: StoreSketch) -> tuple[object, ...] | None:
     return ("secret", store.kind, *sorted((k, str(v)) for k, v in reference.items())) if reference else None
 
 
+def _check_vaults(document: Document, vaults: list[Vault], homes: dict[tuple[object, ...], Path]) -> None:
+    """A vault is a bucket of its own in the region of its cells: backups must not be lost, or erased, with what they
+    are backups of, nor leave the region of their tenants."""
+    regions: dict[tuple[object, ...], tuple[Path, str | None]] = {}
+    for store, region in vaults:
+        bucket, path = _bucket(store), (*store.path, "bucket")
+        if bucket is None:
+            continue
+        if bucket in homes:
+            document.report(path, f"is the same as {dotted(homes[bucket])}: a vault is a bucket of its own")
+        first, theirs = regions.setdefault(bucket, (path, region))
+        if None not in (theirs, region) and theirs != region:
+            document.report(
+                path,
+                f"is the same as {dotted(first)}, of a cell in another region: each region has its vault",
+            )
+        own = text_at(store.entry.get("region"))
+        if store.entry.get("endpoint") is None and None not in (own, region) and own != region:
+            document.report(
+                (*store.path, "region"), f"is not that of the cell, {region}: backups would leave it"
+            )
+
+
 def _check_home(
     document: Document, homes: dict[tuple[object, ...], Path], path: Path, home: tuple[object, ...] | None
 ) -> None:
@@ -180,6 +210,7 @@ def _check_home(
 
 _TOGETHER: Final = {
     "s3": (("access_key", "secret_key"),),
+    "vault": (("access_key", "secret_key"),),
     "cloudwatch_logs": (("access_key", "secret_key"),),
     "cloudwatch_metrics": (("access_key", "secret_key"),),
     "prometheus": (("user", "password"),),

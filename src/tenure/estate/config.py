@@ -42,6 +42,7 @@ from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.estate.settings_pinecone import PineconeSettings
 from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
+from tenure.estate.settings_vault import VaultSettings
 from tenure.model.names import CellName
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "Targets",
     "Throttle",
     "Tier",
+    "VaultSettings",
     "Verify",
     "load_estate",
 ]
@@ -158,7 +160,7 @@ def _secrets_of(store: StoreSettings) -> Iterator[tuple[str | None, SecretRef]]:
                 yield None, store.dsn_from_cells
         case RedisSettings():
             yield store.kind, store.url
-        case S3Settings() | LogsSettings() | MetricsSettings():
+        case S3Settings() | VaultSettings() | LogsSettings() | MetricsSettings():
             yield from ((None, key) for key in (store.access_key, store.secret_key) if key)
         case PineconeSettings():
             yield None, store.api_key

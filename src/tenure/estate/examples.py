@@ -66,6 +66,7 @@ cells:
         alone_share: 0.25
         handover_s: 30
         rates: {fetch_per_s: 100, list_per_s: 200, upsert_mb_s: 50}
+      vault: {kind: vault, bucket: example-vault-us, region: us-east-1}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -82,6 +83,13 @@ cells:
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
       semantics: {kind: pinecone, index: example-frankfurt, api_key: {file: secrets/pinecone}}
+      vault:
+        kind: vault
+        endpoint: https://objects.frankfurt.internal
+        bucket: example-vault-eu
+        region: eu-central-1
+        access_key: {file: secrets/frankfurt-vault-access-key}
+        secret_key: {file: secrets/frankfurt-vault-secret-key}
 tiers:
   platinum:
     rank: 1
@@ -147,4 +155,7 @@ stores:
     fields: {document_id: key, text: content, author: personal}
     person: [author]
     ignore: ["scratch-*"]
+  vault:
+    kind: vault
+    prefix: "backups/{tenant}/"
 """

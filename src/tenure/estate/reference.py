@@ -60,6 +60,7 @@ A secret that is missing or empty is an error that names the setting and the var
   files.
 - No two cells share an app address, a database, a Redis, a bucket or an index of Pinecone: a move between them
   would copy a tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
+- A vault's bucket is no other store's; cells share one only within a region. In Amazon S3 it is in the cell's region.
 - `gateway.dns` needs `gateway.probe`; its zone holds the gateway's domain, every cell has an endpoint there, and no
   two places (gateway or cells) have the same target, nor one that the record's type cannot hold.
 - `drain_ms` is less than `budget_ms`; `longest_window_s` is at least `window_s`; the price list has every

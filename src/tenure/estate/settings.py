@@ -17,6 +17,7 @@ from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.settings_pinecone import PineconeSettings
 from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
+from tenure.estate.settings_vault import VaultSettings
 from tenure.estate.values import (
     AnyName,
     BucketName,
@@ -328,7 +329,8 @@ StoreSettings = Annotated[
     | AnalyticsSettings
     | LogsSettings
     | MetricsSettings
-    | PrometheusSettings,
+    | PrometheusSettings
+    | VaultSettings,
     Discriminator("kind"),
 ]
 

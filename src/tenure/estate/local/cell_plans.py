@@ -40,6 +40,11 @@ class CellPlan:
         return f"rag-{self.name}"
 
     @property
+    def vault(self) -> str:
+        """The bucket with the backups of the region, which the region's cells share."""
+        return f"vault-{self.region}"
+
+    @property
     def pinecone(self) -> str:
         """A stand-in: its region's, with an index for each cell."""
         return f"pinecone-{self.region}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import boto3
 import psycopg
 import yaml
 from psycopg import sql
@@ -23,7 +25,7 @@ from tenure.estate.local.document import estate_document
 from tenure.estate.local.fleet import BROKER
 from tenure.estate.local.layout import write
 from tenure.estate.local.moto import moto_server
-from tenure.estate.local.running import RunningEstate, up
+from tenure.estate.local.running import RunningEstate, S3Endpoint, up
 from tenure.estate.local.spec import (
     CommandServer,
     EnvoyServer,
@@ -70,7 +72,7 @@ def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
         *(PostgresServer(name=cell.postgres, version=cell.postgres_version) for cell in CELLS),
         *(ValkeyServer(name=cell.valkey) for cell in CELLS),
         *(
-            SeaweedServer(name=own[0].objects, buckets=tuple(c.bucket for c in own))
+            SeaweedServer(name=own[0].objects, buckets=(*(c.bucket for c in own), own[0].vault))
             for own in regions.values()
         ),
         *(
@@ -102,6 +104,8 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
         _create_database(running.dsn(name), DATABASE if name != CONTROL else CONTROL)
     cells = {cell.name: _access(running, cell) for cell in CELLS}
+    for plan in {cell.objects: cell for cell in CELLS}.values():
+        _keep_the_app_out(running.s3(plan.objects), plan.vault)
     (etc / "app").mkdir(parents=True, exist_ok=True)
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
@@ -134,7 +138,8 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    document = estate_document(running, cells, addresses, listen, admin, fleet=fleet)
+    mapped = yaml.safe_load(catalogue.read_text("utf-8"))["stores"]
+    document = estate_document(running, cells, addresses, listen, admin, fleet=fleet, mapped=mapped)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
@@ -142,16 +147,33 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     )
 
 
-def _stores_of_kind(catalogue: Path, kind: str) -> list[str]:
-    """The names that the app's catalogue gives to its stores of that kind."""
-    stores = yaml.safe_load(catalogue.read_text())["stores"]
-    return [name for name, its in stores.items() if its["kind"] == kind]
-
-
 def _create_database(dsn: str, name: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         if conn.execute("select 1 from pg_database where datname = %s", (name,)).fetchone() is None:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+def _keep_the_app_out(s3: S3Endpoint, vault: str) -> None:
+    """The app's identity may not see, change or delete backups."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name=s3.region,
+        aws_access_key_id=s3.access_key.reveal(),
+        aws_secret_access_key=s3.secret_key.reveal(),
+    )
+    statement = {
+        "Sid": "NoApp",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [f"arn:aws:s3:::{vault}", f"arn:aws:s3:::{vault}/*"],
+        "Condition": {"StringEquals": {"aws:username": "app"}},
+    }
+    client.put_bucket_policy(
+        Bucket=vault, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    client.close()
 
 
 def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from tenure.estate.local.cell_plans import CONTROL, CellAccess
@@ -23,7 +23,9 @@ def estate_document(
     admin: int,
     *,
     fleet: bool,
+    mapped: Collection[str],
 ) -> dict[str, Any]:
+    """`mapped` are the names of the stores that the app's catalogue has."""
     folder = running.folder / "etc" / "secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -40,8 +42,50 @@ def estate_document(
             "secret_key": secret("cloudwatch-secret-key", ANY_KEY),
         }
 
+    def stores(access: CellAccess) -> dict[str, dict[str, Any]]:
+        return {
+            "postgres": {
+                "kind": "postgresql",
+                "dsn": secret(f"{access.plan.name}-postgres", access.dsn),
+            },
+            "vectors": {"kind": "pgvector", "rides_with": "postgres"},
+            "redis": {"kind": "redis", "url": secret(f"{access.plan.name}-redis", access.redis_url)},
+            "objects": {
+                "kind": "s3",
+                "endpoint": access.endpoint,
+                "bucket": access.plan.bucket,
+                "region": access.plan.region,
+                "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
+                "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
+            },
+            "pinecone": {
+                "kind": "pinecone",
+                "host": access.pinecone_host,
+                "index": access.plan.index,
+                "control": access.pinecone_control,
+                "api_key": secret(f"{access.plan.pinecone}-api-key", access.pinecone_api_key),
+                # Here the app asks for little, and a request takes milliseconds.
+                "rate_share": 0.8,
+                "handover_s": 1,
+                **limiter,
+            },
+            "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.warehouse)},
+            "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
+            "metrics": cloudwatch(access, "metrics"),
+            "vault": {
+                "kind": "vault",
+                "endpoint": access.endpoint,
+                "bucket": access.plan.vault,
+                "region": access.plan.region,
+                "access_key": secret(f"{access.plan.name}-vault-access-key", access.access_key),
+                "secret_key": secret(f"{access.plan.name}-vault-secret-key", access.secret_key),
+            },
+        }
+
     gate = running.endpoint("gate").ports
-    limiter = {"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}
+    limiter: dict[str, Any] = (
+        {"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}
+    )
     return {
         "version": 1,
         "catalogue": "etc/catalogue.yaml",
@@ -65,36 +109,7 @@ def estate_document(
                 "region": access.plan.region,
                 "infrastructure": access.plan.infrastructure,
                 "app": addresses[access.plan.name],
-                "stores": {
-                    "postgres": {
-                        "kind": "postgresql",
-                        "dsn": secret(f"{access.plan.name}-postgres", access.dsn),
-                    },
-                    "vectors": {"kind": "pgvector", "rides_with": "postgres"},
-                    "redis": {"kind": "redis", "url": secret(f"{access.plan.name}-redis", access.redis_url)},
-                    "objects": {
-                        "kind": "s3",
-                        "endpoint": access.endpoint,
-                        "bucket": access.plan.bucket,
-                        "region": access.plan.region,
-                        "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
-                        "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
-                    },
-                    "pinecone": {
-                        "kind": "pinecone",
-                        "host": access.pinecone_host,
-                        "index": access.plan.index,
-                        "control": access.pinecone_control,
-                        "api_key": secret(f"{access.plan.pinecone}-api-key", access.pinecone_api_key),
-                        # Here the app asks for little, and a request takes milliseconds.
-                        "rate_share": 0.8,
-                        "handover_s": 1,
-                        **limiter,
-                    },
-                    "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.warehouse)},
-                    "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
-                    "metrics": cloudwatch(access, "metrics"),
-                },
+                "stores": {name: its for name, its in stores(access).items() if name in mapped},
             }
             for access in cells.values()
         },

@@ -12,11 +12,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.handlers import validate_ascii_metadata
 
 from tenure.errors import StoreUnavailable
+from tenure.stores.buckets.errors import ABSENT, code_of
+from tenure.stores.buckets.listing import object_pages
 from tenure.stores.journaled import Allowed
-from tenure.stores.s3.errors import ABSENT, code_of
 
 PART_BYTES: Final = 8 * 1024 * 1024
 """What is streamed goes in parts of this size; at most 10,000 parts (80 GB) of it, larger objects in larger parts."""
@@ -90,9 +90,7 @@ class Objects:
 
     def listing(self, prefix: str) -> Iterator[list[Listed]]:
         """All objects under the prefix, in pages of a thousand."""
-        token: dict[str, str] = {}
-        while True:
-            page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **token)
+        for page in object_pages(self.client, self.bucket, prefix):
             yield [
                 Listed(
                     key=o["Key"],
@@ -101,11 +99,8 @@ class Objects:
                     modified=o["LastModified"],
                     archived=o.get("StorageClass") in ARCHIVES,
                 )
-                for o in page.get("Contents", [])
+                for o in page
             ]
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def attributes(self, key: str, *, thorough: bool = True) -> Attributes | None:
         """None where there is no such object.
@@ -184,19 +179,6 @@ def text_of(value: str) -> str:
         return value.encode("latin-1").decode()
     except UnicodeError:
         return value
-
-
-def allow_unicode(client: Any) -> None:
-    """Let a client send headers and metadata that are not ASCII, as the UTF-8 that its signature is made of."""
-    for operation in ("PutObject", "CreateMultipartUpload", "CopyObject"):
-        client.meta.events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
-    client.meta.events.register("before-send.s3", _send_unicode)
-
-
-def _send_unicode(request: Any, **_: Any) -> None:
-    for name, value in list(request.headers.items()):
-        if isinstance(value, str) and not value.isascii():
-            request.headers[name] = value.encode()
 
 
 class Transfer:

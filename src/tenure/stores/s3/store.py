@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
-from urllib.parse import urlsplit
-
-import boto3
-from botocore.config import Config
+from typing import Final
 
 from tenure.catalogue import StoreKind, Template
 from tenure.errors import FenceRefused, StoreRefused, UsageError
@@ -20,23 +15,18 @@ from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.buckets.client import Bucket
+from tenure.stores.buckets.errors import translated
+from tenure.stores.buckets.listing import abort_uploads, delete_versions, version_pages
 from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex, Pace, Room, unhurried
 from tenure.stores.keyed import KeyMap, patterns
 from tenure.stores.s3 import find as finds
-from tenure.stores.s3.errors import translated
 from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
-from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
+from tenure.stores.s3.objects import Listed, Objects, is_md5
 
 WORKERS: Final = 8
 OTHER: Final = "*"
-DELETE_AT_ONCE: Final = 1000
-ANSWER_TIMEOUT_S: Final = 30.0
-"""How long a server may say nothing at all; driver and system know no shorter sign of a network that went silent."""
-PING_TIMEOUT_S: Final = 2.0
 _MASK: Final = (1 << 128) - 1
-_SESSION: Final = boto3.session.Session()
-_SESSION_LOCK: Final = threading.Lock()
-"""One session for all stores: each one reads boto's description of S3 anew. Making clients is not thread-safe."""
 
 
 class S3Store:
@@ -72,42 +62,19 @@ class S3Store:
         self._cell = cell
         self.endpoint = endpoint
         self.bucket = bucket
-        self._region = region
         self.trust_etags = trust_etags
-        self._keys = (access_key, secret_key)
+        self._place = Bucket(
+            endpoint=endpoint, name=bucket, region=region, access_key=access_key, secret_key=secret_key
+        )
         self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
         self.principal = principal
         self._lock = policy_lock(mutex, endpoint, bucket)
         self._patterns = patterns(collections)
         self._ignored = patterns(ignore)
-        self.client = self._client(region, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
-        self._ping_client = self._client(region, timeout_s=PING_TIMEOUT_S, attempts=2)
+        self.client = self._place.client(connections=4 * WORKERS)
+        self._ping_client = self._place.ping_client()
         self.objects = Objects(self.client, bucket)
         self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
-
-    def _client(self, region: str, *, timeout_s: float, attempts: int) -> Any:
-        access_key, secret_key = (key.reveal() or None for key in self._keys)
-        with _SESSION_LOCK:
-            client = _SESSION.client(
-                "s3",
-                endpoint_url=self.endpoint,
-                region_name=region,
-                aws_access_key_id=access_key,
-                aws_secret_access_key=secret_key,
-                config=Config(
-                    connect_timeout=2.0,
-                    read_timeout=timeout_s,
-                    retries={"total_max_attempts": attempts, "mode": "standard"},
-                    max_pool_connections=4 * WORKERS,
-                    s3={"addressing_style": "path"} if self.endpoint else {},
-                    tcp_keepalive=True,
-                    # Tenure compares contents itself; servers other than AWS do not know the newer checksums.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
-            )
-        allow_unicode(client)
-        return client
 
     @property
     def name(self) -> StoreName:
@@ -130,7 +97,7 @@ class S3Store:
 
     @property
     def server(self) -> str:
-        return urlsplit(self.endpoint).netloc if self.endpoint else f"s3.{self._region}.amazonaws.com"
+        return self._place.server
 
     def room(self) -> Sequence[Room]:
         return ()
@@ -226,11 +193,16 @@ class S3Store:
                     hint="stop the copies of the link before erasing",
                 )
             erased: set[str] = set()
-            for batch in self._versions(prefix):
-                self._delete(batch)
-                erased.update(entry["Key"] for entry in batch)
+            for page in version_pages(self.client, self.bucket, prefix):
+                kept = delete_versions(self.client, self.bucket, page)
+                if kept:
+                    raise StoreRefused(
+                        f"{self.where} kept {len(kept)} objects, the first one {kept[0].key}: {kept[0].code}",
+                        hint="objects under retention or legal hold can only be erased when that has ended",
+                    )
+                erased.update(version.key for version in page)
                 progress(len(erased))
-            self._abort_uploads(prefix)
+            abort_uploads(self.client, self.bucket, prefix)
             return len(erased)
 
     def retire(self, fence: Fence) -> None:
@@ -239,41 +211,6 @@ class S3Store:
         """
         with translated(self.where):
             self.fencing(fence.tenant).retire(fence)
-
-    def _versions(self, prefix: str) -> Iterator[list[dict[str, str]]]:
-        marker: dict[str, str] = {}
-        while True:
-            page = self.client.list_object_versions(Bucket=self.bucket, Prefix=prefix, **marker)
-            found = [
-                {"Key": v["Key"], "VersionId": v["VersionId"]}
-                for v in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
-            ]
-            for start in range(0, len(found), DELETE_AT_ONCE):
-                yield found[start : start + DELETE_AT_ONCE]
-            if not page.get("IsTruncated"):
-                return
-            marker = {"KeyMarker": page["NextKeyMarker"]}
-            if page.get("NextVersionIdMarker"):
-                marker["VersionIdMarker"] = page["NextVersionIdMarker"]
-
-    def _delete(self, batch: list[dict[str, str]]) -> None:
-        answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-        errors = answer.get("Errors", [])
-        if errors:
-            first = errors[0]
-            raise StoreRefused(
-                f"{self.where} kept {len(errors)} objects, the first one {first['Key']}: {first['Code']}",
-                hint="objects under retention or legal hold can only be erased when that has ended",
-            )
-
-    def _abort_uploads(self, prefix: str) -> None:
-        for page in self.client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self.bucket, Prefix=prefix
-        ):
-            for upload in page.get("Uploads", []):
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
 
     def close(self) -> None:
         self.pool.shutdown(wait=False)
@@ -312,4 +249,9 @@ class S3Store:
 
     def same_server(self, other: S3Store) -> bool:
         """Whether the other bucket is of the same endpoint and reached with the same keys."""
-        return self.endpoint == other.endpoint and self._keys == other._keys
+        mine, theirs = self._place, other._place
+        return (mine.endpoint, mine.access_key, mine.secret_key) == (
+            theirs.endpoint,
+            theirs.access_key,
+            theirs.secret_key,
+        )
