@@ -39,6 +39,9 @@ where not exists (
     select 1 from file.main.usage_events there where there.tenant_id = shipped.tenant_id and there.id = shipped.id
 )
 """
+_EVENTS: Final = """
+select kind, subject, units from file.main.usage_events where tenant_id = ? order by happened, id
+"""
 _COUNT: Final = "select id, count(*) from file.main.usage_events where tenant_id = ? group by id"
 
 
@@ -84,13 +87,16 @@ class Warehouse:
             self._hub.execute(_CREATE)
 
     @contextmanager
-    def opened(self, *, write: bool = False, wait_s: float = WAIT_S, missing: bool = False) -> Iterator[None]:
-        """Have the file open for the block. Raises `Taken`, and `FileNotFoundError` unless it may be `missing`."""
+    def opened(
+        self, *, write: bool = False, wait_s: float = WAIT_S, missing: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Have the file open, as `file`, for the block. Raises `Taken`, and `FileNotFoundError` if it is not there
+        and may not be `missing`."""
         if not missing and not self._path.exists():
             raise FileNotFoundError(self._path)
         self._attach("read_write" if write else "read_only", time.monotonic() + wait_s)
         try:
-            yield
+            yield self._hub
         finally:
             self._hub.execute("detach file")
 
@@ -121,6 +127,10 @@ class Warehouse:
                 [event.units for event in events],
             ],
         )
+
+    def events(self, tenant: str) -> list[tuple[str, str, int]]:
+        """Kind, subject and units of what the tenant did, the oldest first. The file is open."""
+        return list(self._hub.execute(_EVENTS, [tenant]).fetchall())
 
     def counts(self, tenant: str) -> dict[str, int]:
         """How often each event of the tenant is there. The file is open."""
