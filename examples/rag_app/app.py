@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from rag_app.faults import Faults
 from rag_app.metrics import CONTENT_TYPE, Metrics
 from rag_app.settings import CLIENT_IDS_FROM, TENANT_HEADER, AppConfig
-from rag_app.shipping import LogShipper, UsageShipper, logged_at
+from rag_app.shipping import LogShipper, MetricsReporter, UsageShipper, logged_at
 from rag_app.storage import Document, Storage
 from tenure.client import Fenced
 
@@ -283,8 +283,8 @@ def make_app(config: AppConfig) -> web.Application:
         async with Storage(config) as storage:
             app[STORAGE] = storage
             with ExitStack() as shipping:
-                for shipper in (app[LOGS], UsageShipper(config)):
-                    shipping.enter_context(shipper)
+                for background in (app[LOGS], UsageShipper(config), MetricsReporter(config, app[METRICS])):
+                    shipping.enter_context(background)
                 yield
 
     app.cleanup_ctx.append(stores)

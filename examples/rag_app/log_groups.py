@@ -14,11 +14,15 @@ from botocore.exceptions import ClientError
 from rag_app.settings import LogSettings
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_logs.type_defs import InputLogEventTypeDef
 
 STREAM: Final = "requests"
 RETENTION_DAYS: Final = 14
+_IMPATIENT: Final = Config(
+    connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2, "mode": "standard"}
+)
 _EXISTS: Final = "ResourceAlreadyExistsException"
 _NOT_FOUND: Final = "ResourceNotFoundException"
 
@@ -43,9 +47,19 @@ def logs_client(settings: LogSettings) -> CloudWatchLogsClient:
         region_name=settings.region,
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
-        config=Config(
-            connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2, "mode": "standard"}
-        ),
+        config=_IMPATIENT,
+    )
+
+
+def metrics_client(settings: LogSettings) -> CloudWatchClient:
+    """For the metrics of the same account and region."""
+    return boto3.client(
+        "cloudwatch",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
+        config=_IMPATIENT,
     )
 
 

@@ -22,6 +22,10 @@ class Metrics:
         self._seconds[tenant] += seconds
         self._count[tenant] += 1
 
+    def requests(self) -> dict[str, int]:
+        """How many each tenant has made."""
+        return dict(self._count)
+
     def exposition(self, *, log_events_dropped: int) -> str:
         return "".join(f"{line}\n" for line in self._lines(log_events_dropped))
 

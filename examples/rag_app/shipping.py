@@ -1,9 +1,10 @@
 """What leaves the app in the background, a little after the requests it is about: what tenants used, to the cell's
-warehouse, and what was logged, to CloudWatch Logs.
+warehouse, what was logged, to CloudWatch Logs, and what was counted, to CloudWatch's metrics.
 
-Both write for a tenant under its permit only, like every request, so that a move's fence holds them as well. What a
-fenced tenant used stays in the outbox, which moves with the tenant's other tables: the cell that serves it next ships
-it. What was logged of it waits in memory, and is dropped after ten minutes.
+The first two write for a tenant under its permit only, like every request, so that a move's fence holds them as well.
+What a fenced tenant used stays in the outbox, which moves with the tenant's other tables: the cell that serves it next
+ships it. What was logged of it waits in memory, and is dropped after ten minutes. Metrics stay where they were
+reported.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import duckdb
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from rag_app.log_groups import STREAM, LogEvent, group_of, journal_keys, logs_client, put
+from rag_app.log_groups import STREAM, LogEvent, group_of, journal_keys, logs_client, metrics_client, put
+from rag_app.metrics import Metrics
 from rag_app.settings import AppConfig
 from rag_app.warehouse import Taken, UsageEvent, Warehouse, journal_key
 from tenure.client import Fenced, permit, touch, translating
@@ -34,6 +36,8 @@ ANALYTICS_STORE: Final = "analytics"
 LOGS_STORE: Final = "logs"
 USAGE_EVERY_S: Final = 2.0
 LOGS_EVERY_S: Final = 3.0
+METRICS_EVERY_S: Final = 15.0
+METRICS_NAMESPACE: Final = "RagApp"
 USAGE_BATCH: Final = 1_000
 LOGS_BATCH: Final = 2_000
 LOGS_KEPT: Final = 20_000
@@ -50,13 +54,11 @@ where tenant_id = %s order by happened limit %s for update
 _SHIPPED: Final = "delete from usage_outbox where tenant_id = %s and id = any(%s::uuid[])"
 
 
-class _Shipper:
-    """A thread with a connection of its own. `with shipper: ...` runs it; the end of the block ships once more."""
+class _Background:
+    """A thread that does a round every so often. `with background: ...` runs it; the end of the block does one more."""
 
-    def __init__(self, config: AppConfig, name: str, every_s: float) -> None:
-        self._dsn = config.postgres_dsn
+    def __init__(self, name: str, every_s: float) -> None:
         self._every_s = every_s
-        self._conn: psycopg.Connection[Any] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -68,9 +70,9 @@ class _Shipper:
         self._thread.join()
 
     @abstractmethod
-    def ship(self, conn: psycopg.Connection[Any]) -> None:
-        """Bring away what waits. The connection commits every statement outside of a transaction."""
+    def round(self) -> None: ...
 
+    @abstractmethod
     def close(self) -> None:
         """Called at the end, in the thread."""
 
@@ -79,14 +81,32 @@ class _Shipper:
         while not ended:
             ended = self._ended.wait(self._every_s)
             try:
-                if self._conn is None or self._conn.closed:
-                    self._conn = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
-                self.ship(self._conn)
+                self.round()
             except _FAILURES as error:
                 logger.warning("%s: %s", self._thread.name, error)
+        self.close()
+
+
+class _Shipper(_Background):
+    """With a connection of its own."""
+
+    def __init__(self, config: AppConfig, name: str, every_s: float) -> None:
+        super().__init__(name, every_s)
+        self._dsn = config.postgres_dsn
+        self._conn: psycopg.Connection[Any] | None = None
+
+    @abstractmethod
+    def ship(self, conn: psycopg.Connection[Any]) -> None:
+        """Bring away what waits. The connection commits every statement outside of a transaction."""
+
+    def round(self) -> None:
+        if self._conn is None or self._conn.closed:
+            self._conn = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+        self.ship(self._conn)
+
+    def close(self) -> None:
         if self._conn is not None:
             self._conn.close()
-        self.close()
 
 
 class UsageShipper(_Shipper):
@@ -97,6 +117,7 @@ class UsageShipper(_Shipper):
         self._warehouse = Warehouse(config.warehouse)
 
     def close(self) -> None:
+        super().close()
         self._warehouse.close()
 
     def ship(self, conn: psycopg.Connection[Any]) -> None:
@@ -144,6 +165,7 @@ class LogShipper(_Shipper):
         self.dropped = 0
 
     def close(self) -> None:
+        super().close()
         self._client.close()
 
     def log(self, tenant: str, fields: Mapping[str, Any]) -> None:
@@ -183,6 +205,41 @@ class LogShipper(_Shipper):
             young = young[max(len(young) + len(waiting) - LOGS_KEPT, 0) :]
             waiting.extendleft(reversed(young))
             self.dropped += len(events) - len(young)
+
+
+class MetricsReporter(_Background):
+    """Reports how many requests each tenant made since the last time."""
+
+    def __init__(self, config: AppConfig, metrics: Metrics) -> None:
+        super().__init__("report-metrics", METRICS_EVERY_S)
+        self._client = metrics_client(config.logs)
+        self._cell = config.cell
+        self._metrics = metrics
+        self._reported: dict[str, int] = {}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def round(self) -> None:
+        counted = self._metrics.requests()
+        fresh = {tenant: count - self._reported.get(tenant, 0) for tenant, count in counted.items()}
+        for tenant, count in fresh.items():
+            if count:
+                self._client.put_metric_data(
+                    Namespace=METRICS_NAMESPACE,
+                    MetricData=[
+                        {
+                            "MetricName": "Requests",
+                            "Dimensions": [
+                                {"Name": "tenant", "Value": tenant},
+                                {"Name": "cell", "Value": self._cell},
+                            ],
+                            "Unit": "Count",
+                            "Value": count,
+                        }
+                    ],
+                )
+                self._reported[tenant] = counted[tenant]
 
 
 def logged_at() -> str:
