@@ -56,6 +56,8 @@ class Where:
     bucket: str
     keymap: KeyMap
     pool: ThreadPoolExecutor
+    others: frozenset[str]
+    """Buckets of other stores, which search them themselves."""
     heads_show_tags: bool
     """A head counts the object's tags, so that those of an object without any need not be asked for."""
     translated: Callable[[], AbstractContextManager[None]]
@@ -142,7 +144,7 @@ class _Search:
                 Place(kind=PlaceKind.BUCKET, name="*"), "the login may not list buckets", items=0
             )
             return [own]
-        return [own, *sorted(b["Name"] for b in listed if b["Name"] != own)]
+        return [own, *sorted({b["Name"] for b in listed} - {own} - self._where.others)]
 
     def _count(self, buckets: list[str]) -> None:
         """Learn how much there is, if that takes no more than some requests."""
