@@ -46,6 +46,7 @@ from tenure.stores.postgres import (
     PostgresJournal,
     PostgresLiveCopy,
     PostgresStore,
+    PostgresTenantFence,
     TenantTable,
 )
 from tenure.stores.redis import RedisCopy, RedisStore
@@ -73,6 +74,16 @@ class Stores:
     def names(self) -> Sequence[StoreName]:
         return tuple(self._estate.catalogue.stores)
 
+    def moving(self) -> Sequence[StoreName]:
+        """A store is of the same kind in every cell, so any cell's says whether it moves."""
+        return tuple(name for name in self.names() if self._any(name).capabilities.stays is None)
+
+    def _any(self, name: StoreName) -> Store:
+        """The store in some cell: one that is made already, if there is any."""
+        with self._lock:
+            made = next((store for (_, made), store in self._made.items() if made == name), None)
+            return made if made is not None else self.store(next(iter(self._estate.cells)), name)
+
     def store(self, cell: CellName, name: StoreName) -> Store:
         with self._lock:
             made = self._made.get((cell, name))
@@ -90,14 +101,15 @@ class Stores:
             return PgVectorLiveCopy(link=link, source=one, target=other, tenant=tenant)
         if isinstance(one, RedisStore) and isinstance(other, RedisStore):
             return RedisCopy(link=link, tenant=tenant, source=one, target=other)
-        if isinstance(one, S3Store) and isinstance(other, S3Store):
+        where = self._estate.catalogue.store(name)
+        if isinstance(one, S3Store) and isinstance(other, S3Store) and isinstance(where, S3Map):
             return S3Copy(
                 link=link,
                 tenant=tenant,
                 source=one,
                 target=other,
-                source_journal=self._journal(source, name),
-                target_journal=self._journal(target, name),
+                source_journal=self._journal(source, where.journal),
+                target_journal=self._journal(target, where.journal),
             )
         raise ConfigurationError(f"{name} is not of the same kind in {source} and {target}")
 
@@ -184,16 +196,19 @@ class Stores:
             trust_etags=settings.trust_etags,
         )
 
-    def _journal(self, cell: CellName, name: StoreName) -> PostgresJournal | None:
-        where = self._estate.catalogue.store(name)
-        if not isinstance(where, S3Map) or where.journal is None:
-            return None
-        holder = self.store(cell, where.journal)
-        if not isinstance(holder, PostgresStore):
-            raise ConfigurationError(
-                f"the journal of {name} is to lie in {where.journal}, which is not PostgreSQL"
-            )
-        return PostgresJournal(holder)
+    def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:
+        """Where the app says what it changes in stores without a change feed."""
+        return None if holder is None else PostgresJournal(self._beside(cell, holder))
+
+    def _anchor(self, cell: CellName, holder: StoreName) -> PostgresTenantFence:
+        """The fence of stores that have none of their own: it is where their journal is."""
+        return PostgresTenantFence(self._beside(cell, holder))
+
+    def _beside(self, cell: CellName, holder: StoreName) -> PostgresStore:
+        found = self.store(cell, holder)
+        if not isinstance(found, PostgresStore):
+            raise ConfigurationError(f"a journal is to lie in {holder} of {cell}, which is not PostgreSQL")
+        return found
 
 
 def _home(store: Store) -> str | None:

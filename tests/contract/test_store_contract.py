@@ -54,6 +54,11 @@ def close(store: Store, token: int = 10) -> None:
     store.fence(fence(token), expires_in_s=None, drain_s=5.0)
 
 
+def refuses(store: Store) -> bool:
+    """Whether the app's writes meet the fence: in the store itself, or in the one whose fence it shares."""
+    return store.capabilities.fence_enforced or store.capabilities.fenced_with is not None
+
+
 def following(copy: LiveCopy) -> LiveCopy:
     deadline = time.monotonic() + DEADLINE_S
     while not copy.progress().following:
@@ -91,6 +96,12 @@ def unlink(rig: Rig, token: int) -> None:
     """Stop both directions with objects that did not start them."""
     for source, target in ((BLUE, GREEN), (GREEN, BLUE)):
         rig.copy(ACME, source, target).stop(fence(token))
+
+
+def contents(store: Store, tenant: TenantId) -> dict[str, tuple[int, str]]:
+    """What the store holds of a tenant. Its size is left out: engines estimate it, and gather statistics when they
+    please."""
+    return {name: (c.items, c.digest) for name, c in store.inventory(tenant).collections.items()}
 
 
 def kinds(rig: Rig, comparison: Comparison) -> dict[str, DifferenceKind]:
@@ -139,7 +150,7 @@ def test_a_fence_refuses_the_tenants_writes_and_nobody_elses(rig: Rig) -> None:
     store = rig.store(BLUE)
     before = dict(rig.read(BLUE, ACME))
     close(store)
-    assert store.capabilities.fence_enforced
+    assert refuses(store)
     with pytest.raises(AppRefused):
         rig.write(BLUE, ACME, "a", "after the fence")
     with pytest.raises(AppRefused):
@@ -254,11 +265,11 @@ def test_a_copy_brings_everything_and_follows_every_kind_of_change(rig: Rig) -> 
 
 
 def test_a_copy_leaves_the_neighbours_alone(rig: Rig) -> None:
-    before = [rig.store(side).inventory(n).collections for side in Side for n in NEIGHBOURS]
+    before = [contents(rig.store(side), n) for side in Side for n in NEIGHBOURS]
     copy = linked(rig)
     sealed(copy)
     copy.compare()
-    assert [rig.store(side).inventory(n).collections for side in Side for n in NEIGHBOURS] == before
+    assert [contents(rig.store(side), n) for side in Side for n in NEIGHBOURS] == before
     assert set(rig.read(GREEN, ACME1)) == {"a"}
 
 
@@ -282,7 +293,7 @@ def test_a_seal_has_brought_every_write_that_was_accepted_before_the_fence(rig: 
     for thread in writers:
         thread.start()
     stop.wait(0.3)
-    if not copy.source.capabilities.fence_enforced:
+    if not refuses(copy.source):
         stop.set()
         for thread in writers:
             thread.join()
@@ -306,7 +317,7 @@ def test_after_a_switch_the_former_source_follows_from_the_first_write(rig: Rig)
     sealed(reverse)
     assert rig.read(BLUE, ACME) == rig.read(GREEN, ACME)
     assert rig.read(BLUE, ACME)["new"] == "before the reverse copy started"
-    if reverse.target.capabilities.fence_enforced:
+    if refuses(reverse.target):
         with pytest.raises(AppRefused):
             rig.write(BLUE, ACME, "a", "the former source is closed")
 
@@ -484,7 +495,7 @@ def test_what_a_comparison_found_to_differ_is_never_passed_over_later(rig: Rig) 
 
 def test_an_erasure_needs_a_fence_and_takes_only_that_tenant(rig: Rig) -> None:
     store = rig.store(BLUE)
-    before = [store.inventory(n).collections for n in NEIGHBOURS]
+    before = [contents(store, n) for n in NEIGHBOURS]
     with pytest.raises(FenceRefused):
         store.erase(fence())
     assert len(rig.read(BLUE, ACME)) == 5
@@ -496,7 +507,7 @@ def test_an_erasure_needs_a_fence_and_takes_only_that_tenant(rig: Rig) -> None:
     assert store.erase(fence(20)) == 0
     assert not rig.read(BLUE, ACME)
     assert store.inventory(ACME).items == 0
-    assert [store.inventory(n).collections for n in NEIGHBOURS] == before
+    assert [contents(store, n) for n in NEIGHBOURS] == before
 
 
 def test_stopping_an_aborted_link_leaves_nothing_but_the_tenants_data(rig: Rig) -> None:
@@ -505,7 +516,7 @@ def test_stopping_an_aborted_link_leaves_nothing_but_the_tenants_data(rig: Rig) 
     copy.arm_reverse(fence())
     copy.detach()
     unlink(rig, 11)
-    if copy.target.capabilities.fence_enforced:
+    if refuses(copy.target):
         with pytest.raises(AppRefused):
             rig.write(GREEN, ACME, "a", "the passive side stays closed")
     target = rig.store(GREEN)

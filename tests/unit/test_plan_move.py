@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tenure.cli.output import show_plan
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.record import RouteKind, RouteRecord, Spread
@@ -24,6 +25,7 @@ from tenure.plan.observation import (
     Prices,
     Rate,
     ResidencyRule,
+    StayingStore,
     StoreObservation,
 )
 from tenure.plan.targets import Targets, Verdict, judge
@@ -37,6 +39,7 @@ STORE = StoreObservation(
     round_trip_ms=1.5,
     fence_enforced=True,
     rides_with=None,
+    fenced_with=None,
     fingerprint_source={"prefix": "a"},
     fingerprint_target={"prefix": "a"},
 )
@@ -75,6 +78,30 @@ def plan(seen: MoveObservation = SEEN) -> Plan:
 
 def codes(found: Plan) -> set[str]:
     return {f.code for f in found.refusals}
+
+
+def test_stores_whose_data_stays_are_named_with_their_reasons_and_decide_the_digest() -> None:
+    series = StayingStore(
+        store=StoreName("metrics"), kind="prometheus", why="series are the past of a cell; they expire"
+    )
+    seen = plan(replace(SEEN, staying=(series,)))
+    assert seen.as_dict()["stay"] == [
+        {"store": "metrics", "kind": "prometheus", "why": "series are the past of a cell; they expire"}
+    ]
+    assert "Not moved:\n  metrics (prometheus): series are the past of a cell; they expire" in show_plan(seen)
+    assert seen.digest != plan().digest
+    assert plan().as_dict()["stay"] == []
+    assert "Not moved" not in show_plan(plan())
+
+
+def test_a_store_that_shares_a_fence_says_whose() -> None:
+    vectors = replace(
+        STORE, store=StoreName("pinecone"), fence_enforced=False, fenced_with=StoreName("postgres")
+    )
+    seen = plan(replace(SEEN, stores=(STORE, vectors)))
+    assert [s["fenced_with"] for s in seen.as_dict()["stores"]] == [None, "postgres"]
+    assert "permit of postgres" in show_plan(seen)
+    assert {f.where for f in seen.findings if f.code == "fence_cooperative"} == {"pinecone"}
 
 
 def test_the_digest_does_not_change_with_the_tenants_writes() -> None:

@@ -11,6 +11,7 @@ import click
 
 from tenure.errors import ConfigurationError, NotAllowed, TenureError
 from tenure.plan.move import Plan
+from tenure.plan.observation import StoreObservation
 
 SCHEMA_VERSION = 1
 
@@ -78,6 +79,13 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def _fence_of(store: StoreObservation) -> str:
+    """What keeps the tenant's writes out of the store during a switch."""
+    if store.fence_enforced:
+        return "enforced"
+    return "gate and client only" if store.fenced_with is None else f"permit of {store.fenced_with}"
+
+
 def show_plan(plan: Plan) -> str:
     """The plan as people read it."""
     lines = [
@@ -102,13 +110,17 @@ def show_plan(plan: Plan) -> str:
                     s.kind,
                     s.items,
                     size(s.size_bytes),
-                    "enforced" if s.fence_enforced else "gate and client only",
+                    _fence_of(s),
                 )
                 for s in plan.stores
             ],
         ),
         "",
     ]
+    if plan.staying:
+        lines.append("Not moved:")
+        lines += [f"  {s.store} ({s.kind}): {s.why}" for s in plan.staying]
+        lines.append("")
     if plan.findings:
         lines.append("Findings:")
         for f in plan.findings:

@@ -74,6 +74,17 @@ create table if not exists tenure.journal (
     primary key (tenant_id, id)
 );
 
+-- Which link holds a store beside this database that cannot refuse the tenant's writes itself, and which process copies
+-- into it ('' if none does). The tenant's fence here is that store's too. `passed`: how far the first pass has come.
+create table if not exists tenure.copier (
+    tenant_id text not null,
+    store     text not null,
+    link      text not null,
+    process   text not null default '',
+    passed    text not null default '',
+    primary key (tenant_id, store)
+);
+
 -- lock_key, permit, note and touch run in each transaction of a moving tenant. A `set search_path` takes longer than all
 -- that they do, so they name the schema of everything instead, operators and types included.
 
@@ -402,6 +413,7 @@ begin
     delete from tenure.touched_log where tenant_id = tenant;
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
+    delete from tenure.copier where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     delete from tenure.fence where tenant_id = tenant;
     if not exists (select from tenure.fence) then
@@ -421,6 +433,7 @@ begin
     delete from tenure.touched_log where tenant_id = tenant;
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
+    delete from tenure.copier where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     perform tenure.enrol(tenant, false, of_epoch, of_token);
     update tenure.fence set writable = false, until = null, epoch = of_epoch, token = of_token,

@@ -123,7 +123,7 @@ class Capacity:
     def _bandwidth(self, source: CellName, target: CellName) -> Mapping[str, int]:
         """Bytes per second on each server with such a limit, as measured; all of it where nothing was."""
         wanted: dict[str, int] = {}
-        for name in self._deps.factory.names():
+        for name in self._deps.factory.moving():
             past = self._deps.registry.measurements.recent(
                 kind="copy", route=route(source, target), store=name, limit=PAST_MEASUREMENTS
             )

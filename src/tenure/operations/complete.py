@@ -5,10 +5,12 @@ What is destroyed is named by the operation, and only after a fresh comparison f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, OperationSpec, StepOutcome, StepSpec
 from tenure.errors import DataDiffers, NotAllowed
-from tenure.model.names import TenantId
+from tenure.model.names import StoreName, TenantId
 from tenure.model.operation import OperationState
 from tenure.operations.deps import Deps
 from tenure.operations.move import Move
@@ -102,7 +104,9 @@ class Complete:
                 f"{session.target} still holds items of {session.tenant}: {left}",
                 hint=f"tenure complete {session.tenant} again; something writes there past the fence",
             )
-        session.each_anchored(lambda n: session.target_store(n).retire(fence))
+        retire: Callable[[StoreName], None] = lambda n: session.target_store(n).retire(fence)  # noqa: E731
+        session.each(retire, session.riders())
+        session.each_anchored(retire)
         deps.registry.links.remove(session.link, lease=ctx.lease)
         deps.sessions.drop(session.link)
         self._close_migrations(ctx, session.tenant)

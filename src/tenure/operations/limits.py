@@ -113,10 +113,10 @@ class Limits:
         return Limit(most=most, why=f"{why}, {free - most:,} kept free")
 
     def servers(self, cells: Iterable[CellName]) -> Mapping[str, Sequence[Store]]:
-        """The stores of these cells by their servers."""
+        """The stores of these cells that moves take something of, by their servers."""
         found: dict[str, list[Store]] = {}
         for cell in cells:
-            for name in self._factory.names():
+            for name in self._factory.moving():
                 store = self._factory.store(cell, name)
                 found.setdefault(store.server, []).append(store)
         return found

@@ -24,6 +24,7 @@ from tenure.plan.observation import (
     Prices,
     Rate,
     ResidencyRule,
+    StayingStore,
     StoreObservation,
 )
 from tenure.registry.measurements import Measurement
@@ -162,6 +163,7 @@ def _store(deps: Deps, session: Session, name: StoreName, found: Sequence[Findin
         round_trip_ms=round_trip_ms,
         fence_enforced=store.capabilities.fence_enforced,
         rides_with=store.capabilities.rides_with,
+        fenced_with=store.capabilities.fenced_with,
         fingerprint_source=session.copies[name].fingerprint(),
         fingerprint_target=deps.factory.copy(
             session.link, name, session.tenant, session.target, session.source
@@ -169,6 +171,17 @@ def _store(deps: Deps, session: Session, name: StoreName, found: Sequence[Findin
         copied=_rate(deps, "copy", name, session.source, session.target),
         compared=_rate(deps, "verify", name, session.source, session.target),
     )
+
+
+def _staying(deps: Deps, cell: CellName) -> tuple[StayingStore, ...]:
+    """The stores that no move takes part of the tenant from, with their reasons."""
+    found = []
+    for name in deps.factory.names():
+        why = deps.factory.store(cell, name).capabilities.stays
+        if why is not None:
+            kind: StoreKind = deps.estate.catalogue.store(name).kind
+            found.append(StayingStore(store=name, kind=str(kind), why=why))
+    return tuple(found)
 
 
 def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
@@ -204,6 +217,7 @@ def observe(deps: Deps, session: Session, *, linked: bool) -> MoveObservation:
         source=cell_observation(deps, session.source),
         target=cell_observation(deps, session.target),
         stores=tuple(stores.values()),
+        staying=_staying(deps, session.source),
         findings=tuple(findings),
         linked=linked,
         catalogue_digest=deps.estate.catalogue.digest,

@@ -23,7 +23,12 @@ R = TypeVar("R")
 class StoreFactory(Protocol):
     """Makes the adapters of the estate. Stores are shared and kept; copies belong to the session that asked."""
 
-    def names(self) -> Sequence[StoreName]: ...
+    def names(self) -> Sequence[StoreName]:
+        """All stores, which every cell has."""
+
+    def moving(self) -> Sequence[StoreName]:
+        """Those that have a live copy; a move leaves the data of the others where they are (`Capabilities.stays`)."""
+
     def store(self, cell: CellName, name: StoreName) -> Store: ...
     def copy(
         self, link: str, name: StoreName, tenant: TenantId, source: CellName, target: CellName
@@ -57,7 +62,7 @@ class Session:
     _overdue: set[Future[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        for name in self.factory.names():
+        for name in self.factory.moving():
             if name not in self.copies:
                 self.copies[name] = self.factory.copy(self.link, name, self.tenant, self.source, self.target)
         if self._pool is None:
@@ -139,8 +144,8 @@ class Session:
         return [n for n in self.fenced() if n not in drains]
 
     def riders(self) -> list[StoreName]:
-        """Stores that another one's copy carries: they are fenced and opened with it."""
-        return [n for n in self.copies if self.source_store(n).capabilities.rides_with is not None]
+        """Stores whose fence is another one's: they are fenced and opened with it."""
+        return [n for n in self.copies if self.source_store(n).capabilities.fenced_with is not None]
 
     def fenced(self) -> list[StoreName]:
         """Stores with a fence of their own."""

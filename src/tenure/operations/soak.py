@@ -57,7 +57,7 @@ def look(deps: Deps, link: Link) -> SoakState:
     serves = deps.registry.placements.get(link.tenant).cell
     follows = link.cell_b if serves == link.cell_a else link.cell_a
     forward, back = (
-        {n: deps.factory.copy(link.name, n, link.tenant, a, b).standing() for n in deps.factory.names()}
+        {n: deps.factory.copy(link.name, n, link.tenant, a, b).standing() for n in deps.factory.moving()}
         for a, b in ((serves, follows), (follows, serves))
     )
     return SoakState(

@@ -129,7 +129,7 @@ def _queued(active: Operation, admission: Admission, waits_for: str) -> tuple[st
 def _closed(deps: Deps, placement: Placement) -> list[str]:
     """The stores of the serving cell that refuse the tenant's writes now, as far as they can be asked."""
     found = []
-    for name in deps.factory.names():
+    for name in deps.factory.moving():
         try:
             if not deps.factory.store(placement.cell, name).fence_state(placement.tenant).writable:
                 found.append(str(name))

@@ -17,7 +17,7 @@ from tenure.model.finding import Finding, Severity
 from tenure.model.names import CellName, TenantId
 from tenure.model.record import RouteKind, RouteRecord
 from tenure.plan.canary import CanaryPlan
-from tenure.plan.observation import CellObservation, MoveObservation, Prices, StoreObservation
+from tenure.plan.observation import CellObservation, MoveObservation, Prices, StayingStore, StoreObservation
 
 COPY_PER_INVENTORY = 4.0
 """A copy takes about this many times as long as counting and digesting the same data (`make bench` prints it)."""
@@ -149,6 +149,7 @@ class Plan:
     route_kind: RouteKind
     steps: tuple[PlannedStep, ...]
     stores: tuple[StoreObservation, ...]
+    staying: tuple[StayingStore, ...]
     findings: tuple[Finding, ...]
     prediction: Prediction
     digest: str
@@ -175,6 +176,7 @@ class Plan:
                     "size_bytes": s.size_bytes,
                     "fence": "enforced" if s.fence_enforced else "cooperative",
                     "rides_with": s.rides_with,
+                    "fenced_with": s.fenced_with,
                     "schema": {
                         "source": dict(s.fingerprint_source),
                         "target": dict(s.fingerprint_target),
@@ -182,6 +184,7 @@ class Plan:
                 }
                 for s in self.stores
             ],
+            "stay": [{"store": s.store, "kind": s.kind, "why": s.why} for s in self.staying],
             "findings": [
                 {
                     "severity": str(f.severity),
@@ -395,6 +398,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         "steps": [s.name for s in steps],
         "findings": sorted({(str(f.severity), f.code, f.where) for f in findings}),
         **({"canary": seen.canary.as_dict()} if seen.canary is not None else {}),
+        **({"stay": sorted(s.store for s in seen.staying)} if seen.staying else {}),
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     return Plan(
@@ -406,6 +410,7 @@ def plan_move(kind: str, steps: tuple[PlannedStep, ...], seen: MoveObservation) 
         route_kind=seen.route_kind,
         steps=steps,
         stores=seen.stores,
+        staying=seen.staying,
         findings=findings,
         prediction=prediction,
         digest=digest,

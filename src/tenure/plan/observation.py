@@ -36,11 +36,21 @@ class StoreObservation:
     round_trip_ms: float
     fence_enforced: bool
     rides_with: StoreName | None
+    fenced_with: StoreName | None
     fingerprint_source: Mapping[str, str]
     fingerprint_target: Mapping[str, str]
     """What must not change on each side during the move, item by item."""
     copied: Rate | None = None
     compared: Rate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StayingStore:
+    """A store that a move leaves as it is in both cells, and why."""
+
+    store: StoreName
+    kind: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +105,8 @@ class MoveObservation:
     past_holds_ms: tuple[float, ...]
     """Holds measured on this route, newest first."""
     prices: Prices
+    staying: tuple[StayingStore, ...] = ()
+    """The tenant's stores that take no part."""
     record: RouteRecord | None = None
     """How the last operations of the same kind went on this kind of route."""
     canary: CanaryPlan | None = None

@@ -31,7 +31,11 @@ class Capabilities:
     fence_expires: bool
     """A fence with a deadline lifts itself."""
     rides_with: StoreName | None = None
-    """The store whose live copy carries this one's data as well, and whose fence is this one's too."""
+    """The store whose live copy carries this one's data as well."""
+    fenced_with: StoreName | None = None
+    """The store of the same cell whose fence is this one's too: it is fenced, opened and retired with that one."""
+    stays: str | None = None
+    """Why a move leaves this store's data where it is; None: it has a live copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,3 +327,65 @@ class Journal(Protocol):
 
     def settle(self, tenant: TenantId, ids: Sequence[int]) -> None:
         """Delete exactly these rows. Idempotent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copier:
+    """What holds one tenant in one store: the link, and the process that copies into the store (both '' if none does).
+
+    `passed`: how far the first pass over everything has come, in the copy's own words. `accepts`: the store accepts the
+    tenant's writes. `token`: the newest that was ever used for the tenant.
+    """
+
+    link: str = ""
+    process: str = ""
+    passed: str = ""
+    accepts: bool = True
+    token: int = 0
+
+
+class TenantFence(Protocol):
+    """The fence of the tenants of one cell, for its stores that cannot refuse a tenant's writes themselves.
+
+    The app writes to such a store inside a transaction of the cell's PostgreSQL that holds the tenant's permit, so the
+    fence there keeps the writes out, and waits for those under way. It also remembers, for each of these stores, which
+    link holds it and which process copies into it. Whatever takes a `Fence` raises `FenceRefused` for a stale token.
+    """
+
+    @property
+    def name(self) -> StoreName:
+        """The store that the fence is in."""
+
+    def claim(self, fence: Fence) -> None:
+        """See `Store.claim`."""
+
+    def fence(self, fence: Fence, *, expires_in_s: float | None, drain_s: float) -> None:
+        """See `Store.fence`."""
+
+    def open(self, fence: Fence) -> None:
+        """See `Store.open`."""
+
+    def fence_state(self, tenant: TenantId) -> FenceState:
+        """See `Store.fence_state`."""
+
+    def require_unlinked(self, fence: Fence, store: StoreName) -> None:
+        """Claim; raise `StoreRefused` while a link holds that store."""
+
+    def copier(self, tenant: TenantId, store: StoreName) -> Copier:
+        """What holds the tenant in that store, in one look."""
+
+    def join(
+        self, fence: Fence, store: StoreName, link: str, *, copier: str | None = None, fenced: bool = False
+    ) -> None:
+        """Claim, and note that the link holds that store; with `copier`, that this process copies into it from now on;
+        '' if nobody does. Unless it is another link or nobody, how far the first pass had come stays known.
+
+        With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes. Idempotent.
+        """
+
+    def note(self, tenant: TenantId, store: StoreName, link: str, *, copier: str, passed: str) -> None:
+        """Note how far the first pass has come, if that process is still the one that copies."""
+
+    def release(self, fence: Fence, store: StoreName, link: str) -> None:
+        """Claim, and forget that the link holds that store. A fence stays down; where the tenant is open and nothing
+        holds it here any more, no trace is left. Idempotent."""

@@ -67,6 +67,7 @@ union all select 'touched log ' || relation from tenure.touched_log
 union all select 'gate ' || relname from pg_class where relnamespace = 'tenure'::regnamespace and relname like 'gate%'
 union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
 union all select 'journal ' || key from tenure.journal
+union all select 'copier ' || store from tenure.copier
 """
 
 

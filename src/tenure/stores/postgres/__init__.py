@@ -6,6 +6,7 @@ from tenure.stores.postgres.journal import PostgresJournal
 from tenure.stores.postgres.live_copy import PostgresLiveCopy
 from tenure.stores.postgres.store import PostgresStore
 from tenure.stores.postgres.tables import TenantTable
+from tenure.stores.postgres.tenant_fence import PostgresTenantFence
 from tenure.stores.postgres.vectors import PgVectorLiveCopy, PgVectorStore
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "PostgresJournal",
     "PostgresLiveCopy",
     "PostgresStore",
+    "PostgresTenantFence",
     "TenantTable",
     "install_cell",
 ]

@@ -45,10 +45,22 @@ union select slot_name::text from pg_replication_slots where starts_with(slot_na
     and database = current_database()
 """
 
+_COPIERS: Final = """
+union select 'the copy of ' || store || ' over ' || link from tenure.copier where tenant_id = %(tenant)s
+"""
+
 
 def linked(pool: Pool, tenant: TenantId) -> list[str]:
-    """Names of the publications, subscriptions and slots of the tenant's links in this database."""
-    return [str(r[0]) for r in pool.rows(_LINKED, {"prefix": f"{names.tenant_prefix(tenant)}_"})]
+    """Names of the publications, subscriptions and slots of the tenant's links in this database, and of the copies of
+    stores whose fence is here."""
+    parameters = {"tenant": tenant, "prefix": f"{names.tenant_prefix(tenant)}_"}
+    try:
+        rows = pool.rows(_LINKED + _COPIERS, parameters)
+    except StoreRefused as error:
+        if not isinstance(error.__cause__, errors.UndefinedTable):
+            raise
+        rows = pool.rows(_LINKED, parameters)  # no cell.sql there yet, or one that knows no copies
+    return [str(row[0]) for row in rows]
 
 
 def holders(pool: Pool, tenant: TenantId) -> list[str]:
@@ -176,6 +188,19 @@ def forget(pool: Pool, fence: Fence, *, deadline_s: float = 30.0) -> None:
         lambda: pool.rows("select tenure.forget(%(tenant)s, %(token)s, %(wait)s)", parameters),
         deadline_s=deadline_s,
     )
+
+
+def leave(pool: Pool, fence: Fence) -> None:
+    """A link is gone from this database: with the last one what it has made here goes too.
+
+    An open tenant leaves no trace; one that is fenced stays so, and nothing of it is recorded any more. Idempotent.
+    """
+    if linked(pool, fence.tenant):
+        return
+    if state(pool, fence.tenant).writable:
+        forget(pool, fence)
+    else:
+        stop_recording(pool, fence)
 
 
 def require_unlinked(pool: Pool, fence: Fence) -> None:

@@ -257,9 +257,4 @@ class PostgresLiveCopy:
         pool.rows(
             "delete from tenure.mark where tenant_id = %(tenant)s and link = %(link)s returning n", gone
         )
-        if fences.linked(pool, self.tenant):
-            return
-        if fences.state(pool, self.tenant).writable:
-            fences.forget(pool, fence)
-        else:
-            fences.stop_recording(pool, fence)
+        fences.leave(pool, fence)

@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 
 from tenure.catalogue.patterns import Template
-from tenure.errors import FenceRefused, StoreRefused
+from tenure.errors import FenceRefused
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
@@ -249,12 +249,7 @@ def erase_tables(
             f"{pool.where}: {fence.tenant} is not fenced here, so nothing of it is erased",
             hint="fence the store first",
         )
-    left = fences.linked(pool, fence.tenant)
-    if left:
-        raise StoreRefused(
-            f"{pool.where}: a link of {fence.tenant} is still there ({', '.join(left)})",
-            hint="stop the link first",
-        )
+    fences.require_unlinked(pool, fence)
     known = require(pool, all_specs)
     return erase(
         pool,

@@ -50,7 +50,11 @@ class PgVectorStore:
         self.tables: Final = tuple(tables)
         self.server: Final = carrier.server
         self.capabilities: Final = Capabilities(
-            fence_enforced=True, fence_drains=False, fence_expires=True, rides_with=carrier.name
+            fence_enforced=True,
+            fence_drains=False,
+            fence_expires=True,
+            rides_with=carrier.name,
+            fenced_with=carrier.name,
         )
 
     def room(self) -> Sequence[Room]:

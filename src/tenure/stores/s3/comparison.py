@@ -3,27 +3,17 @@ are comparable and trusted, by reading them where not."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from typing import Final
 
-from tenure.model.comparison import Comparison, Difference, DifferenceKind
+from tenure.model.comparison import DifferenceKind
 from tenure.model.names import TenantId
+from tenure.stores.journaled import Tally
 from tenure.stores.s3.errors import translated
-from tenure.stores.s3.objects import Attributes, Listed
+from tenure.stores.s3.objects import Attributes
 from tenure.stores.s3.store import S3Store
 
 BATCH: Final = 500
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What was seen so far. `differing` are candidates: changes under way can still explain them."""
-
-    processed: set[str] = field(default_factory=set)
-    differing: dict[str, DifferenceKind] = field(default_factory=dict)
-    bytes_read: int = 0
 
 
 class Comparer:
@@ -35,15 +25,11 @@ class Comparer:
         self._tenant = tenant
         self._trusted = source.trust_etags and target.trust_etags
 
-    def listed(self) -> tuple[dict[str, Listed], dict[str, Listed]]:
-        """Both sides' listings by key, read at the same time."""
-        theirs = self._target.pool.submit(self._target.listed, self._tenant)
-        return self._source.listed(self._tenant), theirs.result()
-
     def everything(self, progress: Callable[[int], None]) -> Tally:
         """Compare every object that either side has."""
         tally = Tally()
-        ours, theirs = self.listed()
+        listing = self._target.pool.submit(self._target.listed, self._tenant)
+        ours, theirs = self._source.listed(self._tenant), listing.result()
         both: list[str] = []
         for key in sorted(ours.keys() | theirs.keys()):
             if key not in theirs:
@@ -68,25 +54,6 @@ class Comparer:
         for start in range(0, len(ordered), BATCH):
             self._compare(ordered[start : start + BATCH], tally, thorough=thorough)
         return tally
-
-    def result(self, tally: Tally, differing: Iterable[str], *, changed: Collection[str]) -> Comparison:
-        """The comparison in which these of the candidates differ indeed."""
-        differences = tuple(
-            Difference(
-                collection=self._source.collection(self._tenant, key),
-                key=key_text(key),
-                kind=tally.differing[key],
-            )
-            for key in sorted(differing)
-        )
-        return Comparison(
-            store=self._source.name,
-            processed=len(tally.processed),
-            matching=len(tally.processed) - len(differences),
-            differences=differences,
-            bytes_read=tally.bytes_read,
-            changed_meanwhile=len(tally.processed.intersection(changed)),
-        )
 
     def _compare(self, keys: list[str], tally: Tally, *, thorough: bool = True) -> None:
         ours = [self._source.pool.submit(self._attributes, self._source, key, thorough) for key in keys]
@@ -126,13 +93,3 @@ class Comparer:
 
         theirs = self._target.pool.submit(digest, self._target)
         return digest(self._source) == theirs.result()
-
-
-def key_text(key: str) -> str:
-    """A key as a `Difference` names it."""
-    return json.dumps(key)
-
-
-def key_of(text: str) -> str:
-    """The key of a `Difference`."""
-    return str(json.loads(text))

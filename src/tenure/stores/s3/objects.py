@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import validate_ascii_metadata
 
 from tenure.errors import StoreUnavailable
+from tenure.stores.journaled import Allowed
 from tenure.stores.s3.errors import ABSENT, code_of
 
 PART_BYTES: Final = 8 * 1024 * 1024
@@ -36,8 +37,6 @@ _TOO_LARGE: Final = frozenset({"EntityTooLarge", "InvalidRequest"})
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 Condition = dict[str, str]
 """The arguments by which a write only succeeds if the target's object still is what it was."""
-Allowed = Callable[[float], None]
-"""Raises if this process may no longer write to the target. The answer may be so many seconds old."""
 OWNED_FOR_S: Final = 2.0
 """How old that answer may be when an object is written."""
 
@@ -52,10 +51,6 @@ class Listed:
     modified: datetime
     archived: bool = False
     """In a storage class that has to be restored before it can be read."""
-
-    def differs(self, other: Listed) -> bool:
-        """Whether size or ETag differ; both may still have the same contents."""
-        return (self.size, self.etag) != (other.size, other.etag)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,11 +215,12 @@ class Transfer:
         self._allowed = allowed
         self._expected: dict[str, Condition] = {}
 
-    def expect(self, target: Mapping[str, Listed], keys: Iterable[str]) -> None:
-        """A listing of the target, to be used once for each of these keys instead of looking at every object."""
+    def expect(self, etags: Mapping[str, str], keys: Iterable[str]) -> None:
+        """The ETags of all the target's objects, to be used once for each of these keys instead of looking at every
+        object."""
         self._allowed(0.0)
         for key in keys:
-            self._expected[key] = {"IfMatch": target[key].etag} if key in target else {"IfNoneMatch": "*"}
+            self._expected[key] = {"IfMatch": etags[key]} if key in etags else {"IfNoneMatch": "*"}
 
     def _seen(self, key: str) -> Condition:
         expected = self._expected.pop(key, None)

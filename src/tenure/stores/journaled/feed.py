@@ -1,29 +1,27 @@
-"""What has changed among one tenant's objects: from the app's journal, or, without one, from listing after listing."""
+"""What has changed among one tenant's items: from the app's journal, or, without one, from listing after listing."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol
 
-from tenure.model.names import TenantId
+from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Fence, Journal
 from tenure.stores.copy_queue import CopyQueue
-from tenure.stores.s3.objects import Listed
-from tenure.stores.s3.store import S3Store
+from tenure.stores.journaled.ports import Item, Listing, V
 
 OnChange = Callable[[Iterable[str]], None]
 
 
-class Feed(Protocol):
+class Feed(Protocol[V]):
     """Queues what has changed, and tells `on_change` about it."""
 
     def begin(self, fence: Fence) -> None:
         """Miss nothing from now on."""
 
-    def listed(self, source: Mapping[str, Listed]) -> None:
-        """A pass over everything has seen these objects on the source."""
+    def listed(self, source: Mapping[str, Item[V]]) -> None:
+        """A pass over everything has seen these items on the source."""
 
     def read(self) -> None:
         """Queue every change that is visible now."""
@@ -41,15 +39,22 @@ class Feed(Protocol):
         """Forget every change, copied or not."""
 
 
-class JournalFeed:
-    """Reads the rows of a journal; they go when their objects are copied, so that a crash loses none."""
+class JournalFeed(Generic[V]):
+    """Reads the rows of a journal; they go when their items are copied, so that a crash loses none."""
 
     def __init__(
-        self, journal: Journal, store: S3Store, tenant: TenantId, queue: CopyQueue[str], on_change: OnChange
+        self,
+        journal: Journal,
+        store: StoreName,
+        tenant: TenantId,
+        listing: Listing[V],
+        queue: CopyQueue[str],
+        on_change: OnChange,
     ) -> None:
         self._journal = journal
         self._store = store
         self._tenant = tenant
+        self._listing = listing
         self._queue = queue
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -59,15 +64,14 @@ class JournalFeed:
     def begin(self, fence: Fence) -> None:
         self._journal.begin(self._tenant, fence)
 
-    def listed(self, source: Mapping[str, Listed]) -> None:
+    def listed(self, source: Mapping[str, Item[V]]) -> None:
         """The journal needs no listing."""
 
     def read(self) -> None:
         with self._lock:
             rows = [(row, key) for row, key in self._pending() if row not in self._taken]
             if rows:
-                prefix = self._store.prefix(self._tenant)
-                keys = [key for _, key in rows if key.startswith(prefix)]
+                keys = [key for _, key in rows if self._listing.mine(key)]
                 self._on_change(keys)
                 point = self._queue.put(keys)
                 self._taken.update({row: point for row, _ in rows})
@@ -92,34 +96,31 @@ class JournalFeed:
         self._journal.settle(self._tenant, [row for row, _ in self._pending()])
 
     def _pending(self) -> Iterable[tuple[int, str]]:
-        return self._journal.pending(self._tenant, self._store.name)
+        return self._journal.pending(self._tenant, self._store)
 
 
-class ListingFeed:
-    """Lists the source and compares with its last listing. Sees contents, not what is changed in tags alone."""
+class ListingFeed(Generic[V]):
+    """Lists the source and compares with its last listing. Sees what a listing shows, and nothing else."""
 
-    def __init__(self, store: S3Store, tenant: TenantId, queue: CopyQueue[str], on_change: OnChange) -> None:
-        self._store = store
-        self._tenant = tenant
+    def __init__(self, listing: Listing[V], queue: CopyQueue[str], on_change: OnChange) -> None:
+        self._listing = listing
         self._queue = queue
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._last: dict[str, tuple[str, datetime]] | None = None
+        self._last: dict[str, V] | None = None
 
     def begin(self, fence: Fence) -> None:
         """The pass over everything that follows is the beginning."""
 
-    def listed(self, source: Mapping[str, Listed]) -> None:
+    def listed(self, source: Mapping[str, Item[V]]) -> None:
         with self._lock:
-            self._last = {key: (found.etag, found.modified) for key, found in source.items()}
+            self._last = _versions(source)
 
     def read(self) -> None:
         with self._lock:
             if self._last is None:
                 return
-            now = {
-                key: (found.etag, found.modified) for key, found in self._store.listed(self._tenant).items()
-            }
+            now = _versions(self._listing.source())
             moved = [key for key in now.keys() | self._last.keys() if now.get(key) != self._last.get(key)]
             self._on_change(moved)
             self._queue.put(moved)
@@ -137,3 +138,7 @@ class ListingFeed:
 
     def end(self) -> None:
         self.reset()
+
+
+def _versions(listed: Mapping[str, Item[V]]) -> dict[str, V]:
+    return {key: item.version for key, item in listed.items()}
