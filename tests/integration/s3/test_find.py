@@ -11,6 +11,7 @@ from tenure.estate.local import S3Endpoint
 from tenure.model.names import TenantId
 from tenure.model.search import FindPage, Search, tenant_identifier
 from tenure.stores import bodies
+from tenure.stores.contract import Fence
 from tenure.stores.s3 import S3Store
 from tests.contract.rigs.protocol import Side
 from tests.contract.rigs.s3 import S3Rig, client
@@ -88,8 +89,6 @@ def test_a_body_over_the_limit_is_said_and_headers_are_looked_at(
 
 
 def test_the_tenants_fence_in_the_policy_is_tenures_own(rig: S3Rig, store: S3Store) -> None:
-    from tenure.stores.contract import Fence
-
     store.fence(Fence(tenant=ACME, epoch=1, token=1), expires_in_s=None, drain_s=1.0)
     try:
         found = {(str(f.place).split(" ")[-1], f.coverage.value) for p in store.find(SEARCH) for f in p.found}

@@ -105,6 +105,10 @@ class Look:
     unseen: tuple[str, ...] = ()
     read_bytes: int = 0
 
+    def unread(self, version: Version) -> int:
+        """So many bytes of the body."""
+        return version.size - self.read_bytes
+
     def note(self, kind: PlaceKind, matches: frozenset[Match]) -> None:
         self.found[kind] = self.found.get(kind, frozenset()) | matches
 
@@ -234,7 +238,9 @@ class _Search:
                 self._add(matches, kind, bucket, version.key)
             for reason in look.unseen:
                 self._tally.skip(
-                    self._place(PlaceKind.OBJECT_BODY, bucket, version.key), reason, size_bytes=version.size
+                    self._place(PlaceKind.OBJECT_BODY, bucket, version.key),
+                    reason,
+                    size_bytes=look.unread(version),
                 )
             self._tally.looked(1, look.read_bytes)
         return _next(page) if page.get("IsTruncated") else None
