@@ -116,7 +116,7 @@ class Matcher:
     def _standing(self, text: str) -> Iterator[Identifier]:
         """The identifiers that stand by themselves in the text as it is."""
         if self._wanted:
-            if not any(value in text for value in self._wanted):
+            if not any(_stands(text, value) for value in self._wanted):
                 return
         elif self._words.isdisjoint(_WORD.findall(text)):
             return
@@ -214,5 +214,17 @@ def _by_rarest_word(values: Collection[str]) -> dict[str, list[tuple[int, str]]]
     return found
 
 
+def _stands(text: str, value: str) -> bool:
+    """Whether the value stands by itself anywhere in the text."""
+    start = text.find(value)
+    while start >= 0:
+        end = start + len(value)
+        if not _is_word(text[max(0, start - 1) : start] + text[end : end + 1]):
+            return True
+        start = text.find(value, start + 1)
+    return False
+
+
 def _is_word(beside: str) -> bool:
-    return _WORD.search(beside) is not None
+    """Whether there is a letter or digit, by the definition that regular expressions have."""
+    return any(character.isalnum() for character in beside)
