@@ -65,7 +65,7 @@ class S3Store:
         self.principal = principal
         self._lock = policy_lock(mutex, endpoint, bucket)
         self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in collections)
-        self.client = self._place.client(connections=4 * WORKERS)
+        self.client = self._place.lean_client(connections=4 * WORKERS)
         self._ping_client = self._place.ping_client()
         self.objects = Objects(self.client, bucket)
         self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
