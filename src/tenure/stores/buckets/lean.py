@@ -169,15 +169,10 @@ class LeanClient:
         now = datetime.now(UTC)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         digest = hashlib.sha256(body).hexdigest() if body else _EMPTY
-        signing = {
-            **{name: " ".join(value.split()) for name, value in headers.items()},
-            "host": self._host,
-            "x-amz-content-sha256": digest,
-            "x-amz-date": stamp,
-        }
+        signing = {**headers, "host": self._host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
         names = sorted(signing)
         listed = ";".join(names)
-        lines = "".join(f"{name}:{signing[name]}\n" for name in names)
+        lines = "".join(f"{name}:{' '.join(signing[name].split())}\n" for name in names)
         canonical = f"{method}\n{path}\n\n{lines}\n{listed}\n{digest}"
         scope = f"{day}/{self._region}/s3/aws4_request"
         hashed = hashlib.sha256(canonical.encode()).hexdigest()
