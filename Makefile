@@ -50,8 +50,10 @@ chaos: $(READY) ## Ten minutes of random moves, kills and outages under load, by
 model: ## Check the model of the switch with crashes at every step (needs spin and a C compiler)
 	@$(PYTHON) model/check.py $(ARGS)
 
-bench: $(READY) ## Copy, comparison and fence beside everybody's tools; the engine's own cost; 50 switches under load
+bench: $(READY) ## Copies, comparison and fence beside everybody's tools; the engine's own cost; 50 switches under load
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.redis
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.objects
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.scan
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.celery_cost

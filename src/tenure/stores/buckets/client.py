@@ -12,9 +12,11 @@ from botocore.config import Config
 from botocore.handlers import validate_ascii_metadata
 
 from tenure.model.secret import Secret
+from tenure.stores.buckets.lean import LeanClient
 
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long a server may say nothing at all; driver and system know no shorter sign of a network that went silent."""
+CONNECT_TIMEOUT_S: Final = 2.0
 PING_TIMEOUT_S: Final = 2.0
 _SESSION: Final = boto3.session.Session()
 _SESSION_LOCK: Final = threading.Lock()
@@ -39,6 +41,25 @@ class Bucket:
         """A thread-safe client with so many connections at most."""
         return _client(self, connections, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
 
+    def lean_client(self, *, connections: int) -> Any:
+        """As `client`, quicker at copying many small objects where the bucket has an endpoint and keys of its own.
+
+        Its `get_object`, `put_object` and `copy_object` take what the copies give them and no more.
+        """
+        client = self.client(connections=connections)
+        if self.endpoint is None or not self.access_key.reveal():
+            return client
+        return LeanClient(
+            client,
+            endpoint=self.endpoint,
+            region=self.region,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            connections=connections,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            answer_timeout_s=ANSWER_TIMEOUT_S,
+        )
+
     def ping_client(self) -> Any:
         """One that says within 5 seconds that nobody answers."""
         return _client(self, 1, timeout_s=PING_TIMEOUT_S, attempts=2)
@@ -53,7 +74,7 @@ def _client(bucket: Bucket, connections: int, *, timeout_s: float, attempts: int
             aws_access_key_id=bucket.access_key.reveal() or None,
             aws_secret_access_key=bucket.secret_key.reveal() or None,
             config=Config(
-                connect_timeout=2.0,
+                connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=timeout_s,
                 retries={"total_max_attempts": attempts, "mode": "standard"},
                 max_pool_connections=connections,

@@ -3,9 +3,13 @@ script, that the target is still fenced and that this process is still the one t
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import redis
 
 from tenure.stores.redis.canonical import NO_EXPIRY
 from tenure.stores.redis.errors import REPLY_OPEN, REPLY_SUPERSEDED, REPLY_TOKEN
@@ -15,6 +19,8 @@ from tenure.stores.redis.nodes import Nodes
 PORTION_BYTES: Final = 8 * 1024 * 1024
 """About how much is read at once; a single larger value still goes in one piece."""
 SMALL_BATCH: Final = 8
+TURN_BYTES: Final = 256 * 1024
+"""About how much one script reads: others wait for as long as that takes the server."""
 ABSENT: Final = -2
 
 _GUARD: Final = f"""
@@ -39,6 +45,21 @@ return changed
 """
 )
 """The tenant's keys are arguments: a script may declare keys of one slot only, and use all that its server owns."""
+SIZES: Final = """
+local found = {}
+for i = 1, #ARGV do found[i] = redis.call('MEMORY', 'USAGE', ARGV[i], 'SAMPLES', '1') or 0 end
+return found
+"""
+READ: Final = """
+local found, size, most = {}, 0, tonumber(ARGV[1])
+for i = 2, #ARGV do
+  local payload = redis.call('DUMP', ARGV[i])
+  found[2 * i - 3], found[2 * i - 2] = payload, redis.call('PEXPIRETIME', ARGV[i])
+  size = size + (payload and #payload or 0)
+  if size >= most then break end
+end
+return found
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,23 +96,34 @@ def portions(nodes: Nodes, keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _sizes(client: Any, keys: Sequence[bytes]) -> list[int]:
-    pipe = client.pipeline(transaction=False)
-    for key in keys:
-        pipe.execute_command("MEMORY USAGE", key, "SAMPLES", "1")
-    return [int(used or 0) for used in pipe.execute()]
+    return [int(used) for used in _told(client, SIZES, keys)]
 
 
 def dump(client: Any, keys: Sequence[bytes]) -> list[Dumped]:
-    """These keys' contents and expiries, in one round trip."""
-    pipe = client.pipeline(transaction=False)
-    for key in keys:
-        pipe.execute_command("DUMP", key)
-        pipe.execute_command("PEXPIRETIME", key)
-    answers = pipe.execute()
-    return [
-        Dumped(key=key, payload=None if expires_at == ABSENT else payload, expires_at=int(expires_at))
-        for key, payload, expires_at in zip(keys, answers[::2], answers[1::2], strict=True)
-    ]
+    """These keys' contents and expiries, in one round trip, or in one per `TURN_BYTES`."""
+    found: list[Dumped] = []
+    while len(found) < len(keys):
+        asked = keys[len(found) :]
+        answers = _told(client, READ, asked, TURN_BYTES)
+        found += (
+            Dumped(key=key, payload=None if expires_at == ABSENT else payload, expires_at=int(expires_at))
+            for key, payload, expires_at in zip(asked, answers[::2], answers[1::2], strict=False)
+        )
+    return found
+
+
+def _told(client: Any, script: str, keys: Sequence[bytes], *arguments: int) -> list[Any]:
+    """What a script says of these keys. Packing and parsing one command instead of hundreds is most of the work."""
+    try:
+        answer = client.evalsha(_sha(script), 0, *arguments, *keys)
+    except redis.exceptions.NoScriptError:
+        answer = client.eval(script, 0, *arguments, *keys)
+    return list(answer)
+
+
+@functools.cache
+def _sha(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def exist(client: Any, keys: Sequence[bytes]) -> list[bool]:

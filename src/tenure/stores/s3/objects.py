@@ -111,14 +111,21 @@ class Objects:
         tags: list[dict[str, str]] = []
         try:
             head = self.client.head_object(Bucket=self.bucket, Key=key)
-            if thorough or head.get("TagCount") or not self._heads_show_tags:
-                tags = self.client.get_object_tagging(Bucket=self.bucket, Key=key)["TagSet"]
-                self._heads_show_tags = self._heads_show_tags and bool(tags) == bool(head.get("TagCount"))
+            tags = self.tags(key, head, thorough=thorough)
         except ClientError as error:
             if code_of(error) in ABSENT:
                 return None
             raise
         return _attributes(head, tags)
+
+    def tags(self, key: str, head: dict[str, Any], *, thorough: bool) -> list[dict[str, str]]:
+        """The tags of the object that this answer is of. `thorough` as for `attributes`: a full comparison is, so that
+        one is never taken for untagged for long where a server does not count them."""
+        if not (thorough or head.get("TagCount") or not self._heads_show_tags):
+            return []
+        tags: list[dict[str, str]] = self.client.get_object_tagging(Bucket=self.bucket, Key=key)["TagSet"]
+        self._heads_show_tags = self._heads_show_tags and bool(tags) == bool(head.get("TagCount"))
+        return tags
 
     def restored(self, key: str) -> bool:
         """Whether an archived object can be read for the time being."""
@@ -298,8 +305,7 @@ class Transfer:
 
     def _streamed(self, key: str, seen: Condition) -> int:
         answer = self._source.client.get_object(Bucket=self._source.bucket, Key=key)
-        tags = self._source.client.get_object_tagging(Bucket=self._source.bucket, Key=key)["TagSet"]
-        found = _attributes(answer, tags)
+        found = _attributes(answer, self._source.tags(key, answer, thorough=False))
         body = answer["Body"]
         if found.size <= PART_BYTES:
             contents = body.read()
