@@ -28,6 +28,7 @@ from tenure.catalogue import (
 from tenure.errors import ConfigurationError, UnknownName, UsageError
 from tenure.model.names import TENANT_ID, StoreName, TenantId, tenant_id
 
+KINDS = ", ".join(StoreKind)
 GOOD = """\
 version: 1
 stores:
@@ -364,18 +365,17 @@ def test_the_digest_changes_with_the_content(load: Load, old: str, new: str) -> 
         (
             "kind: redis",
             "kind: redsi",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not 'redsi'; did "
-            "you mean 'redis'?",
+            f"17:11: stores.redis.kind: must be one of {KINDS}, not 'redsi'; did you mean 'redis'?",
         ),
         (
             "    kind: redis\n",
             "",
-            "17:5: stores.redis.kind: missing (one of postgresql, pgvector, redis, s3)",
+            f"17:5: stores.redis.kind: missing (one of {KINDS})",
         ),
         (
             "kind: redis",
             "kind: [redis]",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not a list",
+            f"17:11: stores.redis.kind: must be one of {KINDS}, not a list",
         ),
         (
             "version: 1",

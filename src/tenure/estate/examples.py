@@ -56,6 +56,9 @@ cells:
       vectors: {kind: pgvector, rides_with: postgres}
       redis: {kind: redis, url: {file: secrets/blue-redis}}
       objects: {kind: s3, bucket: example-blue, region: us-east-1}
+      logs: {kind: cloudwatch_logs, region: us-east-1, group_prefix: /blue, export: exports/logs}
+      metrics: {kind: cloudwatch_metrics, region: us-east-1}
+      prometheus: {kind: prometheus, url: "http://10.0.1.40:9090"}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -71,6 +74,13 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
+      logs: {kind: cloudwatch_logs, region: eu-central-1}
+      metrics: {kind: cloudwatch_metrics, region: eu-central-1}
+      prometheus:
+        kind: prometheus
+        url: https://prometheus.frankfurt.internal
+        user: tenure
+        password: {file: secrets/frankfurt-prometheus}
 tiers:
   platinum:
     rank: 1
@@ -129,4 +139,23 @@ stores:
     journal: postgres
     principal: app
     keys: {"files/*": content}
+  logs:
+    kind: cloudwatch_logs
+    journal: postgres
+    groups:
+      /aws/lambda/api: {holds: personal, streams: "*"}
+      /app/all: {holds: personal, streams: "{tenant}/*"}
+      /app/{tenant}: {holds: personal}
+    ignore: [/aws/rds/*]
+  metrics:
+    kind: cloudwatch_metrics
+    namespaces:
+      RagApp: {dimension: Tenant, holds: plain}
+    ignore: [AWS/*]
+  prometheus:
+    kind: prometheus
+    label: tenant
+    fenced_with: postgres
+    metrics: {"app_*": plain}
+    ignore: [up, "scrape_*", "go_*", "process_*"]
 """

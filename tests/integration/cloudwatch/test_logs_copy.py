@@ -227,6 +227,27 @@ def test_events_that_a_shipper_delivers_late_are_brought_by_a_later_pass(
     assert reverse.compare().equal
 
 
+def test_what_a_shipper_delivers_while_users_wait_is_no_difference_and_comes_later(
+    logs_rig: MakeRig, wait_until: Wait
+) -> None:
+    rig = logs_rig()
+    rig.write(BLUE, ACME, "web", "before")
+    copy = following(rig.copy(ACME, BLUE, GREEN), wait_until)
+    assert copy.compare().equal
+    rig.write(BLUE, ACME, "web", "after the comparison")
+    close(copy.source)
+    copy.seal(copy.mark(), timeout_s=DEADLINE_S)
+    taken = max(e.ingested for e in events(rig, BLUE))
+    wait_until(lambda: now_ms() > taken, "the next millisecond")
+    put(rig, BLUE, "web", [(rig.now(), "delivered late")])
+    assert copy.compare_changed().equal
+    seen = copy.compare()
+    assert [d.kind for d in seen.differences] == [DifferenceKind.MISMATCHED]
+    copy.repair(seen.differences, fence())
+    rig.client(GREEN).delete_log_stream(logGroupName=rig.prefix + "/app/acme", logStreamName="web")
+    assert [d.kind for d in copy.compare_changed().differences] == [DifferenceKind.MISSING]
+
+
 def test_a_repair_adds_what_is_missing_and_removes_nothing(logs_rig: MakeRig, wait_until: Wait) -> None:
     rig = logs_rig()
     put(rig, BLUE, "web", [(rig.now(), "one"), (rig.now(), "two")])

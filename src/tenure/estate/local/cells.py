@@ -20,6 +20,7 @@ from psycopg import sql
 from tenure.estate.local import accounts
 from tenure.estate.local.fleet import BROKER, fleet_document
 from tenure.estate.local.layout import write
+from tenure.estate.local.moto import moto_server
 from tenure.estate.local.running import RunningEstate, up
 from tenure.estate.local.spec import (
     CommandServer,
@@ -36,6 +37,7 @@ from tenure.routing.envoy.bootstrap import write_bootstrap
 DATABASE: Final = "rag"
 CONTROL: Final = "control"
 ESTATE_FILE: Final = "tenure.yaml"
+CLOUDWATCH_KINDS: Final = ("cloudwatch_logs", "cloudwatch_metrics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,11 @@ class CellPlan:
         return f"rag-{self.name}"
 
     @property
+    def cloudwatch(self) -> str:
+        """Its region's, where the app's catalogue names a store of CloudWatch."""
+        return f"cloudwatch-{self.region}"
+
+    @property
     def app(self) -> str:
         return f"app-{self.name}"
 
@@ -87,6 +94,8 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
+    cloudwatch: str | None = None
+    """Where the cell's region answers for CloudWatch, if the app uses it."""
 
     def __repr__(self) -> str:
         return f"CellAccess({self.plan.name})"
@@ -145,7 +154,10 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     account = accounts.for_servers("nobody")
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
         _create_database(running.dsn(name), DATABASE if name != CONTROL else CONTROL)
-    cells = {cell.name: _access(running, cell) for cell in CELLS}
+    telemetry = {name: kind for kind in CLOUDWATCH_KINDS for name in _stores_of_kind(app.catalogue, kind)}
+    for name in {cell.cloudwatch for cell in CELLS} if telemetry else ():
+        running.add(moto_server(name))
+    cells = {cell.name: _access(running, cell, cloudwatch=bool(telemetry)) for cell in CELLS}
     (etc / "app").mkdir(parents=True, exist_ok=True)
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
@@ -179,11 +191,34 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
     document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet)
+    for access in cells.values():
+        stores = document["cells"][access.plan.name]["stores"]
+        stores.update({name: _cloudwatch(access, kind) for name, kind in telemetry.items()})
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
         running=running, cells=cells, estate_file=estate_file, gateway=f"http://127.0.0.1:{listen}"
     )
+
+
+def _stores_of_kind(catalogue: Path, kind: str) -> list[str]:
+    """The names that the app's catalogue gives to its stores of that kind."""
+    stores = yaml.safe_load(catalogue.read_text())["stores"]
+    return [name for name, its in stores.items() if its["kind"] == kind]
+
+
+def _cloudwatch(access: CellAccess, kind: str) -> dict[str, Any]:
+    """How a store of CloudWatch is reached. The cells of a region share a server, so their groups' names differ; it
+    wants requests to be signed, with whatever key."""
+    apart = {"group_prefix": f"/{access.plan.name}"} if kind == CLOUDWATCH_KINDS[0] else {}
+    return {
+        "kind": kind,
+        "endpoint": access.cloudwatch,
+        "region": access.plan.region,
+        **apart,
+        "access_key": {"file": f"etc/secrets/{access.plan.name}-s3-access-key"},
+        "secret_key": {"file": f"etc/secrets/{access.plan.name}-s3-secret-key"},
+    }
 
 
 def _create_database(dsn: str, name: str) -> None:
@@ -192,7 +227,7 @@ def _create_database(dsn: str, name: str) -> None:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
 
-def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
+def _access(running: RunningEstate, cell: CellPlan, *, cloudwatch: bool) -> CellAccess:
     objects = running.s3(cell.objects)
     return CellAccess(
         plan=cell,
@@ -203,6 +238,7 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
+        cloudwatch=f"http://127.0.0.1:{running.port(cell.cloudwatch, 'http')}" if cloudwatch else None,
     )
 
 

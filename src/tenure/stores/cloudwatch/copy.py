@@ -34,8 +34,9 @@ class LogsCopy(JournaledCopy[LogsStore, Version]):
     there twice after an answer was lost, as with every shipper; that is no difference.
 
     What is promised: every event that CloudWatch Logs showed when the copy was sealed, and that PutLogEvents takes (not
-    older than 14 days or than the shorter retention), is on both sides. Events that shippers deliver after that are
-    brought by a later pass while the link stands. Older events stay where they are, until they expire or are erased.
+    older than 14 days or than the shorter retention), is on both sides. Events that shippers deliver after that are no
+    difference while users wait, and are brought by a later pass while the link stands. Older events stay where they
+    are, until they expire or are erased.
     """
 
     def __init__(
