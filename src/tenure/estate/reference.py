@@ -59,7 +59,8 @@ A secret that is missing or empty is an error that names the setting and the var
 - `rides_with`, `journal` and `fenced_with` name a store of kind `postgresql` beside it; `rides_with` is the same in
   both files.
 - No two cells share an app address, a database, a Redis, a bucket, a Prometheus or log groups (region, endpoint, key
-  and `group_prefix` all equal): a move between them would copy a tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
+  and `group_prefix` all equal): a move between them would copy a tenant onto itself. (Compared by reference here, and
+  by value as soon as the secrets are read.)
 - `gateway.dns` needs `gateway.probe`; its zone holds the gateway's domain, every cell has an endpoint there, and no
   two places (gateway or cells) have the same target, nor one that the record's type cannot hold.
 - `drain_ms` is less than `budget_ms`; `longest_window_s` is at least `window_s`; the price list has every

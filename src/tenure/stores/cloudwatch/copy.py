@@ -69,7 +69,8 @@ class LogsCopy(JournaledCopy[LogsStore, Version]):
         self._feed = _LateFeed(self._feed, hours, self._queue, self._verification.note_changed, late_s)
 
     def preflight(self) -> Sequence[Finding]:
-        return findings(self._tenant, self._source, self._target, journaled=self.journaled)
+        linked = bool(self._target_record.read().link)
+        return findings(self._tenant, self._source, self._target, journaled=self.journaled, linked=linked)
 
     def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is which groups and streams are a tenant's; events have no schema."""

@@ -14,8 +14,10 @@ from tenure.stores.cloudwatch.store import LogsStore
 COUNTED_AT_MOST: Final = 100_000
 
 
-def findings(tenant: TenantId, source: LogsStore, target: LogsStore, *, journaled: bool) -> Sequence[Finding]:
-    """Everything at once, each with its fix."""
+def findings(
+    tenant: TenantId, source: LogsStore, target: LogsStore, *, journaled: bool, linked: bool
+) -> Sequence[Finding]:
+    """Everything at once, each with its fix. `linked`: what the target holds was brought by the link."""
     hours = Hours(source, target, tenant)
     found: list[Finding] = []
     with translated(source.where):
@@ -23,7 +25,7 @@ def findings(tenant: TenantId, source: LogsStore, target: LogsStore, *, journale
         found += _too_old(hours)
         found += _shared(source)
     with translated(target.where):
-        found += _pair(hours)
+        found += _pair(hours, linked=linked)
         found += _watched(hours)
     return sorted(found)
 
@@ -91,7 +93,7 @@ def _shared(source: LogsStore) -> Iterator[Finding]:
         )
 
 
-def _pair(hours: Hours) -> Iterator[Finding]:
+def _pair(hours: Hours, *, linked: bool) -> Iterator[Finding]:
     source, target = hours.source, hours.target
     homes = [{group.home for group in store.groups.groups_of(hours.tenant)} for store in (source, target)]
     if source.groups.prefix == target.groups.prefix and homes[0] & homes[1]:
@@ -102,7 +104,7 @@ def _pair(hours: Hours) -> Iterator[Finding]:
             "both cells name the same log groups of the same account and region",
             "give one of them a `group_prefix` of its own in tenure.yaml",
         )
-    elif streams := hours.streams(target):
+    elif not linked and (streams := hours.streams(target)):
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",
