@@ -52,8 +52,9 @@ def test_the_example_is_what_it_says(tmp_path: Path) -> None:
     assert isinstance(prometheus, PrometheusMap)
     assert (prometheus.label, prometheus.fenced_with) == ("tenant", "postgres")
     blue = estate.cells[CellName("blue")].stores
-    assert isinstance(blue[LOGS], LogsSettings)
-    assert (blue[LOGS].group_prefix, blue[LOGS].export) == ("/blue", tmp_path / "exports/logs")
+    its = blue[LOGS]
+    assert isinstance(its, LogsSettings)
+    assert (its.group_prefix, its.export) == ("/blue", tmp_path / "exports/logs")
     frankfurt = estate.cells[CellName("frankfurt")].stores[PROMETHEUS]
     assert isinstance(frankfurt, PrometheusSettings)
     assert frankfurt.password is not None

@@ -273,6 +273,32 @@ def test_two_cells_on_the_same_groups_are_refused(logs_rig: MakeRig) -> None:
     assert "same_groups" not in codes(rig.copy(ACME, BLUE, GREEN, entering=other).preflight())
 
 
+def test_a_group_that_hides_its_events_is_refused_and_one_with_a_key_of_its_own_is_told(
+    logs_rig: MakeRig,
+) -> None:
+    rig = logs_rig()
+    put(rig, BLUE, "web", [(rig.now(), "one")])
+    source, proxy = rig.faulty(BLUE)
+
+    def guarded(answer: dict[str, Any]) -> dict[str, Any]:
+        more = {"dataProtectionStatus": "ACTIVATED", "kmsKeyId": "arn:aws:kms:us-east-1:1:key/x"}
+        return {**answer, "logGroups": [{**group, **more} for group in answer["logGroups"]]}
+
+    proxy.answer(Answer(edit=guarded), operation="DescribeLogGroups")
+    found = codes(rig.copy(ACME, BLUE, GREEN, leaving=source).preflight())
+    assert found["events_are_masked"].severity is Severity.REFUSAL
+    assert found["key_differs"].severity is Severity.WARNING
+
+
+def test_a_group_that_a_crash_left_without_its_retention_gets_it(logs_rig: MakeRig, wait_until: Wait) -> None:
+    rig = logs_rig()
+    put(rig, BLUE, "web", [(rig.now(), "one")])
+    with_retention(rig, BLUE, 30)
+    rig.client(GREEN).create_log_group(logGroupName=rig.prefix + "/app/acme")
+    following(rig.copy(ACME, BLUE, GREEN), wait_until)
+    assert rig.store(GREEN).retention(ACME) == rig.store(BLUE).retention(ACME)
+
+
 def test_a_plan_tells_what_reacts_to_copied_events_and_whose_retention_differs(logs_rig: MakeRig) -> None:
     rig = logs_rig("cloudwatch_logs-streams")
     put(rig, BLUE, "web", [(rig.now(), "one")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from tenure.errors import StoreUnavailable
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
 from tenure.stores.cloudwatch.hours import Comparer, Hours, Listing, Transfer, Version
@@ -129,9 +131,11 @@ class _LateFeed:
             began = time.monotonic()
             if began < self._due:
                 return
-        late = self._hours.differing(since_hours=LATE_HOURS)
-        self._on_change(late)
-        self._queue.put(late)
+        # What cannot be looked through now is looked through the next time.
+        with contextlib.suppress(StoreUnavailable):
+            late = self._hours.differing(since_hours=LATE_HOURS)
+            self._on_change(late)
+            self._queue.put(late)
         with self._lock:
             took = time.monotonic() - began
             self._due = began + max(self._every_s, LATE_SHARE * took)

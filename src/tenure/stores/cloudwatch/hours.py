@@ -141,6 +141,11 @@ class Hours:
                 store.events(stream, start=max(start, self.oldest(stream.group)), end=start + HOUR_MS)
             )
 
+    def both(self, stream: Stream, start: int) -> tuple[Events, Events]:
+        """That hour of both sides, read at the same time."""
+        theirs = self.target.pool.submit(self.events, self.target, stream, start)
+        return self.events(self.source, stream, start), theirs.result()
+
     def by_hour(self, store: LogsStore, stream: Stream, since: int) -> Iterator[tuple[int, Events]]:
         """Every hour with events, from `since` on, in order."""
         with translated(store.where):
@@ -177,7 +182,7 @@ class Hours:
     def compare_hour(self, stream: Stream, start: int, *, late: bool) -> Tally:
         """One hour; `late`: with what shippers have delivered since it was copied, which a later pass brings."""
         tally, key = Tally(), key_of(stream, start)
-        ours, theirs = (self.events(store, stream, start) for store in (self.source, self.target))
+        ours, theirs = self.both(stream, start)
         if not late:
             ours = self._were_there(key, ours)
         if ours or theirs:
@@ -302,11 +307,7 @@ class Transfer:
                 continue
             stream, start = found
             if start is not None:
-                ours, theirs = (
-                    self._hours.events(store, stream, start)
-                    for store in (self._hours.source, self._hours.target)
-                )
-                moved += self._bring_together(stream, start, ours, theirs)
+                moved += self._bring_together(stream, start, *self._hours.both(stream, start))
             else:
                 for hour, ours, theirs in self._hours.paired(stream, self._hours.oldest(stream.group)):
                     moved += self._bring_together(stream, hour, ours, theirs)

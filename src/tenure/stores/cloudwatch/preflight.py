@@ -26,6 +26,7 @@ def findings(
         found += _shared(source)
     with translated(target.where):
         found += _pair(hours, linked=linked)
+        found += _hidden(hours)
         found += _watched(hours)
     return sorted(found)
 
@@ -112,6 +113,29 @@ def _pair(hours: Hours, *, linked: bool) -> Iterator[Finding]:
             f"{len(streams)} streams of {hours.tenant} are there already, the first one {streams[0]}",
             "erase the tenant there (an earlier move may have left them), or delete the streams",
         )
+
+
+def _hidden(hours: Hours) -> Iterator[Finding]:
+    """What a copy would show less, or more, of than its source."""
+    theirs = {group.name: group for group in hours.target.groups.groups_of(hours.tenant)}
+    for here in hours.source.groups.groups_of(hours.tenant):
+        there = theirs.get(here.name)
+        if here.masks:
+            yield _finding(
+                Severity.REFUSAL,
+                "events_are_masked",
+                f"{hours.source.where}, {here.name}",
+                "a data protection policy hides parts of the events from Tenure: the copies would lack them for good",
+                "suspend the policy while the tenant is moved, and give the target's group one of its own",
+            )
+        if here.key and (there is None or not there.key):
+            yield _finding(
+                Severity.WARNING,
+                "key_differs",
+                f"{hours.target.where}, {here.name}",
+                "the source's group is encrypted with a KMS key of the account, the target's is not or will not be",
+                "create the group in the target with a key of its region first",
+            )
 
 
 def _watched(hours: Hours) -> Iterator[Finding]:
