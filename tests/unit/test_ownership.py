@@ -34,6 +34,9 @@ class Record:
     def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
         raise AssertionError
 
+    def note(self, link: str, *, copier: str, passed: str) -> None:
+        raise AssertionError
+
     def release(self, fence: Fence, link: str) -> None:
         raise AssertionError
 

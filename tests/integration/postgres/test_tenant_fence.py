@@ -26,8 +26,9 @@ from tenure.errors import (
 )
 from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Copier, Fence
+from tenure.stores.journaled.checkpoint import EVERYTHING, Checkpoint
 from tenure.stores.postgres import PostgresLiveCopy, PostgresTenantFence
-from tests.contract.rigs.folders import FolderCopy, FolderRig, prepare
+from tests.contract.rigs.folders import FolderCopy, FolderRig, FolderStore, prepare
 from tests.contract.rigs.protocol import AppRefused, Side
 
 ACME = TenantId("acme")
@@ -332,6 +333,7 @@ from pathlib import Path
 from tenure.errors import LeaseLost
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
+from tenure.stores.journaled import checkpoint
 from tests.contract.rigs.folders import FolderRig, FolderStore
 from tests.contract.rigs.protocol import Side
 
@@ -348,6 +350,7 @@ def halting(store, key):
     return body
 
 FolderStore.get = halting
+checkpoint.SLICE = 10
 copy.start(Fence(tenant=TenantId("acme"), epoch=1, token=1))
 try:
     while True:
@@ -426,3 +429,48 @@ def test_a_process_that_was_killed_while_it_copied_is_carried_on_for(
     assert heir.compare_changed().equal
     assert rig.read(GREEN, ACME) == rig.read(BLUE, ACME)
     assert rig.read(GREEN, ACME)["002"] == "changed while nobody copied"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("journal", ["goes on", "was gone for a while"])
+def test_a_first_pass_is_carried_on_where_the_killed_process_had_come_to(
+    rig: FolderRig,
+    stopped: subprocess.Popen[str],
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+    journal: str,
+) -> None:
+    """Listings that cannot tell what is current, as those of most stores. What the journal names is copied again."""
+    stopped.kill()
+    stopped.wait(10)
+    passed = Checkpoint(anchor(rig).copier(ACME, DOCUMENTS).passed)
+    assert passed.passed(f"{ACME}/{ITEMS[50]}")
+    assert not passed.passed(HALFWAY)
+    rig.write(BLUE, ACME, "000", "changed")
+    rig.delete(BLUE, ACME, "001")
+    if journal != "goes on":
+        anchor(rig, BLUE).release(fence(), DOCUMENTS, LINK)
+        rig.write(BLUE, ACME, "002", "unheard of")
+    monkeypatch.setattr(FolderStore, "get", asked := Asked(FolderStore.get))
+    monkeypatch.setattr("tests.contract.rigs.folders._Listing.current", lambda *_: False)
+    linked(rig, wait_until, token=2)
+    wait_until(lambda: rig.read(GREEN, ACME) == rig.read(BLUE, ACME), "everything to arrive")
+    keys = [f"{ACME}/{item}" for item in ITEMS]
+    again = {key for key in keys if not passed.passed(key)} | set(keys[:2])
+    assert asked.keys == (again if journal == "goes on" else set(keys))
+    assert anchor(rig).copier(ACME, DOCUMENTS).passed == EVERYTHING.text
+
+
+class Asked:
+    """Remembers for which keys files were asked."""
+
+    def __init__(self, get: Callable[[FolderStore, str], bytes | None]) -> None:
+        self._get = get
+        self.keys: set[str] = set()
+
+    def __get__(self, store: FolderStore, _: type[FolderStore]) -> Callable[[str], bytes | None]:
+        def asked(key: str) -> bytes | None:
+            self.keys.add(key)
+            return self._get(store, key)
+
+        return asked
