@@ -176,17 +176,15 @@ class Hours:
         tally = Tally()
         oldest = self.oldest(stream.group)
         for hour, ours, theirs in self.paired(stream, max(oldest, since or 0)):
-            _compare(tally, key_of(stream, hour), ours, theirs)
+            _compare(tally, key_of(stream, hour), ours, theirs, wanted=ours)
         return tally
 
     def compare_hour(self, stream: Stream, start: int, *, late: bool) -> Tally:
         """One hour; `late`: with what shippers have delivered since it was copied, which a later pass brings."""
         tally, key = Tally(), key_of(stream, start)
         ours, theirs = self.both(stream, start)
-        if not late:
-            ours = self._were_there(key, ours)
         if ours or theirs:
-            _compare(tally, key, ours, theirs)
+            _compare(tally, key, ours, theirs, wanted=ours if late else self._were_there(key, ours))
         return tally
 
     def differing(self, *, since_hours: int) -> list[str]:
@@ -199,14 +197,15 @@ class Hours:
         ]
 
 
-def _compare(tally: Tally, key: str, ours: Events, theirs: Events) -> None:
+def _compare(tally: Tally, key: str, ours: Events, theirs: Events, *, wanted: Events) -> None:
+    """`wanted`: those of ours that have to be there already."""
     tally.processed.add(key)
     tally.bytes_read += sum(e.size_bytes * n for events in (ours, theirs) for e, n in events.items())
-    if not theirs:
+    if wanted and not theirs:
         tally.differing[key] = DifferenceKind.MISSING
     elif not ours:
         tally.differing[key] = DifferenceKind.EXTRA
-    elif missing(ours, theirs) or strange(ours, theirs):
+    elif missing(wanted, theirs) or strange(ours, theirs):
         tally.differing[key] = DifferenceKind.MISMATCHED
 
 
