@@ -3,6 +3,7 @@ that these findings come together with those about single settings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -179,14 +180,20 @@ def _own_schema(table: str) -> Template | None:
 
 
 def _check_keys(document: Document, store: StoreSketch) -> None:
+    for setting in ("keys", "metrics"):
+        _check_patterns(document, (*store.path, setting), block_at(store.entry.get(setting)))
+
+
+def _check_patterns(document: Document, path: Path, patterns: Iterable[str]) -> None:
     above: list[KeyPattern] = []
-    for pattern in block_at(store.entry.get("keys")):
+    for pattern in patterns:
         here = KeyPattern(pattern=pattern, data_class=DataClass.PLAIN)
         for earlier in above:
             if earlier.covers(here):
-                path = (*store.path, "keys", pattern)
                 document.report(
-                    path, f"is never reached: {shown(earlier.pattern)} above it matches all of it", key=True
+                    (*path, pattern),
+                    f"is never reached: {shown(earlier.pattern)} above it matches all of it",
+                    key=True,
                 )
                 break
         above.append(here)

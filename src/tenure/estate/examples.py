@@ -67,6 +67,9 @@ cells:
         handover_s: 30
         rates: {fetch_per_s: 100, list_per_s: 200, upsert_mb_s: 50}
       vault: {kind: vault, bucket: example-vault-us, region: us-east-1}
+      logs: {kind: cloudwatch_logs, region: us-east-1, group_prefix: /blue, export: exports/logs}
+      metrics: {kind: cloudwatch_metrics, region: us-east-1}
+      prometheus: {kind: prometheus, url: "http://10.0.1.40:9090"}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -90,6 +93,13 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-vault-access-key}
         secret_key: {file: secrets/frankfurt-vault-secret-key}
+      logs: {kind: cloudwatch_logs, region: eu-central-1}
+      metrics: {kind: cloudwatch_metrics, region: eu-central-1}
+      prometheus:
+        kind: prometheus
+        url: https://prometheus.frankfurt.internal
+        user: tenure
+        password: {file: secrets/frankfurt-prometheus}
 tiers:
   platinum:
     rank: 1
@@ -158,4 +168,23 @@ stores:
   vault:
     kind: vault
     prefix: "backups/{tenant}/"
+  logs:
+    kind: cloudwatch_logs
+    journal: postgres
+    groups:
+      /aws/lambda/api: {holds: personal, streams: "*"}
+      /app/all: {holds: personal, streams: "{tenant}/*"}
+      /app/{tenant}: {holds: personal}
+    ignore: [/aws/rds/*]
+  metrics:
+    kind: cloudwatch_metrics
+    namespaces:
+      RagApp: {dimension: Tenant, holds: plain}
+    ignore: [AWS/*]
+  prometheus:
+    kind: prometheus
+    label: tenant
+    fenced_with: postgres
+    metrics: {"app_*": plain}
+    ignore: [up, "scrape_*", "go_*", "process_*"]
 """

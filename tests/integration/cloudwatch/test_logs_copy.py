@@ -227,6 +227,27 @@ def test_events_that_a_shipper_delivers_late_are_brought_by_a_later_pass(
     assert reverse.compare().equal
 
 
+def test_what_a_shipper_delivers_while_users_wait_is_no_difference_and_comes_later(
+    logs_rig: MakeRig, wait_until: Wait
+) -> None:
+    rig = logs_rig()
+    rig.write(BLUE, ACME, "web", "before")
+    copy = following(rig.copy(ACME, BLUE, GREEN), wait_until)
+    assert copy.compare().equal
+    rig.write(BLUE, ACME, "web", "after the comparison")
+    close(copy.source)
+    copy.seal(copy.mark(), timeout_s=DEADLINE_S)
+    taken = max(e.ingested for e in events(rig, BLUE))
+    wait_until(lambda: now_ms() > taken, "the next millisecond")
+    put(rig, BLUE, "web", [(rig.now(), "delivered late")])
+    assert copy.compare_changed().equal
+    seen = copy.compare()
+    assert [d.kind for d in seen.differences] == [DifferenceKind.MISMATCHED]
+    copy.repair(seen.differences, fence())
+    rig.client(GREEN).delete_log_stream(logGroupName=rig.prefix + "/app/acme", logStreamName="web")
+    assert [d.kind for d in copy.compare_changed().differences] == [DifferenceKind.MISSING]
+
+
 def test_a_repair_adds_what_is_missing_and_removes_nothing(logs_rig: MakeRig, wait_until: Wait) -> None:
     rig = logs_rig()
     put(rig, BLUE, "web", [(rig.now(), "one"), (rig.now(), "two")])
@@ -250,6 +271,32 @@ def test_two_cells_on_the_same_groups_are_refused(logs_rig: MakeRig) -> None:
     assert found["same_groups"].severity is Severity.REFUSAL
     other = rig.store(GREEN, account=rig.account(BLUE), prefix=f"{rig.prefix}/green")
     assert "same_groups" not in codes(rig.copy(ACME, BLUE, GREEN, entering=other).preflight())
+
+
+def test_a_group_that_hides_its_events_is_refused_and_one_with_a_key_of_its_own_is_told(
+    logs_rig: MakeRig,
+) -> None:
+    rig = logs_rig()
+    put(rig, BLUE, "web", [(rig.now(), "one")])
+    source, proxy = rig.faulty(BLUE)
+
+    def guarded(answer: dict[str, Any]) -> dict[str, Any]:
+        more = {"dataProtectionStatus": "ACTIVATED", "kmsKeyId": "arn:aws:kms:us-east-1:1:key/x"}
+        return {**answer, "logGroups": [{**group, **more} for group in answer["logGroups"]]}
+
+    proxy.answer(Answer(edit=guarded), operation="DescribeLogGroups")
+    found = codes(rig.copy(ACME, BLUE, GREEN, leaving=source).preflight())
+    assert found["events_are_masked"].severity is Severity.REFUSAL
+    assert found["key_differs"].severity is Severity.WARNING
+
+
+def test_a_group_that_a_crash_left_without_its_retention_gets_it(logs_rig: MakeRig, wait_until: Wait) -> None:
+    rig = logs_rig()
+    put(rig, BLUE, "web", [(rig.now(), "one")])
+    with_retention(rig, BLUE, 30)
+    rig.client(GREEN).create_log_group(logGroupName=rig.prefix + "/app/acme")
+    following(rig.copy(ACME, BLUE, GREEN), wait_until)
+    assert rig.store(GREEN).retention(ACME) == rig.store(BLUE).retention(ACME)
 
 
 def test_a_plan_tells_what_reacts_to_copied_events_and_whose_retention_differs(logs_rig: MakeRig) -> None:

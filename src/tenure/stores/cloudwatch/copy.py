@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from tenure.errors import StoreUnavailable
 from tenure.model.finding import Finding
 from tenure.model.names import TenantId
 from tenure.stores.cloudwatch.hours import Comparer, Hours, Listing, Transfer, Version
@@ -34,8 +36,9 @@ class LogsCopy(JournaledCopy[LogsStore, Version]):
     there twice after an answer was lost, as with every shipper; that is no difference.
 
     What is promised: every event that CloudWatch Logs showed when the copy was sealed, and that PutLogEvents takes (not
-    older than 14 days or than the shorter retention), is on both sides. Events that shippers deliver after that are
-    brought by a later pass while the link stands. Older events stay where they are, until they expire or are erased.
+    older than 14 days or than the shorter retention), is on both sides. Events that shippers deliver after that are no
+    difference while users wait, and are brought by a later pass while the link stands. Older events stay where they
+    are, until they expire or are erased.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class LogsCopy(JournaledCopy[LogsStore, Version]):
         self._feed = _LateFeed(self._feed, hours, self._queue, self._verification.note_changed, late_s)
 
     def preflight(self) -> Sequence[Finding]:
-        return findings(self._tenant, self._source, self._target, journaled=self.journaled)
+        linked = bool(self._target_record.read().link)
+        return findings(self._tenant, self._source, self._target, journaled=self.journaled, linked=linked)
 
     def fingerprint(self) -> Mapping[str, str]:
         """What must be equal is which groups and streams are a tenant's; events have no schema."""
@@ -127,9 +131,11 @@ class _LateFeed:
             began = time.monotonic()
             if began < self._due:
                 return
-        late = self._hours.differing(since_hours=LATE_HOURS)
-        self._on_change(late)
-        self._queue.put(late)
+        # What cannot be looked through now is looked through the next time.
+        with contextlib.suppress(StoreUnavailable):
+            late = self._hours.differing(since_hours=LATE_HOURS)
+            self._on_change(late)
+            self._queue.put(late)
         with self._lock:
             took = time.monotonic() - began
             self._due = began + max(self._every_s, LATE_SHARE * took)

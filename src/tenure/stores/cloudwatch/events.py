@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -31,10 +31,12 @@ _MASK: Final = (1 << 128) - 1
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
-    """One event as it was put: its time in milliseconds since 1970, and its message."""
+    """One event as it was put: its time in milliseconds since 1970, and its message. `ingested`: when CloudWatch Logs
+    took it, by its own clock; no part of what makes events equal."""
 
     timestamp: int
     message: str
+    ingested: int = field(default=0, compare=False)
 
     @property
     def size_bytes(self) -> int:
@@ -114,7 +116,7 @@ def read(
             start, token = (held[0].timestamp if held else start), None
             held.clear()
             continue
-        events = [Event(e["timestamp"], e["message"]) for e in page["events"]]
+        events = [Event(e["timestamp"], e["message"], e.get("ingestionTime", 0)) for e in page["events"]]
         pace(items=len(events), size_bytes=sum(e.size_bytes for e in events))
         for event in events:
             if end is not None and event.timestamp >= end:

@@ -31,6 +31,10 @@ class Group:
     retention_days: int | None = None
     """None: its events never expire."""
     metric_filters: int = 0
+    key: str = ""
+    """The KMS key with which it is encrypted, if it is with one of the account's own."""
+    masks: bool = False
+    """Whether a data protection policy hides parts of its events from readers, Tenure among them."""
     inside: bool = True
     """Whether its name begins as those of the cell; the catalogue says nothing about others."""
 
@@ -81,6 +85,8 @@ class Groups:
                 stored_bytes=g.get("storedBytes", 0),
                 retention_days=g.get("retentionInDays"),
                 metric_filters=g.get("metricFilterCount", 0),
+                key=g.get("kmsKeyId", ""),
+                masks=g.get("dataProtectionStatus") == "ACTIVATED",
                 inside=g["logGroupName"].startswith(self.prefix),
             )
             for g in self._everything("describe_log_groups", "logGroups", pace, **narrowed)
@@ -193,20 +199,15 @@ class Groups:
     # -- making and removing -----------------------------------------------------------------------------------------
 
     def make(self, stream: Stream, *, retention_days: int | None) -> None:
-        """The stream is there, and its group; a group that is made has that retention. Idempotent."""
-        group = self.full(stream.group)
-        try:
-            self._make_stream(group, stream.name)
-        except ClientError as error:
-            if code_of(error) != NOT_FOUND:
-                raise
-            self._unless_there(self._client.create_log_group, logGroupName=group)
-            if retention_days is not None:
-                self._client.put_retention_policy(logGroupName=group, retentionInDays=retention_days)
-            self._make_stream(group, stream.name)
-
-    def _make_stream(self, group: str, name: str) -> None:
-        self._unless_there(self._client.create_log_stream, logGroupName=group, logStreamName=name)
+        """The stream is there, and its group; a group that is made has that retention. Idempotent: a group without
+        streams and without a retention is taken for one that was being made."""
+        full, there = self.full(stream.group), self.group(stream.group)
+        if there is None:
+            self._unless_there(self._client.create_log_group, logGroupName=full)
+        fresh = there is None or (there.retention_days is None and not self.streams(stream.group))
+        if fresh and retention_days is not None:
+            self._client.put_retention_policy(logGroupName=full, retentionInDays=retention_days)
+        self._unless_there(self._client.create_log_stream, logGroupName=full, logStreamName=stream.name)
 
     @staticmethod
     def _unless_there(make: Any, **asked: str) -> None:

@@ -78,6 +78,7 @@ class Hours:
         self._lock = threading.Lock()
         self._retention: dict[str, tuple[float, int | None]] = {}
         self._floor: dict[str, int] = {}
+        self._copied: dict[str, int] = {}
 
     # -- which events there are ---------------------------------------------------------------------------------------
 
@@ -122,12 +123,28 @@ class Hours:
         with self._lock:
             self._floor[group] = max(self._floor.get(group, 0), newest + 1)
 
+    def note_copied(self, key: str, ours: Events) -> None:
+        """These are the source's events of the hour that are about to be on the target."""
+        with self._lock:
+            self._copied[key] = max((event.ingested for event in ours), default=0)
+
+    def _were_there(self, key: str, ours: Events) -> Events:
+        """Of the source's events those that were there when the hour was last copied; all where it was not."""
+        with self._lock:
+            until = self._copied.get(key)
+        return ours if until is None else Counter({e: n for e, n in ours.items() if e.ingested <= until})
+
     def events(self, store: LogsStore, stream: Stream, start: int) -> Events:
         """The events of the hour that begins then, as far as they can be copied."""
         with translated(store.where):
             return Counter(
                 store.events(stream, start=max(start, self.oldest(stream.group)), end=start + HOUR_MS)
             )
+
+    def both(self, stream: Stream, start: int) -> tuple[Events, Events]:
+        """That hour of both sides, read at the same time."""
+        theirs = self.target.pool.submit(self.events, self.target, stream, start)
+        return self.events(self.source, stream, start), theirs.result()
 
     def by_hour(self, store: LogsStore, stream: Stream, since: int) -> Iterator[tuple[int, Events]]:
         """Every hour with events, from `since` on, in order."""
@@ -159,14 +176,15 @@ class Hours:
         tally = Tally()
         oldest = self.oldest(stream.group)
         for hour, ours, theirs in self.paired(stream, max(oldest, since or 0)):
-            _compare(tally, key_of(stream, hour), ours, theirs)
+            _compare(tally, key_of(stream, hour), ours, theirs, wanted=ours)
         return tally
 
-    def compare_hour(self, stream: Stream, start: int) -> Tally:
-        tally = Tally()
-        ours, theirs = (self.events(store, stream, start) for store in (self.source, self.target))
+    def compare_hour(self, stream: Stream, start: int, *, late: bool) -> Tally:
+        """One hour; `late`: with what shippers have delivered since it was copied, which a later pass brings."""
+        tally, key = Tally(), key_of(stream, start)
+        ours, theirs = self.both(stream, start)
         if ours or theirs:
-            _compare(tally, key_of(stream, start), ours, theirs)
+            _compare(tally, key, ours, theirs, wanted=ours if late else self._were_there(key, ours))
         return tally
 
     def differing(self, *, since_hours: int) -> list[str]:
@@ -179,14 +197,15 @@ class Hours:
         ]
 
 
-def _compare(tally: Tally, key: str, ours: Events, theirs: Events) -> None:
+def _compare(tally: Tally, key: str, ours: Events, theirs: Events, *, wanted: Events) -> None:
+    """`wanted`: those of ours that have to be there already."""
     tally.processed.add(key)
     tally.bytes_read += sum(e.size_bytes * n for events in (ours, theirs) for e, n in events.items())
-    if not theirs:
+    if wanted and not theirs:
         tally.differing[key] = DifferenceKind.MISSING
     elif not ours:
         tally.differing[key] = DifferenceKind.EXTRA
-    elif missing(ours, theirs) or strange(ours, theirs):
+    elif missing(wanted, theirs) or strange(ours, theirs):
         tally.differing[key] = DifferenceKind.MISMATCHED
 
 
@@ -244,18 +263,23 @@ class Comparer:
             progress(len(tally.processed))
         return tally
 
-    def these(self, keys: Collection[str], *, thorough: bool = True) -> Tally:  # noqa: ARG002
+    def these(self, keys: Collection[str], *, thorough: bool = True) -> Tally:
+        """Not `thorough` while users wait: what shippers have delivered since the seal is left to a later pass."""
         tally = Tally()
-        for part in self._hours.source.pool.map(self._one, sorted(keys)):
+        for part in self._hours.source.pool.map(lambda key: self._one(key, late=thorough), sorted(keys)):
             _add(tally, part)
         return tally
 
-    def _one(self, key: str) -> Tally:
+    def _one(self, key: str, *, late: bool) -> Tally:
         found = parsed(key)
         if found is None:
             return Tally()
         stream, start = found
-        return self._hours.compare(stream) if start is None else self._hours.compare_hour(stream, start)
+        return (
+            self._hours.compare(stream)
+            if start is None
+            else self._hours.compare_hour(stream, start, late=late)
+        )
 
 
 def _add(tally: Tally, part: Tally) -> None:
@@ -282,18 +306,15 @@ class Transfer:
                 continue
             stream, start = found
             if start is not None:
-                ours, theirs = (
-                    self._hours.events(store, stream, start)
-                    for store in (self._hours.source, self._hours.target)
-                )
-                moved += self._bring_together(stream, ours, theirs)
+                moved += self._bring_together(stream, start, *self._hours.both(stream, start))
             else:
-                for _, ours, theirs in self._hours.paired(stream, self._hours.oldest(stream.group)):
-                    moved += self._bring_together(stream, ours, theirs)
+                for hour, ours, theirs in self._hours.paired(stream, self._hours.oldest(stream.group)):
+                    moved += self._bring_together(stream, hour, ours, theirs)
         return moved
 
-    def _bring_together(self, stream: Stream, ours: Events, theirs: Events) -> int:
+    def _bring_together(self, stream: Stream, hour: int, ours: Events, theirs: Events) -> int:
         hours = self._hours
+        hours.note_copied(key_of(stream, hour), ours)
         return self._put(hours.target, stream, missing(ours, theirs)) + self._put(
             hours.source, stream, strange(ours, theirs)
         )

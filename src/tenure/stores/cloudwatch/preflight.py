@@ -14,8 +14,10 @@ from tenure.stores.cloudwatch.store import LogsStore
 COUNTED_AT_MOST: Final = 100_000
 
 
-def findings(tenant: TenantId, source: LogsStore, target: LogsStore, *, journaled: bool) -> Sequence[Finding]:
-    """Everything at once, each with its fix."""
+def findings(
+    tenant: TenantId, source: LogsStore, target: LogsStore, *, journaled: bool, linked: bool
+) -> Sequence[Finding]:
+    """Everything at once, each with its fix. `linked`: what the target holds was brought by the link."""
     hours = Hours(source, target, tenant)
     found: list[Finding] = []
     with translated(source.where):
@@ -23,7 +25,8 @@ def findings(tenant: TenantId, source: LogsStore, target: LogsStore, *, journale
         found += _too_old(hours)
         found += _shared(source)
     with translated(target.where):
-        found += _pair(hours)
+        found += _pair(hours, linked=linked)
+        found += _hidden(hours)
         found += _watched(hours)
     return sorted(found)
 
@@ -91,7 +94,7 @@ def _shared(source: LogsStore) -> Iterator[Finding]:
         )
 
 
-def _pair(hours: Hours) -> Iterator[Finding]:
+def _pair(hours: Hours, *, linked: bool) -> Iterator[Finding]:
     source, target = hours.source, hours.target
     homes = [{group.home for group in store.groups.groups_of(hours.tenant)} for store in (source, target)]
     if source.groups.prefix == target.groups.prefix and homes[0] & homes[1]:
@@ -102,7 +105,7 @@ def _pair(hours: Hours) -> Iterator[Finding]:
             "both cells name the same log groups of the same account and region",
             "give one of them a `group_prefix` of its own in tenure.yaml",
         )
-    elif not target.anchored.link_record(hours.tenant).read().link and (streams := hours.streams(target)):
+    elif not linked and (streams := hours.streams(target)):
         yield _finding(
             Severity.REFUSAL,
             "target_not_empty",
@@ -110,6 +113,29 @@ def _pair(hours: Hours) -> Iterator[Finding]:
             f"{len(streams)} streams of {hours.tenant} are there already, the first one {streams[0]}",
             "erase the tenant there (an earlier move may have left them), or delete the streams",
         )
+
+
+def _hidden(hours: Hours) -> Iterator[Finding]:
+    """What a copy would show less, or more, of than its source."""
+    theirs = {group.name: group for group in hours.target.groups.groups_of(hours.tenant)}
+    for here in hours.source.groups.groups_of(hours.tenant):
+        there = theirs.get(here.name)
+        if here.masks:
+            yield _finding(
+                Severity.REFUSAL,
+                "events_are_masked",
+                f"{hours.source.where}, {here.name}",
+                "a data protection policy hides parts of the events from Tenure: the copies would lack them for good",
+                "suspend the policy while the tenant is moved, and give the target's group one of its own",
+            )
+        if here.key and (there is None or not there.key):
+            yield _finding(
+                Severity.WARNING,
+                "key_differs",
+                f"{hours.target.where}, {here.name}",
+                "the source's group is encrypted with a KMS key of the account, the target's is not or will not be",
+                "create the group in the target with a key of its region first",
+            )
 
 
 def _watched(hours: Hours) -> Iterator[Finding]:

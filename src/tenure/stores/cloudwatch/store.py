@@ -3,6 +3,7 @@ groups that tenants share."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -26,6 +27,8 @@ from tenure.stores.journaled import Anchored
 from tenure.stores.noted import NotedFence
 
 NO_JOURNAL: Final = "the catalogue names no journal for it, so nothing keeps a moving tenant's events out"
+LISTED_WITHIN_S: Final = 2.0
+LIST_AGAIN_S: Final = 0.2
 EXPORTS: Final = 3
 """How often a stream is exported anew because events came meanwhile, before its erasure gives up."""
 
@@ -227,13 +230,20 @@ class LogsStore:
                 self.groups.remove_group(group)
                 gone += sum(stream.group == group for stream in streams)
                 progress(gone)
-            left = self.groups.of(tenant)
+            left = self._left(tenant)
         if left:
             raise StoreUnavailable(
                 f"{self.where}: {len(left)} streams of {tenant} are there again, the first one {left[0]}",
                 hint="a log shipper still delivers events: erase again when it has ended",
             )
         return gone
+
+    def _left(self, tenant: TenantId) -> list[Stream]:
+        """What is listed of the tenant after its erasure; listings may be a moment behind."""
+        deadline = time.monotonic() + LISTED_WITHIN_S
+        while (left := self.groups.of(tenant)) and time.monotonic() < deadline:
+            time.sleep(LIST_AGAIN_S)
+        return left
 
     def _refuse_newcomers(self, tenant: TenantId, exported: Sequence[Stream]) -> None:
         new = sorted(set(self.groups.of(tenant)).difference(exported))
