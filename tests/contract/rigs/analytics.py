@@ -166,7 +166,7 @@ class AnalyticsRig:
             f"select item, value from {self.table.name}{final} where tenant_id = '{tenant}'"
         )
         assert len({item for item, _ in rows}) == len(rows)
-        return dict(rows)
+        return {str(item): str(value) for item, value in rows}
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return str(self.table.name), json.dumps(self.key(item))
@@ -194,7 +194,9 @@ class AnalyticsRig:
             copy = copies.pop()
             copies += copy.armed_reverse()
             copy.detach()
-        for store in (*self._stores, *self._postgres):
+        for store in self._stores:
             store.close()
+        for postgres in self._postgres:
+            postgres.close()
         for warehouse in self.warehouses.values():
             warehouse.close()

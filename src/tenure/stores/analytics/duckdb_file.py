@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ HELD: Final = Quoted("memory.main.tenure_rows")
 """Rows that rest in memory."""
 _TAKEN: Final = ("could not set lock", "conflicting lock", "unique file handle conflict", "used by another")
 _KEY: Final = ("encrypt", "decrypt", "cipher")
+_AMBIGUOUS: Final = re.compile(r"VARIANT|(?<!^)UNION\(")
+"""Types within which the text of a value does not say its type."""
 _OWN_SCHEMAS: Final = ("information_schema", "pg_catalog")
 
 
@@ -209,7 +212,21 @@ class DuckDbFile:
                 " and table_name = ? and constraint_type = 'FOREIGN KEY'",
                 [table.name.schema, table.name.name],
             ).fetchall()
+            columns = _described(hub, table.name).get(table.name, ())
         return [
+            *(
+                Hazard(
+                    table=table.name,
+                    code="analytics_type_unseen",
+                    message=f"{c.name} is of type {c.type}: values of different types in it can have one text, so that "
+                    "a comparison does not tell them apart",
+                    fix="use a type that says what is in it",
+                    refuses=True,
+                )
+                for c in columns
+                if _AMBIGUOUS.search(c.type)
+            ),
+        ] + [
             Hazard(
                 table=table.name,
                 code="analytics_foreign_key",
@@ -425,7 +442,12 @@ def _contents(
 def _text(column: Column) -> Quoted:
     """A value so that equal texts mean equal values. The session's time zone is UTC."""
     name = double_quoted(column.name)
-    value = composed("hex($name)" if column.type == "BLOB" else "$name::varchar", name=name)
+    text = "$name::varchar"
+    if column.type == "BLOB":
+        text = "hex($name)"
+    elif column.type.startswith("UNION("):
+        text = "union_tag($name)::varchar || '=' || $name::varchar"
+    value = composed(text, name=name)
     return composed(
         "case when $name is null then '~' else strlen($value) || ':' || $value end", name=name, value=value
     )
