@@ -370,12 +370,12 @@ def test_the_digest_changes_with_the_content(load: Load, old: str, new: str) -> 
         (
             "    kind: redis\n",
             "",
-            "17:5: stores.redis.kind: missing (one of postgresql, pgvector, redis, s3)",
+            "17:5: stores.redis.kind: missing (one of postgresql, pgvector, redis, s3, analytics)",
         ),
         (
             "kind: redis",
             "kind: [redis]",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not a list",
+            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, analytics, not a list",
         ),
         (
             "version: 1",

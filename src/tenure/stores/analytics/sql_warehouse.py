@@ -87,8 +87,11 @@ class SqlWarehouse:
 
     @property
     def server(self) -> str:
-        """Without user and password."""
-        return self._url.set(username=None, password=None, query={}).render_as_string()
+        """Without user, password and options."""
+        url = self._url
+        return sa.URL.create(
+            url.drivername, host=url.host, port=url.port, database=url.database
+        ).render_as_string()
 
     def ping(self) -> None:
         with self._connected() as connection:
