@@ -110,7 +110,7 @@ EQUAL = [
     ([1, None], (1, None)),
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
 ]
-DIFFERENT = [
+DIFFERENT: list[object] = [
     None, "", "NULL", "~", b"", 0, 0.0, -0.0, float("nan"), "0", [], [None], [[]], ["a", "b"], ["ab"], ["a, b"], {},
     {"a": "b"}, date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC), Decimal("0.1"), 0.1, Decimal("NaN"),
 ]  # fmt: skip

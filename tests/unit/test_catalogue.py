@@ -364,7 +364,7 @@ def test_the_digest_changes_with_the_content(load: Load, old: str, new: str) -> 
         (
             "kind: redis",
             "kind: redsi",
-            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, not 'redsi'; did "
+            "17:11: stores.redis.kind: must be one of postgresql, pgvector, redis, s3, analytics, not 'redsi'; did "
             "you mean 'redis'?",
         ),
         (

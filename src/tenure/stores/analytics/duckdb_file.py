@@ -297,8 +297,7 @@ class DuckDbFile:
                     tenant=double_quoted(_tenant_column(table)),
                     partition=_partition(table),
                 )
-                (count,) = hub.execute(statement, [tenant, batch]).fetchone() or (0,)
-            erased += count
+                erased += _number(hub, statement, [tenant, batch])
             progress(erased)
         return erased
 
@@ -336,8 +335,7 @@ class DuckDbFile:
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self.opened() as hub:
-            (rows,) = hub.execute(composed("select count(*) from $t", t=_name(table))).fetchone() or (0,)
-        return rows, 0
+            return _number(hub, composed("select count(*) from $t", t=_name(table))), 0
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -352,14 +350,19 @@ class DuckDbRows:
 
     @property
     def count(self) -> int:
-        (rows,) = self.hub.execute(composed("select count(*) from $h", h=HELD)).fetchone() or (0,)
-        return int(rows)
+        return _number(self.hub, composed("select count(*) from $h", h=HELD))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        yield from self.hub.execute(composed("select * from $h", h=HELD)).to_arrow_reader() or ()
+        yield from self.hub.sql(composed("select * from $h", h=HELD)).to_arrow_reader()
 
 
 # -- statements ------------------------------------------------------------------------------------------------------
+
+
+def _number(hub: Connection, statement: Quoted, values: list[Any] | None = None) -> int:
+    """The one number that the statement gives. A result that is not read to its end would stand in the way."""
+    rows = hub.execute(statement, values or []).fetchall()
+    return int(rows[0][0])
 
 
 def _name(table: QualifiedName) -> Quoted:
