@@ -56,6 +56,7 @@ cells:
       vectors: {kind: pgvector, rides_with: postgres}
       redis: {kind: redis, url: {file: secrets/blue-redis}}
       objects: {kind: s3, bucket: example-blue, region: us-east-1}
+      analytics: {kind: analytics, engine: duckdb, path: data/blue.duckdb}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -71,6 +72,12 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-access-key}
         secret_key: {file: secrets/frankfurt-secret-key}
+      analytics:
+        kind: analytics
+        engine: clickhouse
+        url: https://clickhouse.frankfurt.internal:8443
+        user: tenure
+        password: {file: secrets/frankfurt-clickhouse}
 tiers:
   platinum:
     rank: 1
@@ -129,4 +136,13 @@ stores:
     journal: postgres
     principal: app
     keys: {"files/*": content}
+  analytics:
+    kind: analytics
+    journal: postgres
+    tenant_column: tenant_id
+    retention: {time_travel_days: 1, fail_safe_days: 7}
+    tables:
+      main.usage:
+        partition: {column: happened_at, by: day}
+        columns: {tenant_id: tenant, happened_at: plain, who: personal, what: plain}
 """

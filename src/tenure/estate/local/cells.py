@@ -36,6 +36,8 @@ from tenure.routing.envoy.bootstrap import write_bootstrap
 DATABASE: Final = "rag"
 CONTROL: Final = "control"
 ESTATE_FILE: Final = "tenure.yaml"
+ANALYTICS: Final = "analytics"
+"""The folder of the cells' DuckDB files, and the store's name in an app's catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
+    analytics: Path
+    """The cell's DuckDB file. The app creates it when it is deployed, if its catalogue has a store `analytics`."""
 
     def __repr__(self) -> str:
         return f"CellAccess({self.plan.name})"
@@ -146,10 +150,12 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
         _create_database(running.dsn(name), DATABASE if name != CONTROL else CONTROL)
     cells = {cell.name: _access(running, cell) for cell in CELLS}
+    (running.folder / ANALYTICS).mkdir(mode=0o700, exist_ok=True)
     (etc / "app").mkdir(parents=True, exist_ok=True)
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
     _give(etc / "app", account)
+    _give(running.folder / ANALYTICS, account)
     gate = CommandServer(
         name="gate",
         argv=(
@@ -178,7 +184,8 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet)
+    analytics = ANALYTICS in (yaml.safe_load(catalogue.read_text(encoding="utf-8")).get("stores") or {})
+    document = _estate_document(running, cells, addresses, listen, admin, fleet=fleet, analytics=analytics)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
     return LocalCells(
@@ -203,6 +210,7 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
+        analytics=running.folder / ANALYTICS / f"{cell.name}.duckdb",
     )
 
 
@@ -230,6 +238,7 @@ def _estate_document(
     admin: int,
     *,
     fleet: bool,
+    analytics: bool,
 ) -> dict[str, Any]:
     folder = running.folder / "etc" / "secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -277,6 +286,7 @@ def _estate_document(
                         "access_key": secret(f"{access.plan.name}-s3-access-key", access.access_key),
                         "secret_key": secret(f"{access.plan.name}-s3-secret-key", access.secret_key),
                     },
+                    **(_analytics(access) if analytics else {}),
                 },
             }
             for access in cells.values()
@@ -298,3 +308,9 @@ def _estate_document(
         },
         **({"fleet": fleet_document(secret("broker", running.url(BROKER.name)))} if fleet else {}),
     }
+
+
+def _analytics(access: CellAccess) -> dict[str, Any]:
+    """Beside `tenure.yaml`, in a folder that the servers' account owns, since the app writes there."""
+    path = f"{ANALYTICS}/{access.analytics.name}"
+    return {ANALYTICS: {"kind": "analytics", "engine": "duckdb", "path": path}}
