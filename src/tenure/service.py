@@ -31,6 +31,7 @@ from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations import follow, upkeep
 from tenure.operations.capacity import Capacity, CapacityReport
+from tenure.operations.cataloguing import Cataloguing
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
@@ -97,6 +98,8 @@ class Service:
         self._fleet = Fleet(deps, engine, self._spec)
         self._actor = f"{getpass.getuser()}@{socket.gethostname()}"
         self._capacity = Capacity(deps, actor=self._actor)
+        self.catalogue = Cataloguing(deps, actor=self._actor)
+        """The data map against what is there."""
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 

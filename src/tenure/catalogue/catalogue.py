@@ -76,12 +76,14 @@ class PgvectorMap:
 
 @dataclass(frozen=True, kw_only=True)
 class RedisMap:
-    """The keys of a Redis store. `acl_user` is the tenant's own user, where the app has one per tenant."""
+    """The keys of a Redis store. `acl_user` is the tenant's own user, where the app has one per tenant; `ignore` are
+    patterns of whole keys that hold no tenant's data."""
 
     name: StoreName
     prefix: Template
     keys: tuple[KeyPattern, ...]
     acl_user: Template | None = None
+    ignore: tuple[KeyPattern, ...] = ()
     kind: Literal[StoreKind.REDIS] = field(default=StoreKind.REDIS, init=False)
 
     def classify(self, key: str) -> DataClass | None:
@@ -93,13 +95,15 @@ class RedisMap:
 @dataclass(frozen=True, kw_only=True)
 class S3Map:
     """The objects of an S3 store. `journal` is the PostgreSQL store in which the app notes what it touched;
-    `principal` is the identity the app writes with, which the fence denies."""
+    `principal` is the identity the app writes with, which the fence denies; `ignore` are patterns of whole keys that
+    hold no tenant's data."""
 
     name: StoreName
     prefix: Template
     keys: tuple[KeyPattern, ...]
     journal: StoreName | None = None
     principal: str | None = None
+    ignore: tuple[KeyPattern, ...] = ()
     kind: Literal[StoreKind.S3] = field(default=StoreKind.S3, init=False)
 
     def classify(self, key: str) -> DataClass | None:
@@ -206,9 +210,10 @@ def _content(its: StoreMap) -> dict[str, object]:
             return {"kind": its.kind, "rides_with": its.rides_with, **_tables(its)}
         case RedisMap():
             user = its.acl_user.text if its.acl_user else None
-            return {"kind": its.kind, "prefix": its.prefix.text, "acl_user": user, "keys": _keys(its.keys)}
+            extra = {"acl_user": user, **_ignored(its.ignore)}
+            return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
         case S3Map():
-            extra = {"journal": its.journal, "principal": its.principal}
+            extra = {"journal": its.journal, "principal": its.principal, **_ignored(its.ignore)}
             return {"kind": its.kind, "prefix": its.prefix.text, **extra, "keys": _keys(its.keys)}
         case AnalyticsMap():
             kept = [its.retention.time_travel_days, its.retention.fail_safe_days]
@@ -232,6 +237,10 @@ def _partition(table: Table) -> dict[str, object]:
     if not isinstance(table, AnalyticsTable) or table.partition is None:
         return {}
     return {"partition": [table.partition.column, table.partition.by]}
+
+
+def _ignored(patterns: tuple[KeyPattern, ...]) -> dict[str, object]:
+    return {"ignore": sorted(p.pattern for p in patterns)} if patterns else {}
 
 
 def _keys(patterns: tuple[KeyPattern, ...]) -> list[list[str]]:

@@ -22,6 +22,7 @@ from tenure.catalogue.catalogue import (
     Table,
 )
 from tenure.catalogue.checks import check_catalogue
+from tenure.catalogue.classes import DataClass
 from tenure.catalogue.patterns import KeyPattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.catalogue.schema import (
@@ -77,7 +78,13 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
             )
         case RedisMapSettings():
             user = Template.name(its.acl_user) if its.acl_user else None
-            return RedisMap(name=name, prefix=Template.prefix(its.prefix), acl_user=user, keys=_keys(its))
+            return RedisMap(
+                name=name,
+                prefix=Template.prefix(its.prefix),
+                acl_user=user,
+                keys=_keys(its),
+                ignore=_ignored(its.ignore),
+            )
         case S3MapSettings():
             return S3Map(
                 name=name,
@@ -85,6 +92,7 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 journal=its.journal,
                 principal=its.principal,
                 keys=_keys(its),
+                ignore=_ignored(its.ignore),
             )
         case AnalyticsMapSettings():
             return AnalyticsMap(
@@ -131,3 +139,7 @@ def _names(texts: tuple[str, ...]) -> frozenset[QualifiedName]:
 
 def _keys(its: RedisMapSettings | S3MapSettings) -> tuple[KeyPattern, ...]:
     return tuple(KeyPattern(pattern=pattern, data_class=held) for pattern, held in its.keys.items())
+
+
+def _ignored(patterns: tuple[str, ...]) -> tuple[KeyPattern, ...]:
+    return tuple(KeyPattern(pattern=pattern, data_class=DataClass.PLAIN) for pattern in patterns)

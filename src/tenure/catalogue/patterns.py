@@ -57,6 +57,21 @@ class Template:
     def expand(self, tenant: TenantId) -> str:
         return self.text.replace(PLACEHOLDER, tenant)
 
+    def tenant_of(self, text: str) -> TenantId | None:
+        """The tenant for which this template gives exactly this text, whether or not there is such a tenant."""
+        found = re.fullmatch(self._expression, text)
+        return TenantId(found[1]) if found else None
+
+    def owner_of(self, key: str) -> tuple[TenantId, str] | None:
+        """The tenant under whose prefix a key lies, whether or not there is such a tenant, and the rest of the key."""
+        found = re.match(self._expression, key)
+        return (TenantId(found[1]), key[found.end() :]) if found else None
+
+    @property
+    def _expression(self) -> str:
+        before, after = (re.escape(part) for part in self.text.split(PLACEHOLDER))
+        return f"{before}({TENANT_ID.pattern}){after}"
+
     def meets(self, other: Self) -> bool:
         """Whether this template may give one tenant the text that `other` gives to another tenant.
 

@@ -158,6 +158,9 @@ class RedisMapSettings(Settings):
         "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
         "matches decides."
     )
+    ignore: tuple[Pattern, ...] = setting(
+        "Patterns of whole keys that hold no tenant's data (`*`: any characters).", default=()
+    )
 
 
 class S3MapSettings(Settings):
@@ -179,6 +182,9 @@ class S3MapSettings(Settings):
     keys: Keys = setting(
         "Patterns of the keys below the prefix (`*`: any characters) and their class; the first that "
         "matches decides."
+    )
+    ignore: tuple[Pattern, ...] = setting(
+        "Patterns of whole keys that hold no tenant's data (`*`: any characters).", default=()
     )
 
 

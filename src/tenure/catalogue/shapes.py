@@ -9,18 +9,43 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from tenure.catalogue.patterns import PLACEHOLDER
 from tenure.model.search import TENANT_KIND, Identifier
 
 ANY: Final = "*"
+MOST_PATTERNS: Final = 100
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _DELIMITERS: Final = re.compile(r"([:/|#])")
 _PART: Final = re.compile(r"[^:/|#\s]+")
 _WORD: Final = re.compile(r"[A-Za-z.][A-Za-z_.-]{0,39}")
 _NUMBER: Final = re.compile(r"\d{1,20}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DIGEST_DIGITS: Final = 8
+
+
+def printable(name: str) -> str:
+    """The name with control characters, and bytes that were no UTF-8, as escapes."""
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+
+
+def collapsed(counts: Mapping[str, int], most: int = MOST_PATTERNS) -> dict[str, int]:
+    """The counts by pattern with patterns put together where they are too many to be sorts of keys: by what they begin
+    with, and in the end all of them."""
+    if len(counts) <= most:
+        return dict(counts)
+    fewer: dict[str, int] = {}
+    for pattern, count in counts.items():
+        together = coarser(pattern)
+        fewer[together] = fewer.get(together, 0) + count
+    return fewer if len(fewer) <= most else {ANY: sum(counts.values())}
+
+
+def coarser(pattern: str) -> str:
+    """A pattern of which there are too many: only what it begins with stays, or nothing where no delimiter follows."""
+    parts = _DELIMITERS.split(pattern, maxsplit=1)
+    return f"{parts[0]}{parts[1]}{ANY}" if len(parts) == 3 else ANY
 
 
 def shape(key: str, tenants: Collection[str], hidden: Collection[str] = ()) -> str:
@@ -45,7 +70,7 @@ def shape(key: str, tenants: Collection[str], hidden: Collection[str] = ()) -> s
         else:
             shaped.append(ANY if part else "")
             keeps = False
-    return _shortened("".join(shaped))
+    return printable(_shortened("".join(shaped)))
 
 
 def _shortened(pattern: str) -> str:
@@ -68,7 +93,7 @@ def shown(name: str, tenants: Collection[str], identifiers: Iterable[Identifier]
             return text
         return f"#{_digest(text)}"
 
-    masked = _PART.sub(part, name)
+    masked = printable(_PART.sub(part, name))
     return masked if not any(value in masked for value in hidden) else f"#{_digest(name)}"
 
 

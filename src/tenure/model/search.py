@@ -20,7 +20,8 @@ EXAMPLES: Final = 3
 LABEL_DIGITS: Final = 12
 
 Entry: TypeAlias = "str | Sequence[str] | Mapping[str, Entry]"
-"""A piece of a store's entry in the catalogue, below `stores.NAME`, as YAML would have it."""
+"""A piece of the catalogue below `stores`, as YAML would have it: `{"kv": {"keys": {"cache:*": "content"}}}` of a store
+that is there, or the whole entry of one that ought to be."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -79,6 +80,7 @@ class PlaceKind(StrEnum):
     SCHEMA = "schema"
     TABLE = "table"
     COLUMN = "column"
+    DEFINITION = "definition"
     COMMENT = "comment"
     LARGE_OBJECT = "large object"
     ROLE = "role"
@@ -209,11 +211,13 @@ class Surveyed:
 
 @dataclass(frozen=True, kw_only=True)
 class Gone:
-    """A place that the catalogue names and that is not there. `where` is the path in the catalogue, such as
-    `tables.public.notes.columns.body`."""
+    """A place that the catalogue names and that is not there. `where` is its path below the store's entry in the
+    catalogue, such as `tables.public.notes.columns.body`."""
 
     place: Place
     where: str
+    empty: bool = False
+    """It is a pattern under which nothing lies now: that may change by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from tenure.registry.measurements import Measurements
 from tenure.registry.operations import Operations
 from tenure.registry.placements import Placements
 from tenure.registry.records import Records
+from tenure.registry.scans import Scans
 from tenure.registry.steps import Steps
 from tenure.registry.tenants import Tenants
 from tenure.registry.workers import Workers
@@ -35,6 +36,7 @@ class Registry:
         self.links = Links(database)
         self.measurements = Measurements(database)
         self.workers = Workers(database)
+        self.scans = Scans(database)
         self.mutex = AdvisoryMutex(database)
 
     @classmethod

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from tenure.catalogue.shapes import shown
 from tenure.errors import UsageError
-from tenure.model.matching import Match, Matcher
+from tenure.model.matching import Encoding, Match, Matcher
 from tenure.model.names import TenantId
-from tenure.model.search import Coverage, Entry, FindPage, Found, Place, Search, Skipped
+from tenure.model.search import TENANT_KIND, Coverage, Entry, FindPage, Found, Place, Search, Skipped
 
 _HASHED: Final = 1 << 64
 
@@ -52,18 +52,38 @@ class Tally:
             encodings.setdefault(key, set()).add(match.encoding.value)
         for (tenant, label), forms in encodings.items():
             its = coverage(tenant)
-            found = Found(
-                tenant=tenant,
-                label=label,
-                place=place,
-                coverage=its,
-                items=1,
-                examples=(self.masked(item),) if item else (),
-                encodings=tuple(sorted(forms)),
-                entry=entry if its is Coverage.UNDOCUMENTED else None,
+            self._merge(
+                Found(
+                    tenant=tenant,
+                    label=label,
+                    place=place,
+                    coverage=its,
+                    items=1,
+                    examples=(self.masked(item),) if item else (),
+                    encodings=tuple(sorted(forms)),
+                    entry=entry if its is Coverage.UNDOCUMENTED else None,
+                )
             )
-            before = self._found.get(found.key)
-            self._found[found.key] = before.merged(found) if before else found
+
+    def own(self, tenant: TenantId, place: Place, items: int) -> None:
+        """So many items of the place are the tenant's by the catalogue, whatever is in them. Counts only where the
+        tenant's id is searched for."""
+        for identifier in self.search.identifiers:
+            if identifier.tenant == tenant and identifier.kind == TENANT_KIND and items:
+                self._merge(
+                    Found(
+                        tenant=tenant,
+                        label=identifier.label,
+                        place=place,
+                        coverage=Coverage.OWN,
+                        items=items,
+                        encodings=(Encoding.PLAIN.value,),
+                    )
+                )
+
+    def _merge(self, found: Found) -> None:
+        before = self._found.get(found.key)
+        self._found[found.key] = before.merged(found) if before else found
 
     def skip(self, place: Place, reason: str, *, items: int = 1, size_bytes: int = 0) -> None:
         """So much of the place cannot be looked at. `reason` is the same for all that is skipped for it."""
@@ -74,6 +94,11 @@ class Tally:
     def masked(self, name: str) -> str:
         """The name of an item as reports may show it."""
         return shown(name, self.search.known | self.search.tenants, self.search.identifiers)
+
+    def clean(self, name: str) -> str:
+        """The name of a place as reports may show it: without identifiers of persons that are searched for."""
+        hidden = any(i.kind != TENANT_KIND and i.value in name for i in self.search.identifiers)
+        return self.masked(name) if hidden else name
 
     def chosen(self, item: str | bytes) -> bool:
         """Whether the item is in the sample: always the same for the same item."""

@@ -20,6 +20,7 @@ from psycopg import sql
 from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.contract import CopyProgress, Fence, LiveCopy, Mark, Standing, Store, Take
 from tenure.stores.postgres import (
@@ -29,7 +30,7 @@ from tenure.stores.postgres import (
     PostgresStore,
     TenantTable,
 )
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("pgvector", "postgres-mixed", "postgres-database")
 SERVERS = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
@@ -59,6 +60,13 @@ ITEMS = TenantTable(schema="public", name="items", tenant_column="tenant_id")
 VECTORS = TenantTable(schema="public", name="vectors", tenant_column="tenant_id")
 OWN_ITEMS = TenantTable(schema="t_{tenant}", name="items")
 DATABASE_ITEMS = TenantTable(schema="public", name="items")
+COLUMNS = frozenset({"tenant_id", "item", "value"})
+CATALOGUED = {
+    ITEMS: COLUMNS,
+    VECTORS: COLUMNS | {"embedding"},
+    OWN_ITEMS: COLUMNS - {"tenant_id"},
+    DATABASE_ITEMS: COLUMNS - {"tenant_id"},
+}
 
 LEFTOVERS = """
 select 'publication ' || pubname from pg_publication
@@ -167,6 +175,8 @@ class PostgresRig:
             tables=self._layout.tables,
             carried=self._layout.carried,
             database=self._layout.database,
+            columns=CATALOGUED,
+            riders={table: StoreName("vectors") for table in self._layout.carried},
         )
         self._stores.append(store)
         return store
@@ -262,6 +272,26 @@ class PostgresRig:
                 self._put(connection, tenant, item, value)
             connection.execute("select pg_replication_origin_session_reset()")
             connection.execute("select pg_replication_origin_drop(%(o)s)", origin)
+
+    def stray(self, side: Side, text: str) -> Stray:
+        """In a table; where the store has tables with vectors only, in a new column of a neighbour's rows."""
+        admin = self._admin(side, TENANTS[0])
+        if self.kind != "pgvector":
+            admin.execute("create table if not exists public.notes (id bigint, tenant text, words text)")
+            admin.execute("insert into public.notes (id, words) values (1, %s)", (text,))
+            return Stray(
+                place=Place(kind=PlaceKind.COLUMN, name="public.notes.words"),
+                coverage=Coverage.UNDOCUMENTED,
+                surveyed=Place(kind=PlaceKind.TABLE, name="public.notes"),
+            )
+        admin.execute("alter table public.vectors add column if not exists words text")
+        item = f"stray {secrets.token_hex(4)}"
+        admin.execute(
+            "insert into public.vectors (tenant_id, item, words) values (%s, %s, %s)",
+            (TENANTS[1], item, text),
+        )
+        place = Place(kind=PlaceKind.COLUMN, name="public.vectors.words")
+        return Stray(place=place, coverage=Coverage.NEIGHBOUR, surveyed=place)
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         table = self._layout.table(tenant, item)

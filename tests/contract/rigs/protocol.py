@@ -7,10 +7,12 @@ A rig is made afresh for every test and leaves nothing of a test behind in its s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from tenure.model.names import TenantId
+from tenure.model.search import Coverage, Place
 from tenure.stores.contract import LiveCopy, Store
 
 
@@ -19,6 +21,16 @@ class Side(StrEnum):
 
     BLUE = "blue"
     GREEN = "green"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stray:
+    """Where a text was put that the catalogue does not name: as `find` names the place and what it says of it, and as
+    `survey` does."""
+
+    place: Place
+    coverage: Coverage
+    surveyed: Place
 
 
 class AppRefused(Exception):
@@ -49,6 +61,9 @@ class Rig(Protocol):
 
     def plant(self, side: Side, tenant: TenantId, item: str, value: str | None) -> None:
         """Change one item (None: delete it) past the fence and past the change feed."""
+
+    def stray(self, side: Side, text: str) -> Stray:
+        """Put the text somewhere that the catalogue does not name: always the same place, a new item each time."""
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         """The `(collection, key)` by which a `Difference` names this item."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,9 +14,10 @@ import pytest
 import redis
 
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.redis import RedisCopy, RedisStore
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("redis", "redis_cluster")
 PREFIX = "t:{tenant}:"
@@ -128,6 +130,14 @@ class RedisRig:
             self.admin[side].delete(self.key(tenant, item))
         else:
             self.admin[side].set(self.key(tenant, item), value)
+
+    def stray(self, side: Side, text: str) -> Stray:
+        self.admin[side].hset(f"audit:{secrets.token_hex(4)}", "note", text)
+        return Stray(
+            place=Place(kind=PlaceKind.VALUE, name="audit:*"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.KEY, name="audit:*"),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return PATTERN, json.dumps(self.key(tenant, item))

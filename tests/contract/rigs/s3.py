@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from botocore.exceptions import ClientError
 
 from tenure.estate.local import S3Endpoint
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.contract import Fence, Mutex
 from tenure.stores.s3 import S3Copy, S3Store
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("s3", "s3-streamed")
 PREFIX = "tenants/{tenant}/"
@@ -165,6 +167,15 @@ class S3Rig:
             self.admin[side].delete_object(Bucket=bucket, Key=key)
         else:
             self.admin[side].put_object(Bucket=bucket, Key=key, Body=value.encode())
+
+    def stray(self, side: Side, text: str) -> Stray:
+        key = f"exports/{secrets.token_hex(4)}.csv"
+        self.admin[side].put_object(Bucket=self.buckets[side][1], Key=key, Body=text.encode())
+        return Stray(
+            place=Place(kind=PlaceKind.OBJECT_BODY, name="exports/*"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.OBJECT_KEY, name="exports/*"),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return PATTERN, json.dumps(self.key(tenant, item))

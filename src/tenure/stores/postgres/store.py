@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import psycopg
@@ -12,12 +13,16 @@ from tenure.catalogue.patterns import Template
 from tenure.errors import FenceRefused
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState, Room
+from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
 from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres import find as finds
 from tenure.stores.postgres import names, room
+from tenure.stores.postgres import survey as surveys
 from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
 from tenure.stores.postgres.connect import Pool, translate
+from tenure.stores.postgres.contents import Chart
 from tenure.stores.postgres.home import Home, home_of
 from tenure.stores.postgres.repair import erase
 from tenure.stores.postgres.tables import TenantTable, require
@@ -33,7 +38,9 @@ class PostgresStore:
     these, but neither inventoried nor compared nor erased here. `dsn_from_cells` is how other servers reach it.
     `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
     Schemas may be templates. With `database`, a template too, each tenant has a database of that name on the server,
-    and `dsn` leads to another one of its databases.
+    and `dsn` leads to another one of its databases. `columns` are those that the catalogue names, of `tables` and
+    `carried`, and `riders` the stores of the latter: only surveys need them. `others` gives the databases on this
+    server that are those of other stores: a search leaves them to these.
     """
 
     def __init__(
@@ -48,6 +55,9 @@ class PostgresStore:
         dsn_from_cells: Secret | None = None,
         most_wal_bytes: int | None = None,
         database: str | None = None,
+        columns: Mapping[TenantTable, frozenset[str]] | None = None,
+        riders: Mapping[TenantTable, StoreName] | None = None,
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
@@ -66,6 +76,9 @@ class PostgresStore:
             carried=self.carried,
             ignored=tuple(ignore),
         )
+        self._columns: Final = dict(columns or {})
+        self._riders: Final = dict(riders or {})
+        self._others: Final = others
         self._homes: Final[dict[TenantId, Home]] = {}
         self._lock: Final = threading.Lock()
 
@@ -100,6 +113,74 @@ class PostgresStore:
     def inventory(self, tenant: TenantId) -> Inventory:
         home = self.home(tenant)
         return inventory(home.pool, self.name, home.tables, tenant)
+
+    def survey(self, tenants: abc.Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        """Tables of stores that ride with this one are theirs to survey; what no entry names is this one's."""
+        return self.survey_of(self.name, self.tables, tenants, everything=True, pace=pace)
+
+    def survey_of(
+        self,
+        name: StoreName,
+        own: Sequence[TenantTable],
+        tenants: abc.Collection[TenantId],
+        *,
+        everything: bool,
+        pace: Pace,
+    ) -> Survey:
+        """The survey of a store with these tables, this one or one that rides with it."""
+        return surveys.survey(
+            name,
+            self.cell,
+            self._databases(frozenset(tenants)),
+            own=own,
+            riders=self._riders,
+            everything=everything,
+            pace=pace,
+        )
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        """Tables of stores that ride with this one are searched by those."""
+        return finds.find(self.searched(self.name, search), search, cursor, pace)
+
+    def searched(self, name: StoreName, search: Search, carried: frozenset[str] | None = None) -> finds.Where:
+        """Where a search looks for a store with tables here, this one or, with `carried`, one that rides with it."""
+        tenants = search.known | search.tenants
+        return finds.Where(
+            store=name,
+            pool=self.pool,
+            chart=lambda tenant: self.chart(tenants, tenant),
+            database=self._database,
+            tenants=tenants,
+            carried=carried,
+            others=self._others(),
+        )
+
+    def chart(self, tenants: frozenset[TenantId], tenant: TenantId | None) -> Chart:
+        """The catalogue as it applies to the database of that tenant, or to the one that all share."""
+        return Chart(
+            tables=self.tables,
+            carried=self.carried,
+            ignored=self._unsettled.ignored,
+            columns=self._columns,
+            tenants=tenants,
+            tenant=tenant,
+        )
+
+    def _databases(self, tenants: frozenset[TenantId]) -> Iterator[tuple[Pool, Chart]]:
+        """The databases that the catalogue speaks of, each with what it says."""
+        if self._database is None:
+            yield self.pool, self.chart(tenants, None)
+            return
+        for (name,) in self.pool.rows("select datname::text from pg_database where datallowconn order by 1"):
+            tenant = self._database.tenant_of(name)
+            if tenant in tenants:
+                pool = self.pool.beside(name)
+                try:
+                    yield pool, self.chart(tenants, tenant)
+                finally:
+                    pool.close()
 
     def claim(self, fence: Fence) -> None:
         fences.claim(self.home(fence.tenant).pool, fence)

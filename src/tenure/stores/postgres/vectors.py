@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from tenure.errors import StoreRefused
@@ -10,8 +10,21 @@ from tenure.model.comparison import Comparison, Difference
 from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
-from tenure.stores.contract import Capabilities, CopyProgress, Fence, FenceState, Mark, Room, Standing, Take
+from tenure.model.search import FindPage, Search, Survey
+from tenure.stores.contract import (
+    Capabilities,
+    CopyProgress,
+    Fence,
+    FenceState,
+    Mark,
+    Pace,
+    Room,
+    Standing,
+    Take,
+    unhurried,
+)
 from tenure.stores.postgres import fence as fences
+from tenure.stores.postgres import find as finds
 from tenure.stores.postgres import names
 from tenure.stores.postgres.home_checks import database_missing
 from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
@@ -52,6 +65,17 @@ class PgVectorStore:
 
     def inventory(self, tenant: TenantId) -> Inventory:
         return inventory(self.carrier.home(tenant).pool, self.name, self.own_tables(tenant), tenant)
+
+    def survey(self, tenants: Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        """Only of these tables: what no entry names is the carrier's to survey."""
+        return self.carrier.survey_of(self.name, self.tables, tenants, everything=False, pace=pace)
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        """Only in these tables, whatever the search says: the carrier looks everywhere else."""
+        carried = frozenset(t.collection for t in self.tables)
+        return finds.find(self.carrier.searched(self.name, search, carried), search, cursor, pace)
 
     def own_tables(self, tenant: TenantId) -> tuple[TenantTable, ...]:
         """This store's tables by the names that they have for that tenant."""

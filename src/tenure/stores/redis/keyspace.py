@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from tenure.catalogue import DataClass, KeyPattern
+from tenure.catalogue import KeyPattern
 from tenure.errors import UsageError
 from tenure.model.names import TenantId
 from tenure.stores.redis.nodes import Node, Nodes
@@ -18,11 +18,6 @@ RESERVED: Final = b"tenure:"
 MARK: Final = b"__tenure_mark:"
 SCAN_COUNT: Final = 1000
 _GLOB: Final = re.compile(rb"([*?\[\]\\^])")
-
-
-def patterns(collections: Sequence[str]) -> tuple[KeyPattern, ...]:
-    """The collections of a catalogue, to tell keys apart; what they hold does not matter here."""
-    return tuple(KeyPattern(pattern=pattern, data_class=DataClass.PLAIN) for pattern in collections)
 
 
 class Keyspace:
@@ -106,8 +101,13 @@ class Keyspace:
         return key
 
 
+def glob(start: str | bytes) -> bytes:
+    """The pattern of keys that begin so."""
+    return _GLOB.sub(rb"\\\1", start.encode() if isinstance(start, str) else start) + b"*"
+
+
 def _scan(client: Any, start: bytes) -> Iterator[list[bytes]]:
-    pattern = _GLOB.sub(rb"\\\1", start) + b"*"
+    pattern = glob(start)
     cursor = 0
     while True:
         cursor, keys = client.scan(cursor, match=pattern, count=SCAN_COUNT)

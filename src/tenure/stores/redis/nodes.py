@@ -114,6 +114,11 @@ class Nodes:
         self._known: Topology | None = None
         self.seed: Any = redis.Redis(connection_pool=self._seed)
 
+    @property
+    def database(self) -> int:
+        """The number of the database that the URL names."""
+        return int(self._seed.connection_kwargs.get("db") or 0)
+
     def ping(self) -> None:
         redis.Redis(connection_pool=self._ping).ping()
 

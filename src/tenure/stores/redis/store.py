@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
+from tenure.catalogue import StoreKind
 from tenure.catalogue.patterns import Template
 from tenure.errors import ConfigurationError, FenceRefused, StoreRefused, StoreUnavailable
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState, Room
+from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
+from tenure.stores.keyed import KeyMap, patterns
 from tenure.stores.redis import canonical
+from tenure.stores.redis import find as finds
 from tenure.stores.redis.errors import translated
 from tenure.stores.redis.fencing import Fencing
-from tenure.stores.redis.keyspace import OTHER, Keyspace, patterns
+from tenure.stores.redis.keyspace import MARK, OTHER, RESERVED, Keyspace
 from tenure.stores.redis.nodes import Nodes
 from tenure.stores.redis.transfer import Writer, portions
 
@@ -29,7 +34,8 @@ class RedisStore:
 
     `url` must be that of a user who may do everything (`~* &* +@all`). The record of a fence, and with it its token,
     goes when a store without a link opens: that no older holder comes back after that is up to the tenant's PostgreSQL,
-    which never forgets a token and is asked first. Thread-safe.
+    which never forgets a token and is asked first. `others` gives the numbers of databases on this server that are
+    those of other stores: a search leaves them to these. Thread-safe.
     """
 
     def __init__(
@@ -41,12 +47,16 @@ class RedisStore:
         prefix: Template | str,
         acl_user: Template | str | None,
         collections: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._name = name
         self._cell = cell
         self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
         self._acl_user = Template.name(acl_user) if isinstance(acl_user, str) else acl_user
         self._patterns = patterns(collections)
+        self._ignored = patterns(ignore)
+        self._others = others
         try:
             at = urlsplit(url.reveal())
             self._server = f"{at.hostname or 'localhost'}:{at.port or DEFAULT_PORT}"
@@ -110,6 +120,34 @@ class RedisStore:
                 )
                 for name, found in (tally or {OTHER: {}}).items()
             },
+        )
+
+    def survey(self, tenants: abc.Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        return finds.survey(self._searched(), tenants, pace)
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        """See `Store.find`. One key is looked at as a whole, so that a page with a very large one takes longer."""
+        return finds.find(self._searched(), search, cursor, pace)
+
+    def _searched(self) -> finds.Where:
+        keymap = KeyMap(
+            store=self._name,
+            kind=StoreKind.REDIS,
+            prefix=self._prefix,
+            patterns=self._patterns,
+            ignored=self._ignored,
+            reserved=RESERVED.decode(),
+            reserved_below=MARK.decode(),
+        )
+        return finds.Where(
+            cell=self._cell,
+            nodes=self.nodes,
+            keymap=keymap,
+            acl_user=self._acl_user,
+            others=self._others(),
+            translated=self.translated,
         )
 
     def claim(self, fence: Fence) -> None:

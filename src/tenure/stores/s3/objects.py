@@ -31,7 +31,7 @@ HEADERS: Final = (
     "Expires",
     "WebsiteRedirectLocation",
 )
-_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _TOO_LARGE: Final = frozenset({"EntityTooLarge", "InvalidRequest"})
 _CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
@@ -99,7 +99,7 @@ class Objects:
                     size=o["Size"],
                     etag=o["ETag"].strip('"'),
                     modified=o["LastModified"],
-                    archived=o.get("StorageClass") in _ARCHIVES,
+                    archived=o.get("StorageClass") in ARCHIVES,
                 )
                 for o in page.get("Contents", [])
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -13,12 +14,15 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
-from tenure.catalogue import DataClass, KeyPattern, Template
+from tenure.catalogue import StoreKind, Template
 from tenure.errors import FenceRefused, StoreRefused, UsageError
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
-from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex, Room
+from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex, Pace, Room, unhurried
+from tenure.stores.keyed import KeyMap, patterns
+from tenure.stores.s3 import find as finds
 from tenure.stores.s3.errors import translated
 from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
 from tenure.stores.s3.objects import Listed, Objects, allow_unicode, is_md5
@@ -44,7 +48,8 @@ class S3Store:
     has to write under a permit of the tenant's PostgreSQL (`tenure.client`), which drains them. The record of a fence,
     and with it its token, goes when a store without a link opens or retires: that no older holder comes back after that
     is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Without `trust_etags`, comparisons
-    read every object's contents. Thread-safe.
+    read every object's contents. `others` gives the buckets that are those of other stores: a search leaves them to
+    these. Thread-safe.
     """
 
     def __init__(
@@ -61,7 +66,9 @@ class S3Store:
         principal: str | None,
         mutex: Mutex,
         collections: Sequence[str] = (),
+        ignore: Sequence[str] = (),
         trust_etags: bool = True,
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._name = name
         self._cell = cell
@@ -73,7 +80,9 @@ class S3Store:
         self._prefix = prefix if isinstance(prefix, Template) else Template.prefix(prefix)
         self.principal = principal
         self._lock = policy_lock(mutex, endpoint, bucket)
-        self._patterns = tuple(KeyPattern(pattern=p, data_class=DataClass.PLAIN) for p in collections)
+        self._patterns = patterns(collections)
+        self._ignored = patterns(ignore)
+        self._others = others
         self.client = self._client(region, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
         self._ping_client = self._client(region, timeout_s=PING_TIMEOUT_S, attempts=2)
         self.objects = Objects(self.client, bucket)
@@ -156,6 +165,35 @@ class S3Store:
                 name: Collection(items=items, size_bytes=size, digest=f"{total:032x}")
                 for name, (items, size, total) in tally.items()
             },
+        )
+
+    def survey(self, tenants: abc.Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        """Of the keys of current objects: old versions and unfinished uploads are `find`'s."""
+        return finds.survey(self._searched(), tenants, pace)
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        return finds.find(self._searched(), search, cursor, pace)
+
+    def _searched(self) -> finds.Where:
+        keymap = KeyMap(
+            store=self._name,
+            kind=StoreKind.S3,
+            prefix=self._prefix,
+            patterns=self._patterns,
+            ignored=self._ignored,
+            reserved=RESERVED,
+        )
+        return finds.Where(
+            cell=self._cell,
+            client=self.client,
+            bucket=self.bucket,
+            keymap=keymap,
+            pool=self.pool,
+            others=self._others(),
+            heads_show_tags=self.endpoint is None,
+            translated=lambda: translated(self.where),
         )
 
     def claim(self, fence: Fence) -> None:
