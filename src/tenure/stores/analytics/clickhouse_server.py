@@ -160,8 +160,11 @@ class ClickHouseServer:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
-        return self._described(None)
+    def tables(
+        self, schemas: Collection[str], *, everywhere: bool = False
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        found = self._described(None)
+        return {name: columns for name, columns in found.items() if everywhere or name.schema in schemas}
 
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         return self._described(table).get(table, ())

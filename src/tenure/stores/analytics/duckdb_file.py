@@ -197,7 +197,13 @@ class DuckDbFile:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+    def tables(
+        self,
+        schemas: Collection[str],  # noqa: ARG002
+        *,
+        everywhere: bool = False,  # noqa: ARG002
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """The file is the store's own."""
         with self.opened() as hub:
             return _described(hub)
 
@@ -335,7 +341,18 @@ class DuckDbFile:
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self.opened() as hub:
-            return _number(hub, composed("select count(*) from $t", t=_name(table))), 0
+            sizes = [
+                composed("coalesce(strlen($c::varchar), 0)", c=double_quoted(c.name))
+                for c in _described(hub, table).get(table, ())
+            ]
+            rows = hub.execute(
+                composed(
+                    "select count(*), coalesce(sum($size), 0) from $table",
+                    size=joined(sizes, " + "),
+                    table=_name(table),
+                )
+            ).fetchall()
+        return int(rows[0][0]), int(rows[0][1])
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -76,8 +76,11 @@ class Engine(Protocol):
     def ping(self) -> None:
         """As `Store.ping`."""
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
-        """Every table that the login can see, but for the engine's own and for Tenure's."""
+    def tables(
+        self, schemas: Collection[str], *, everywhere: bool = False
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """Every table that the login can see, but for the engine's own and for Tenure's. Where a server has databases
+        of others, only those of these schemas, unless `everywhere`."""
 
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         """In the table's order; none where there is no such table."""
@@ -121,7 +124,7 @@ class Engine(Protocol):
         Each value as text, bytes where they are no text."""
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
-        """About how many rows the table has, and how many bytes."""
+        """How many rows the table has, and about how many bytes they are."""
 
     def close(self) -> None:
         """Give connections back. Idempotent."""

@@ -129,7 +129,13 @@ class SqlWarehouse:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+    def tables(
+        self,
+        schemas: Collection[str],  # noqa: ARG002
+        *,
+        everywhere: bool = False,  # noqa: ARG002
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """All schemas of the database that the URL names."""
         found = {}
         with self._connected() as connection:
             looking = sa.inspect(connection)
@@ -327,8 +333,14 @@ class SqlWarehouse:
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self._connected() as connection:
             reflected = self._reflected(connection, table)
-            rows = connection.execute(sa.select(sa.func.count()).select_from(reflected)).scalar_one()
-        return int(rows), 0
+            sizes = [
+                sa.func.coalesce(sa.func.length(sa.cast(column, sa.String)), 0)
+                for column in reflected.columns
+            ]
+            whole = sum(sizes[1:], sizes[0]) if sizes else sa.literal(0)
+            query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(whole), 0)).select_from(reflected)
+            rows, size = connection.execute(query).one()
+        return int(rows), int(size)
 
     def close(self) -> None:
         self._engine.dispose()
