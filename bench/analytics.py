@@ -29,6 +29,7 @@ from tenure.model.matching import needles
 from tenure.model.names import TenantId
 from tenure.model.search import tenant_identifier
 from tenure.stores.analytics import Engine
+from tenure.stores.analytics.live import BATCH
 from tests.warehouses import ClickHouseWarehouse, DuckDbWarehouse, two_servers
 
 TENANT: Final = TenantId("bench-moving")
@@ -53,9 +54,11 @@ def timed(work: Callable[[], object]) -> float:
 
 def carry(table: AnalyticsTable, source: Engine, target: Engine) -> None:
     """What the live copy does in its first pass, with one worker."""
-    for partition in source.partitions(table, TENANT):
-        with source.rows(table, TENANT, partition) as rows:
-            target.replace(table, TENANT, partition, rows, lambda: None)
+    partitions = list(source.partitions(table, TENANT))
+    for start in range(0, len(partitions), BATCH):
+        batch = partitions[start : start + BATCH]
+        with source.rows(table, TENANT, batch) as rows:
+            target.replace(table, TENANT, batch, rows, lambda: None)
 
 
 def search(table: AnalyticsTable, engine: Engine) -> None:

@@ -189,8 +189,8 @@ def test_rows_of_common_types_go_from_one_kind_of_engine_to_another(
     day = "2026-01-01"
     with contextlib.closing(made[one].engine()) as source, contextlib.closing(made[other].engine()) as target:
         for _ in range(2):
-            with source.rows(tables[one], ACME, day) as rows:
-                target.replace(tables[other], ACME, day, rows, lambda: None)
+            with source.rows(tables[one], ACME, [day]) as rows:
+                target.replace(tables[other], ACME, [day], rows, lambda: None)
         sent = portable_contents(source, tables[one], ACME, [day])
         assert portable_contents(target, tables[other], ACME, [day]) == sent
         assert sent[day].rows == 3

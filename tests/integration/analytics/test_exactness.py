@@ -122,8 +122,8 @@ def make_table(warehouse: Warehouse, engine: str, columns: str, name: str = "fac
 
 def carry(table: AnalyticsTable, source: Engine, target: Engine, partitions: Sequence[str]) -> None:
     for partition in partitions:
-        with source.rows(table, ACME, partition) as rows:
-            target.replace(table, ACME, partition, rows, lambda: None)
+        with source.rows(table, ACME, [partition]) as rows:
+            target.replace(table, ACME, [partition], rows, lambda: None)
 
 
 @pytest.mark.parametrize(("engine", "kind", "values"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])

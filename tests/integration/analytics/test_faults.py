@@ -38,8 +38,8 @@ source, target = (DuckDbFile(path=Path(p), where=p) for p in sys.argv[1:])
 def loaded():
     print("loaded", flush=True)
     sys.stdin.read()
-with source.rows(table_of("main"), TenantId("acme"), "p") as rows:
-    target.replace(table_of("main"), TenantId("acme"), "p", rows, loaded)
+with source.rows(table_of("main"), TenantId("acme"), ["p"]) as rows:
+    target.replace(table_of("main"), TenantId("acme"), ["p"], rows, loaded)
 """
 
 
@@ -84,8 +84,8 @@ def values(warehouse: Warehouse, table: AnalyticsTable, tenant: TenantId = ACME)
 
 def replace(table: AnalyticsTable, source: Engine, target: Engine, allowed: Callable[[], None]) -> None:
     """Closes both engines, which open again when they are used."""
-    with contextlib.closing(source), contextlib.closing(target), source.rows(table, ACME, "p") as rows:
-        target.replace(table, ACME, "p", rows, allowed)
+    with contextlib.closing(source), contextlib.closing(target), source.rows(table, ACME, ["p"]) as rows:
+        target.replace(table, ACME, ["p"], rows, allowed)
 
 
 def erase(table: AnalyticsTable, engine: Engine) -> int:

@@ -43,7 +43,7 @@ def portable_contents(
     """As `Engine.contents`, but equal for equal rows of any engine. Reads every row."""
     found = {}
     for partition in partitions:
-        with engine.rows(table, tenant, partition) as rows:
+        with engine.rows(table, tenant, [partition]) as rows:
             content = contents_of(rows.columns, (row for batch in rows.batches() for row in values_of(batch)))
         if content.rows:
             found[partition] = content

@@ -230,7 +230,7 @@ class SqlWarehouse:
     ) -> dict[str, Content]:
         found = {}
         for partition in partitions:
-            with self.rows(table, tenant, partition) as rows:
+            with self.rows(table, tenant, [partition]) as rows:
                 content = contents_of(rows.columns, rows.values())
             if content.rows:
                 found[partition] = content
@@ -239,12 +239,12 @@ class SqlWarehouse:
     # -- moving ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[SqlRows]:
+    def rows(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[SqlRows]:
         with self._connected() as connection:
             reflected = self._reflected(connection, table.name)
             written = [c for c in reflected.columns if c.computed is None]
             here = sa.and_(
-                _is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
+                _is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
             )
             count = connection.execute(
                 sa.select(sa.func.count()).select_from(reflected).where(here)
@@ -259,14 +259,15 @@ class SqlWarehouse:
             )
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
     ) -> None:
         """In one transaction, where the warehouse has them: whoever looks sees the old rows or the new ones."""
         with self._translated(), self._engine.begin() as connection:
             reflected = self._reflected(connection, table.name)
             connection.execute(
                 sa.delete(reflected).where(
-                    _is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
+                    _is_tenant(table, reflected, tenant),
+                    self._partition(table, reflected).in_(list(partitions)),
                 )
             )
             insert = sa.insert(reflected)
