@@ -211,7 +211,7 @@ def _after(
 
 
 class _Merged:
-    """Findings, or what was skipped, put together by place; where there are too many places, by what keys begin with."""
+    """Findings, or what was skipped, put together by place; of too many places, by what their keys begin with."""
 
     def __init__(self, given: Iterable[Found | Skipped]) -> None:
         self._by_key: dict[object, Any] = {}

@@ -191,6 +191,20 @@ def test_numbers_and_uuids_are_looked_at_where_the_identifier_is_one(
         assert set(here(pages).values()) == {1}
 
 
+@pytest.mark.parametrize("more", [0, 5])
+def test_few_and_several_identifiers_lead_to_the_same_rows(
+    dsn: str, stores: list[PostgresStore], more: int
+) -> None:
+    run(
+        dsn,
+        "create table public.loose (note text)",
+        "insert into public.loose values ('for acme'), ('for ACME'), ('for acme2')",
+    )
+    others = [Identifier(tenant=ACME, kind="customer", value=f"number {n}000") for n in range(more)]
+    pages = list(store(stores, dsn).find(search(identifiers=(tenant_identifier(ACME), *others))))
+    assert here(pages) == {"public.loose.note": 1}
+
+
 def test_tenants_of_their_own_schemas_are_told_apart(dsn: str, stores: list[PostgresStore]) -> None:
     for tenant in KNOWN:
         run(
