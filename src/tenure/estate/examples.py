@@ -70,6 +70,7 @@ cells:
       logs: {kind: cloudwatch_logs, region: us-east-1, group_prefix: /blue, export: exports/logs}
       metrics: {kind: cloudwatch_metrics, region: us-east-1}
       prometheus: {kind: prometheus, url: "http://10.0.1.40:9090"}
+      analytics: {kind: analytics, engine: duckdb, path: data/blue.duckdb}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -100,6 +101,12 @@ cells:
         url: https://prometheus.frankfurt.internal
         user: tenure
         password: {file: secrets/frankfurt-prometheus}
+      analytics:
+        kind: analytics
+        engine: clickhouse
+        url: https://clickhouse.frankfurt.internal:8443
+        user: tenure
+        password: {file: secrets/frankfurt-clickhouse}
 tiers:
   platinum:
     rank: 1
@@ -187,4 +194,13 @@ stores:
     fenced_with: postgres
     metrics: {"app_*": plain}
     ignore: [up, "scrape_*", "go_*", "process_*"]
+  analytics:
+    kind: analytics
+    journal: postgres
+    tenant_column: tenant_id
+    retention: {time_travel_days: 1, fail_safe_days: 7}
+    tables:
+      main.usage:
+        partition: {column: happened_at, by: day}
+        columns: {tenant_id: tenant, happened_at: plain, who: personal, what: plain}
 """

@@ -56,6 +56,8 @@ A secret that is missing or empty is an error that names the setting and the var
 ## What must fit together
 
 - Every cell has exactly the stores of the catalogue, by the same names and of the same kinds.
+- Analytics have the settings of their `engine`, and no others. A `partition` is by one of the table's columns, not by
+  the tenant column.
 - `rides_with`, `journal` and `fenced_with` name a store of kind `postgresql` beside it; `rides_with` is the same in
   both files.
 - No two cells share an app address, a database, a Redis, a bucket, an index of Pinecone, a file or database of
