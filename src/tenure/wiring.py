@@ -223,7 +223,7 @@ class Stores:
             person=where.person,
             ignore=where.ignore,
             handover_s=settings.handover_s,
-            siblings=[known for s in beside for known in (s.host, s.index) if known is not None],
+            siblings=[known for s in beside if (known := s.host or s.index) is not None],
         )
 
     def _journal(self, cell: CellName, holder: StoreName | None) -> PostgresJournal | None:

@@ -320,6 +320,7 @@ def _estate_document(
                             "api_key": secret(f"{access.plan.name}-pinecone", access.pinecone_api_key),
                             # Here the app asks for little, and a request takes milliseconds.
                             "rate_share": 0.8,
+                            "alone_share": 1,
                             "handover_s": 1,
                             **({"limiter": secret("broker", running.url(BROKER.name))} if fleet else {}),
                         }

@@ -38,7 +38,7 @@ ATTEMPTS: Final = 4
 BACK_OFF_S: Final = (0.1, 0.4, 1.6)
 LONGEST_PAUSE_S: Final = 30.0
 PAGE: Final = 100
-METADATA_PAGE: Final = 1000
+METADATA_PAGE: Final = 200
 PER_INDEX: Final = frozenset({"fetch", "list", "describe_index_stats", "list_namespaces"})
 """Operations that the vendor counts per index; all others per namespace."""
 BARRIER_FIELD: Final = "tenure"
