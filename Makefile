@@ -1,3 +1,6 @@
+# Compiled modules are kept: every test that runs the command line would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `make demo` and `make test` need nothing before them but Python 3.11+ and make: they install what they need into .venv.
 PYTHON ?= python3
 VENV := .venv

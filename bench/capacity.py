@@ -61,8 +61,8 @@ def measure(bench: Bench, tenants: int, waiting: int) -> tuple[float, float, flo
     database = bench.registry.database
     with database.connection() as connection:
         connection.execute(
-            "truncate registry.capacity_needs, registry.admissions, registry.steps, registry.operations,"
-            " registry.tenants"
+            "truncate registry.capacity_needs, registry.admissions, registry.steps, registry.wakes,"
+            " registry.operations, registry.tenants"
         )
         for statement in _FILL.split(";")[:-1]:
             connection.execute(

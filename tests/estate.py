@@ -149,10 +149,10 @@ class TestEstate:
         return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     @contextmanager
-    def stopped_at(self, point: str, *args: str) -> Iterator[Sleeper]:
+    def stopped_at(self, point: str, *args: str, config: Path | None = None) -> Iterator[Sleeper]:
         """Run a command in a process that stops itself with SIGSTOP when it reaches `point`; it ends with the block."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.killed", str(self.config), f"{point}:stop", *args],
+            [sys.executable, "-m", "tests.faults.killed", str(config or self.config), f"{point}:stop", *args],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
@@ -303,6 +303,17 @@ class TestEstate:
         """Delete all chunks of a tenant in a cell, past the fence; return how many there were."""
         access = self.local.cells[CellName(cell)]
         return _past_the_fence(access.dsn, "delete from chunks where tenant_id = %(t)s", tenant)
+
+    def finish(self, tenant: str, cell: str) -> None:
+        """The tenant is served by `cell`; end its link, so that nothing is left."""
+        shown = self.command("tenant", "show", tenant, "--json").json
+        assert shown["cell"] == cell, shown
+        if shown["link"] is not None:
+            done = self.command("complete", tenant, "--yes", tenant)
+            assert done.exit_code == 0, done.stderr
+        for other in self.local.cells:
+            if other != cell:
+                assert self.items_in(tenant, other) == 0
 
     def items_in(self, tenant: str, cell: str) -> int:
         return sum(items for (where, _, _), (items, _) in self.digests(tenant).items() if where == cell)

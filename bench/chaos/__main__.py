@@ -1,6 +1,6 @@
 """Moves several tenants under load while everything fails, by a seed; then looks for every promise that was not kept.
 
-usage: python -m bench.chaos [--seconds 600] [--seed 1] [--tenants 3] [--rate 40] [--evidence FOLDER]
+usage: python -m bench.chaos [--seconds 600] [--seed 1] [--tenants 3] [--rate 40] [--workers 2] [--evidence FOLDER]
 
 Random migrations, rollbacks, completions and cancels through the real command line; their processes are killed or put
 to sleep past their leases at named and at random points, and servers and networks fail meanwhile. The schedule is
@@ -40,7 +40,10 @@ def main() -> int:
         "--no-outages", action="store_true", help="strike the commands alone, no server or network"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="have a fleet of so many workers, which fail as well"
+        "--workers",
+        type=int,
+        default=0,
+        help="have a fleet of so many workers and a scheduler, which fail as well",
     )
     parser.add_argument(
         "--evidence", type=Path, default=None, help="keep the history and what was done in this folder"

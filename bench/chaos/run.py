@@ -16,7 +16,7 @@ from bench.chaos.judgement import judge
 from bench.chaos.lanes import Lanes
 from bench.chaos.schedule import plan
 from rag_app.history import History
-from tenure.estate.local.fleet import BROKER, start_workers
+from tenure.estate.local.fleet import BROKER, start_scheduler, start_workers
 from tests.estate import TestEstate
 from tests.faults.network import network_of
 
@@ -34,7 +34,8 @@ class Settings:
     rate: float = 40.0
     outages: bool = True
     workers: int = 0
-    """Workers of the fleet, which carry the operations; the estate needs a broker. All of them may fail as well."""
+    """Workers of the fleet, which carry the operations, with a scheduler; the estate needs a broker. All of them may
+    fail as well."""
 
 
 def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, Any]:
@@ -55,7 +56,9 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
         estate.add_tenant(tenant)
     before = estate.digests(quiet)
     with _journal(evidence) as journal, network_of(estate) as network:
-        start_workers(network.estate.local.running, network.estate.config, settings.workers)
+        if settings.workers:
+            start_workers(network.estate.local.running, network.estate.config, settings.workers)
+            start_scheduler(network.estate.local.running, network.estate.config)
         with estate.load(*moving, busy, folder=evidence, rate=settings.rate) as load:
             lanes = Lanes(network, schedule, journal)
             try:
@@ -74,8 +77,9 @@ def chaos(estate: TestEstate, settings: Settings, evidence: Path) -> dict[str, A
 
 
 def fleet_of(workers: int) -> tuple[str, ...]:
-    """The servers of a fleet of so many workers; the broker once for each of them, so that it fails as often."""
-    return tuple(f"worker-{n}" for n in range(1, workers + 1)) + (BROKER.name,) * (workers > 0)
+    """The servers of a fleet of so many workers; broker and scheduler once for each of them, so that they fail as
+    often."""
+    return tuple(f"worker-{n}" for n in range(1, workers + 1)) + (BROKER.name, "scheduler") * workers
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.name in FAULTS_ALONE and not config.getoption("--every-point", default=False):
         return True
     return None
+
+
+COUNTS: pytest.StashKey[tuple[int, int]] = pytest.StashKey()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    stats = terminalreporter.stats
+    failed = len(stats.get("failed", ())) + len(stats.get("error", ()))
+    config.stash[COUNTS] = (len(stats.get("passed", ())), failed)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of the whole matrix."""
+    counts = config.stash.get(COUNTS, None)
+    if counts is not None and config.getoption("--every-point", default=False):
+        sys.stdout.write(f"{counts[0]} passed, {counts[1]} failed\n")

@@ -1,8 +1,14 @@
 """Runs one command and kills its own process when a named point is reached: `killed CONFIG POINT COMMAND ...`.
 
 A point is the name that a step announces (`switch.fenced`), or `STEP:start` and `STEP:end` for the journal writes
-around it; with `:stop` behind it the process stops itself (SIGSTOP) instead. The observer is an ordinary one: the code
-under test has no hook for this.
+around it. What befalls the process there instead may stand behind it:
+
+    POINT:stop         it stops itself (SIGSTOP)
+    POINT:disconnect   every connection to the control database is ended
+    POINT:deliver      the fleet is told of the operation twice more
+    POINT:with-PID     that process is killed as well
+
+The observer is an ordinary one: the code under test has no hook for this.
 """
 
 from __future__ import annotations
@@ -12,19 +18,28 @@ import signal
 import sys
 from pathlib import Path
 
+import psycopg
+
 from tenure.cli.output import show_error
 from tenure.engine.observer import Notice, PointReached, StepEnded, StepStarted
 from tenure.errors import TenureError
+from tenure.estate.config import load_estate
 from tenure.model.operation import Operation
-from tenure.wiring import open_service
+from tenure.wiring import open_dispatcher, open_registry, open_service
 
 
 class Killer:
-    """Ends the process at the point, without any clean-up; or stops it there, the first time that it comes there."""
+    """Does it the first time that the process comes to the point; killed means without any clean-up."""
 
-    def __init__(self, point: str) -> None:
-        self._point = point.removesuffix(":stop")
-        self._signal = signal.SIGSTOP if point.endswith(":stop") else signal.SIGKILL
+    def __init__(self, config: Path, point: str) -> None:
+        self._config = config
+        self._point, self._blow = point, ""
+        for blow in ("stop", "disconnect", "deliver"):
+            if point.endswith(f":{blow}"):
+                self._point, self._blow = point.removesuffix(f":{blow}"), blow
+        self._also, at = None, point.rfind(":with-")
+        if at >= 0:
+            self._point, self._also = point[:at], int(point[at + len(":with-") :])
         self.seen: list[str] = []
 
     def __call__(self, notice: Notice) -> None:
@@ -38,13 +53,50 @@ class Killer:
             return
         self.seen.append(name)
         if name == self._point and self.seen.count(name) == 1:
-            sys.stdout.flush()
-            os.kill(os.getpid(), self._signal)
+            self._strike()
+
+    def _strike(self) -> None:
+        sys.stdout.flush()
+        match self._blow:
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "disconnect":
+                end_connections(self._config)
+            case "deliver":
+                announce(self._config)
+            case _:
+                if self._also is not None:
+                    os.kill(self._also, signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_connections(config: Path) -> None:
+    """End everybody's connections to the control database, as its restart would."""
+    with psycopg.connect(load_estate(config).control.dsn.resolve().reveal(), autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+
+
+def announce(config: Path, *, times: int = 2) -> None:
+    """Tell the fleet of every operation that is under way, though it knows."""
+    estate = load_estate(config)
+    registry = open_registry(estate)
+    dispatcher = open_dispatcher(estate, registry)
+    assert dispatcher is not None
+    try:
+        under_way = [o for o in registry.operations.list(limit=50) if o.state.active]
+        for operation in under_way * times:
+            assert dispatcher.wake(operation, again=True)
+    finally:
+        dispatcher.close()
+        registry.close()
 
 
 def main() -> int:
     config, point, command, *rest = sys.argv[1:]
-    killer = Killer(point)
+    killer = Killer(Path(config), point)
     operation: Operation
     try:
         service = open_service(Path(config))

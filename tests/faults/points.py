@@ -85,7 +85,7 @@ EXPIRE: Final = ("expire:start", "expire.noted", "expire.stopped", "expire:end")
 COMMIT: Final = "switch.committed"
 """The first point behind the point of no return."""
 
-SELECTION: Final = frozenset({"provision.started", "switch.closed", "switch.committed"})
+SELECTION: Final = frozenset({"switch.closed", "switch.committed"})
 """What `make test` runs; `make faults` runs all of them."""
 
 

@@ -53,18 +53,6 @@ def kill(estate: TestEstate, point: str, *command: str) -> str:
     return latest.id
 
 
-def finish(estate: TestEstate, tenant: str, cell: str) -> None:
-    """The tenant is served by `cell`; end its link, so that nothing is left."""
-    shown = estate.command("tenant", "show", tenant, "--json").json
-    assert shown["cell"] == cell, shown
-    if shown["link"] is not None:
-        done = estate.command("complete", tenant, "--yes", tenant)
-        assert done.exit_code == 0, done.stderr
-    for other in estate.local.cells:
-        if other != cell:
-            assert estate.items_in(tenant, other) == 0
-
-
 def test_a_killed_migrate_is_resumed(
     cells_estate: TestEstate, tenant: str, migrate_point: str, tmp_path: Path
 ) -> None:
@@ -75,7 +63,7 @@ def test_a_killed_migrate_is_resumed(
         assert resumed.json["state"] == "soaking"
         report = cells_estate.lost(load)
     assert report.clean, report
-    finish(cells_estate, tenant, "green")
+    cells_estate.finish(tenant, "green")
 
 
 def test_a_killed_migrate_is_cancelled(
@@ -93,7 +81,7 @@ def test_a_killed_migrate_is_cancelled(
             serves = "blue"
         report = cells_estate.lost(load)
     assert report.clean, report
-    finish(cells_estate, tenant, serves)
+    cells_estate.finish(tenant, serves)
 
 
 def test_a_killed_rollback_is_resumed(
@@ -107,7 +95,7 @@ def test_a_killed_rollback_is_resumed(
         assert resumed.json["state"] == "succeeded"
         report = cells_estate.lost(load)
     assert report.clean, report
-    finish(cells_estate, tenant, "blue")
+    cells_estate.finish(tenant, "blue")
 
 
 def test_a_killed_rollback_is_cancelled(
@@ -126,7 +114,7 @@ def test_a_killed_rollback_is_cancelled(
             serves = "green"
         report = cells_estate.lost(load)
     assert report.clean, report
-    finish(cells_estate, tenant, serves)
+    cells_estate.finish(tenant, serves)
 
 
 def test_a_killed_abort_is_finished_by_another_cancel(
@@ -139,7 +127,7 @@ def test_a_killed_abort_is_finished_by_another_cancel(
     if not ended:
         again = cells_estate.command("op", "cancel", operation)
         assert again.exit_code == 0, again.stderr
-    finish(cells_estate, tenant, "blue")
+    cells_estate.finish(tenant, "blue")
 
 
 def test_a_killed_complete_is_resumed(cells_estate: TestEstate, tenant: str, complete_point: str) -> None:
@@ -148,7 +136,7 @@ def test_a_killed_complete_is_resumed(cells_estate: TestEstate, tenant: str, com
     operation = kill(cells_estate, complete_point, "complete", tenant)
     resumed = cells_estate.command("op", "resume", operation)
     assert resumed.exit_code == 0, resumed.stderr
-    finish(cells_estate, tenant, "green")
+    cells_estate.finish(tenant, "green")
     after = {key[1:]: value for key, value in cells_estate.digests(tenant).items() if key[0] == "green"}
     assert after == before
 
@@ -166,7 +154,7 @@ def test_a_second_process_is_refused_while_an_operation_is_unfinished(
         assert refused.exit_code == 11, refused.stderr
         assert operation in refused.stderr
     assert cells_estate.command("op", "cancel", operation).exit_code == 0
-    finish(cells_estate, tenant, "blue")
+    cells_estate.finish(tenant, "blue")
 
 
 def test_a_killed_rehearsal_is_resumed_and_changes_nothing(
@@ -177,7 +165,7 @@ def test_a_killed_rehearsal_is_resumed_and_changes_nothing(
     resumed = cells_estate.command("op", "resume", operation, "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert resumed.json["result"]["predicted_hold_ms"] > 0
-    finish(cells_estate, tenant, "green")
+    cells_estate.finish(tenant, "green")
 
 
 def test_a_killed_expiry_is_resumed(cells_estate: TestEstate, tenant: str, expire_point: str) -> None:
@@ -188,4 +176,4 @@ def test_a_killed_expiry_is_resumed(cells_estate: TestEstate, tenant: str, expir
     assert resumed.exit_code == 0, resumed.stderr
     assert resumed.json["result"]["left"] == []
     assert "There is no way back" in resumed.json["sentence"]
-    finish(cells_estate, tenant, "green")
+    cells_estate.finish(tenant, "green")

@@ -69,18 +69,6 @@ def tenant(ours: Fleet) -> Iterator[str]:
     assert ours.estate.left_behind(name) == []
 
 
-def finish(estate: TestEstate, tenant: str, cell: str) -> None:
-    """The tenant is served by `cell`; end its link, so that nothing is left."""
-    shown = estate.command("tenant", "show", tenant, "--json").json
-    assert shown["cell"] == cell, shown
-    if shown["link"] is not None:
-        done = estate.command("complete", tenant, "--yes", tenant)
-        assert done.exit_code == 0, done.stderr
-    for other in estate.local.cells:
-        if other != cell:
-            assert estate.items_in(tenant, other) == 0
-
-
 def test_a_migrate_goes_on_when_its_worker_is_killed(
     ours: Fleet, tenant: str, migrate_point: str, tmp_path: Path
 ) -> None:
@@ -92,7 +80,7 @@ def test_a_migrate_goes_on_when_its_worker_is_killed(
     assert moved.exit_code == 0, moved.stderr
     assert moved.json["state"] == "soaking"
     assert report.clean, report
-    finish(ours.estate, tenant, "green")
+    ours.estate.finish(tenant, "green")
 
 
 def test_a_rollback_goes_on_in_a_worker_when_the_process_that_was_asked_is_killed(
@@ -112,7 +100,7 @@ def test_a_rollback_goes_on_in_a_worker_when_the_process_that_was_asked_is_kille
         report = estate.lost(load)
     assert ours.operation(tenant).kind == "rollback"
     assert report.clean, report
-    finish(estate, tenant, "blue")
+    estate.finish(tenant, "blue")
 
 
 def test_a_complete_goes_on_when_its_worker_is_killed(ours: Fleet, tenant: str, complete_point: str) -> None:
@@ -121,4 +109,4 @@ def test_a_complete_goes_on_when_its_worker_is_killed(ours: Fleet, tenant: str, 
     ours.worker(point=complete_point)
     done = ours.command("complete", tenant, "--yes", tenant, "--json")
     assert done.exit_code == 0, done.stderr
-    finish(estate, tenant, "green")
+    estate.finish(tenant, "green")

@@ -1,4 +1,4 @@
-"""A worker one of whose processes kills itself at a named point: `worker CONFIG POINT`. See `killed`.
+"""A worker one of whose processes is struck at a named point: `worker CONFIG POINT [--concurrency N]`. See `killed`.
 
 Who takes the step over is spared.
 """
@@ -27,14 +27,15 @@ class KillerOfTheFirst(Killer):
 
 def main() -> int:
     config, point = Path(sys.argv[1]), sys.argv[2]
+    concurrency = int(sys.argv[sys.argv.index("--concurrency") + 1]) if "--concurrency" in sys.argv else 1
     estate = load_estate(config)
     registry = open_registry(estate)
     return process.run(
         estate,
         registry,
         lambda stopping: open_service(config, stopping=stopping),
-        concurrency=1,
-        observer=KillerOfTheFirst(point),
+        concurrency=concurrency,
+        observer=KillerOfTheFirst(config, point),
     )
 
 

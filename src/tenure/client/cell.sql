@@ -75,12 +75,13 @@ create table if not exists tenure.journal (
 );
 
 -- Which link holds a store beside this database that cannot refuse the tenant's writes itself, and which process copies
--- into it ('' if none does). The tenant's fence here is that store's too.
+-- into it ('' if none does). The tenant's fence here is that store's too. `passed`: how far the first pass has come.
 create table if not exists tenure.copier (
     tenant_id text not null,
     store     text not null,
     link      text not null,
     process   text not null default '',
+    passed    text not null default '',
     primary key (tenant_id, store)
 );
 

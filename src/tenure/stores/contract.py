@@ -333,11 +333,13 @@ class Journal(Protocol):
 class Copier:
     """What holds one tenant in one store: the link, and the process that copies into the store (both '' if none does).
 
-    `accepts`: the store accepts the tenant's writes. `token`: the newest that was ever used for the tenant.
+    `passed`: how far the first pass over everything has come, in the copy's own words. `accepts`: the store accepts the
+    tenant's writes. `token`: the newest that was ever used for the tenant.
     """
 
     link: str = ""
     process: str = ""
+    passed: str = ""
     accepts: bool = True
     token: int = 0
 
@@ -375,10 +377,14 @@ class TenantFence(Protocol):
     def join(
         self, fence: Fence, store: StoreName, link: str, *, copier: str | None = None, fenced: bool = False
     ) -> None:
-        """Claim, and note that the link holds that store; with `copier`, that this process copies into it from now on.
+        """Claim, and note that the link holds that store; with `copier`, that this process copies into it from now on;
+        '' if nobody does. Unless it is another link or nobody, how far the first pass had come stays known.
 
         With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes. Idempotent.
         """
+
+    def note(self, tenant: TenantId, store: StoreName, link: str, *, copier: str, passed: str) -> None:
+        """Note how far the first pass has come, if that process is still the one that copies."""
 
     def release(self, fence: Fence, store: StoreName, link: str) -> None:
         """Claim, and forget that the link holds that store. A fence stays down; where the tenant is open and nothing

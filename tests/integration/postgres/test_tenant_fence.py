@@ -26,8 +26,9 @@ from tenure.errors import (
 )
 from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Copier, Fence
+from tenure.stores.journaled.checkpoint import EVERYTHING, Checkpoint
 from tenure.stores.postgres import PostgresLiveCopy, PostgresTenantFence
-from tests.contract.rigs.folders import FolderCopy, FolderRig, prepare
+from tests.contract.rigs.folders import FolderCopy, FolderRig, FolderStore, prepare
 from tests.contract.rigs.protocol import AppRefused, Side
 
 ACME = TenantId("acme")
@@ -327,26 +328,30 @@ def test_what_a_displaced_copy_had_under_way_is_put_right(
 
 
 PROCESS = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from tenure.errors import LeaseLost
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
+from tenure.stores.journaled import checkpoint
 from tests.contract.rigs.folders import FolderRig, FolderStore
 from tests.contract.rigs.protocol import Side
 
-blue, green, root = (sys.stdin.readline().strip() for _ in range(3))
+blue, green, root, stops_at = (sys.stdin.readline().strip() for _ in range(4))
 sides = {Side.BLUE: (blue, Path(root) / "blue"), Side.GREEN: (green, Path(root) / "green")}
-rig, pace = FolderRig("folders", sides), FolderStore.get
-
-def slowly(store, key):
-    copy._paused(0.02)
-    return pace(store, key)
-
+rig, get = FolderRig("folders", sides), FolderStore.get
 copy = rig.copy(TenantId("acme"), Side.BLUE, Side.GREEN)
-FolderStore.get = slowly
+copy._workers = 1
+
+def halting(store, key):
+    body = get(store, key)
+    if key == stops_at:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return body
+
+FolderStore.get = halting
+checkpoint.SLICE = 10
 copy.start(Fence(tenant=TenantId("acme"), epoch=1, token=1))
-print("copies", flush=True)
 try:
     while True:
         copy.progress()
@@ -355,11 +360,18 @@ except LeaseLost:
     rig.close()
     print("lost", flush=True)
 """
+ITEMS = [f"{n:03}" for n in range(200)]
+HALFWAY = f"{ACME}/{ITEMS[100]}"
 
 
 @pytest.fixture
-def process(sides: dict[Side, tuple[str, Path]]) -> Iterator[subprocess.Popen[str]]:
-    """Another process that copies into green, as the holder of token 1."""
+def stopped(
+    rig: FolderRig, sides: dict[Side, tuple[str, Path]], wait_until: Wait
+) -> Iterator[subprocess.Popen[str]]:
+    """Another process that copies into green as the holder of token 1, and was stopped with files in its hands."""
+    for item in ITEMS:
+        rig.plant(BLUE, ACME, item, "old")
+    closed(rig)
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS],
         stdin=subprocess.PIPE,
@@ -369,59 +381,46 @@ def process(sides: dict[Side, tuple[str, Path]]) -> Iterator[subprocess.Popen[st
     ) as started:
         try:
             assert started.stdin is not None
-            given = (sides[BLUE][0], sides[GREEN][0], str(sides[BLUE][1].parent))
+            given = (sides[BLUE][0], sides[GREEN][0], str(sides[BLUE][1].parent), HALFWAY)
             started.stdin.write("".join(f"{line}\n" for line in given))
+            started.stdin.close()
+            state = Path(f"/proc/{started.pid}/stat")
+            wait_until(
+                lambda: state.read_text().rpartition(")")[2].split()[0] == "T",
+                "the process to stop halfway",
+                deadline_s=30,
+            )
+            assert 5 < len(rig.read(GREEN, ACME)) < len(ITEMS)
             yield started
         finally:
             started.kill()
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if not process.stdin.closed:
-        process.stdin.close()
-    assert select.select([process.stdout], [], [], 30)[0], "the process says nothing"
-    return process.stdout.readline().strip()
-
-
 @pytest.mark.faults
 def test_a_process_that_was_stopped_while_it_copied_overwrites_nothing(
-    rig: FolderRig, process: subprocess.Popen[str], wait_until: Wait
+    rig: FolderRig, stopped: subprocess.Popen[str], wait_until: Wait
 ) -> None:
-    items = [f"{n:03}" for n in range(200)]
-    for item in items:
-        rig.plant(BLUE, ACME, item, "old")
-    closed(rig)
-    assert said(process) == "copies"
-    wait_until(lambda: len(rig.read(GREEN, ACME)) > 5, "the copy to be under way")
-    process.send_signal(signal.SIGSTOP)
-    assert len(rig.read(GREEN, ACME)) < len(items)
     heir = linked(rig, wait_until, token=2)
     sealed(heir)
     heir.target.open(fence(3))
-    for item in items:
+    for item in ITEMS:
         rig.write(GREEN, ACME, item, "new")
-    process.send_signal(signal.SIGCONT)
-    assert said(process) == "lost"
-    process.wait(10)
-    assert rig.read(GREEN, ACME) == dict.fromkeys(items, "new")
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.stdout is not None
+    assert select.select([stopped.stdout], [], [], 30)[0], "the process does not notice"
+    assert stopped.stdout.readline().strip() == "lost"
+    stopped.wait(10)
+    assert rig.read(GREEN, ACME) == dict.fromkeys(ITEMS, "new")
 
 
 @pytest.mark.faults
 def test_a_process_that_was_killed_while_it_copied_is_carried_on_for(
-    rig: FolderRig, process: subprocess.Popen[str], wait_until: Wait
+    rig: FolderRig, stopped: subprocess.Popen[str], wait_until: Wait
 ) -> None:
-    for n in range(200):
-        rig.plant(BLUE, ACME, f"{n:03}", "old")
-    closed(rig)
-    assert said(process) == "copies"
-    wait_until(lambda: len(rig.read(GREEN, ACME)) > 5, "the copy to be under way")
-    rig.write(BLUE, ACME, "000", "changed while it was copied")
+    rig.write(BLUE, ACME, "000", "changed after it was copied")
     rig.delete(BLUE, ACME, "001")
-    process.kill()
-    process.wait(10)
-    assert len(rig.read(GREEN, ACME)) < 199
+    stopped.kill()
+    stopped.wait(10)
     rig.write(BLUE, ACME, "002", "changed while nobody copied")
     heir = linked(rig, wait_until, token=2)
     assert heir.compare().equal
@@ -430,3 +429,48 @@ def test_a_process_that_was_killed_while_it_copied_is_carried_on_for(
     assert heir.compare_changed().equal
     assert rig.read(GREEN, ACME) == rig.read(BLUE, ACME)
     assert rig.read(GREEN, ACME)["002"] == "changed while nobody copied"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("journal", ["goes on", "was gone for a while"])
+def test_a_first_pass_is_carried_on_where_the_killed_process_had_come_to(
+    rig: FolderRig,
+    stopped: subprocess.Popen[str],
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+    journal: str,
+) -> None:
+    """Listings that cannot tell what is current, as those of most stores. What the journal names is copied again."""
+    stopped.kill()
+    stopped.wait(10)
+    passed = Checkpoint(anchor(rig).copier(ACME, DOCUMENTS).passed)
+    assert passed.passed(f"{ACME}/{ITEMS[50]}")
+    assert not passed.passed(HALFWAY)
+    rig.write(BLUE, ACME, "000", "changed")
+    rig.delete(BLUE, ACME, "001")
+    if journal != "goes on":
+        anchor(rig, BLUE).release(fence(), DOCUMENTS, LINK)
+        rig.write(BLUE, ACME, "002", "unheard of")
+    monkeypatch.setattr(FolderStore, "get", asked := Asked(FolderStore.get))
+    monkeypatch.setattr("tests.contract.rigs.folders._Listing.current", lambda *_: False)
+    linked(rig, wait_until, token=2)
+    wait_until(lambda: rig.read(GREEN, ACME) == rig.read(BLUE, ACME), "everything to arrive")
+    keys = [f"{ACME}/{item}" for item in ITEMS]
+    again = {key for key in keys if not passed.passed(key)} | set(keys[:2])
+    assert asked.keys == (again if journal == "goes on" else set(keys))
+    assert anchor(rig).copier(ACME, DOCUMENTS).passed == EVERYTHING.text
+
+
+class Asked:
+    """Remembers for which keys files were asked."""
+
+    def __init__(self, get: Callable[[FolderStore, str], bytes | None]) -> None:
+        self._get = get
+        self.keys: set[str] = set()
+
+    def __get__(self, store: FolderStore, _: type[FolderStore]) -> Callable[[str], bytes | None]:
+        def asked(key: str) -> bytes | None:
+            self.keys.add(key)
+            return self._get(store, key)
+
+        return asked

@@ -2,10 +2,12 @@
 
 from tenure.stores.journaled.anchored import Anchored, AnchoredRecord
 from tenure.stores.journaled.copy import JournaledCopy
+from tenure.stores.journaled.ownership import ANSWER_S
 from tenure.stores.journaled.ports import Allowed, Comparer, Item, LinkRecord, Listing, Tally, Transfer
 from tenure.stores.journaled.verification import key_of, key_text
 
 __all__ = [
+    "ANSWER_S",
     "Allowed",
     "Anchored",
     "AnchoredRecord",

@@ -83,5 +83,8 @@ class AnchoredRecord:
     def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
         self._anchor.join(fence, self._store, link, copier=copier, fenced=fenced)
 
+    def note(self, link: str, *, copier: str, passed: str) -> None:
+        self._anchor.note(self._tenant, self._store, link, copier=copier, passed=passed)
+
     def release(self, fence: Fence, link: str) -> None:
         self._anchor.release(fence, self._store, link)

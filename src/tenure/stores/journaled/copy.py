@@ -20,6 +20,7 @@ from tenure.model.finding import Finding
 from tenure.model.names import TenantId
 from tenure.stores.contract import CopyProgress, Fence, Journal, Mark, Standing, Store, Take
 from tenure.stores.copy_queue import CopyQueue
+from tenure.stores.journaled.checkpoint import EVERYTHING, Checkpoint, slices
 from tenure.stores.journaled.feed import Feed, JournalFeed, ListingFeed
 from tenure.stores.journaled.ownership import Ownership
 from tenure.stores.journaled.ports import Allowed, Comparer, Item, LinkRecord, Listing, Transfer, V
@@ -45,7 +46,8 @@ class JournaledCopy(ABC, Generic[S, V]):
     A kind of store says how its items are listed, copied (`batch` of them at once, by `workers` threads) and compared,
     and which records say who copies. `source_journal` lies in the source cell's PostgreSQL, `target_journal` in the
     target's. None: sealing lists both sides, and what a listing does not show is only seen by `compare`. A request of a
-    copier that was displaced may be on its way for `handover_s`: who displaces one begins that much later.
+    copier that was displaced may be on its way for `handover_s` (`ANSWER_S` and its timeout): who displaces one begins
+    that much later.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         self._passed = False
         self._error: TenureError | None = None
         self._progress = Progress()
+        self._checkpoint = Checkpoint()
 
     # -- what a kind of store says -----------------------------------------------------------------------------------
 
@@ -136,10 +139,13 @@ class JournaledCopy(ABC, Generic[S, V]):
         with self._state:
             if self._thread is not None:
                 return
-        displaced = bool(self._handover_s and self._target_record.read().process) and not self._armed
+        before, goes_on = self._target_record.read(), self._source_record.read().link == self._link
+        displaced = bool(before.process) and not self._armed
         self._target_record.join(fence, self._link, copier=self._me, fenced=True)
-        self._source_record.join(fence, self._link)
+        self._source_record.join(fence, self._link, copier="")
         self._feed.begin(fence)
+        carried_on = Checkpoint(before.passed if goes_on and before.link == self._link else "")
+        self._come_to(EVERYTHING if self._armed else carried_on)
         self._queue.run(self._workers)
         with self._state:
             self._detached = False
@@ -153,6 +159,12 @@ class JournaledCopy(ABC, Generic[S, V]):
                 daemon=True,
             )
             self._thread.start()
+
+    def _come_to(self, point: Checkpoint) -> None:
+        """The pass over everything has come that far: who carries on begins there, if a journal says what changes."""
+        if self.journaled:
+            self._checkpoint = point
+            self._target_record.note(self._link, copier=self._me, passed=point.text)
 
     def progress(self) -> CopyProgress:
         self._raise_error()
@@ -234,13 +246,17 @@ class JournaledCopy(ABC, Generic[S, V]):
             self._state.notify_all()
 
     def _first_pass(self) -> None:
-        self._drain(self._pass_over(), look_every_s=0.5)
+        for point, checkpoint in self._pass_over():
+            if not self._drained(point, look_every_s=0.5):
+                return
+            self._come_to(checkpoint)
+        self._come_to(EVERYTHING)
         with self._state:
             self._passed = not self._detached
             self._state.notify_all()
 
-    def _pass_over(self) -> int:
-        """Queue what the listings show to differ; return the point of the queue at which it is copied."""
+    def _pass_over(self) -> list[tuple[int, Checkpoint]]:
+        """Queue what the listings show to differ; return the points of the queue at which its parts are copied."""
         ours, theirs = self._listed()
         self._feed.listed(ours)
         if theirs and not ours:
@@ -253,13 +269,13 @@ class JournaledCopy(ABC, Generic[S, V]):
         sizes: dict[str, int] = {}
         for key, found in ours.items():
             there = theirs.get(key)
-            if there is None or not self._listing.current(found, there):
+            if there is None or not (self._checkpoint.passed(key) or self._listing.current(found, there)):
                 wanted.append(key)
                 sizes[key] = found.size
         self._progress.expect(len(wanted), sizes)
         self._verification.note_changed(wanted)
         self._transfer.expect(theirs, wanted)
-        return self._queue.put(wanted)
+        return [(self._queue.put(part), checkpoint) for part, checkpoint in slices(wanted)]
 
     def _listed(self) -> tuple[Mapping[str, Item[V]], Mapping[str, Item[V]]]:
         """Both sides' listings, read at the same time."""
@@ -267,12 +283,13 @@ class JournaledCopy(ABC, Generic[S, V]):
             theirs = beside.submit(self._listing.target)
             return self._listing.source(), theirs.result()
 
-    def _drain(self, point: int, *, look_every_s: float) -> None:
-        """Wait until everything put up to `point` is copied, or this copy is let go of."""
+    def _drained(self, point: int, *, look_every_s: float) -> bool:
+        """Wait until everything put up to `point` is copied; return False if this copy is let go of before."""
         while not self._detached:
             with contextlib.suppress(DeadlineExceeded):
                 self._queue.drained(point, timeout_s=look_every_s)
-                return
+                return True
+        return False
 
     def _await_pass(self, deadline: float) -> None:
         with self._state:
@@ -332,7 +349,7 @@ class JournaledCopy(ABC, Generic[S, V]):
         self._queue.run(max(workers, self._workers))
         try:
             tally = self._comparer.everything(lambda _items: None)
-            self._drain(self._queue.put(tally.differing), look_every_s=1.0)
+            self._drained(self._queue.put(tally.differing), look_every_s=1.0)
         finally:
             self._queue.shrink(self._workers)
         with self._state:
@@ -369,9 +386,9 @@ class JournaledCopy(ABC, Generic[S, V]):
         records = (self._target_record, self._source_record)
         for record in records:
             attempt(partial(record.check, fence))
-        attempt(self._feed.end)
-        for record in records:
+        for record in records:  # before the journal: without it nobody may carry on from what they say
             attempt(partial(record.release, fence, self._link))
+        attempt(self._feed.end)
         if away:
             raise away[0]
 

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tenure.errors import FenceRefused, LeaseLost
+from tenure.errors import FenceRefused, LeaseLost, StoreUnavailable
 from tenure.stores.contract import Fence
 from tenure.stores.journaled.ports import LinkRecord
 
 CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+ANSWER_S: Final = 2.0
+"""How old an answer may be when it arrives."""
+ATTEMPTS: Final = 3
+
+
+def _now() -> float:
+    return time.clock_gettime(CLOCK)
 
 
 class Ownership:
@@ -31,13 +38,23 @@ class Ownership:
     def ensure(self, within_s: float) -> None:
         """Return if the last look that went well began at most so long ago; look again otherwise.
 
-        Raises `LeaseLost` if the target is open for the tenant, or another's to write to.
+        An answer counts from when it was asked for, and one that took `ANSWER_S` to arrive (this process may have slept
+        over it) does not count at all. Raises `LeaseLost` if the target is open for the tenant, or another's to write
+        to, `StoreUnavailable` if nobody answers in time.
         """
-        seen_at, now = self._seen_at, time.clock_gettime(CLOCK)
-        if seen_at is None or now - seen_at >= within_s:
-            self._seen_at = None
+        seen_at, now = self._seen_at, _now()
+        if seen_at is not None and now - seen_at < within_s:
+            return
+        self._seen_at = None
+        for _ in range(ATTEMPTS):
+            asked_at = _now()
             self._look()
-            self._seen_at = now
+            if _now() - asked_at < ANSWER_S:
+                self._seen_at = asked_at
+                return
+        raise StoreUnavailable(
+            f"{self._where} takes longer than {ANSWER_S:g} s to say whose it is to write to", hint="try again"
+        )
 
     @contextmanager
     def mending(self, fence: Fence) -> Iterator[None]:

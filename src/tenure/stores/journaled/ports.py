@@ -90,10 +90,14 @@ class LinkRecord(Protocol):
         """Return if no newer holder has been there."""
 
     def join(self, fence: Fence, link: str, *, copier: str | None = None, fenced: bool = False) -> None:
-        """The link holds it from now on; with `copier`, that process copies into it.
+        """The link holds it from now on; with `copier`, that process copies into it ('': nobody does).
 
         With `fenced`, raises `FenceRefused` if the store accepts the tenant's writes.
         """
+
+    def note(self, link: str, *, copier: str, passed: str) -> None:
+        """How far the first pass of that process has come, if it is still the one that copies. A store whose listings
+        tell whether an item is current need not know."""
 
     def release(self, fence: Fence, link: str) -> None:
         """The link holds it no longer. A fence stays down; no trace is left where the store is open."""

@@ -17,7 +17,7 @@ from tenure.stores.postgres.store import PostgresStore
 _CLAIM: Final = "select tenure.claim(%(tenant)s, %(token)s)"
 
 _COPIER: Final = """
-select coalesce(c.link, ''), coalesce(c.process, ''),
+select coalesce(c.link, ''), coalesce(c.process, ''), coalesce(c.passed, ''),
     coalesce(f.writable or f.until <= clock_timestamp(), f.tenant_id is null), coalesce(n.token, 0)
 from (values (%(tenant)s, %(store)s)) asked (tenant_id, store)
 left join tenure.copier c using (tenant_id, store)
@@ -31,7 +31,13 @@ _JOIN: Final = """
 insert into tenure.copier as c (tenant_id, store, link, process)
 values (%(tenant)s, %(store)s, %(link)s, coalesce(%(copier)s::text, ''))
 on conflict (tenant_id, store) do update
-set link = excluded.link, process = coalesce(%(copier)s::text, c.process)
+set link = excluded.link, process = coalesce(%(copier)s::text, c.process),
+    passed = case when c.link = excluded.link and %(copier)s::text is distinct from '' then c.passed else '' end
+"""
+
+_NOTE: Final = """
+update tenure.copier set passed = %(passed)s
+where tenant_id = %(tenant)s and store = %(store)s and link = %(link)s and process = %(copier)s returning passed
 """
 
 _RELEASE: Final = (
@@ -88,8 +94,8 @@ class PostgresTenantFence:
                 raise
             state = self._store.fence_state(tenant)
             return Copier(accepts=state.writable, token=state.token)
-        link, process, accepts, token = row
-        return Copier(link=link, process=process, accepts=accepts, token=token)
+        link, process, passed, accepts, token = row
+        return Copier(link=link, process=process, passed=passed, accepts=accepts, token=token)
 
     def join(
         self, fence: Fence, store: StoreName, link: str, *, copier: str | None = None, fenced: bool = False
@@ -112,6 +118,10 @@ class PostgresTenantFence:
                     hint="fence the target before the copy starts",
                 )
             connection.execute(_JOIN, parameters)
+
+    def note(self, tenant: TenantId, store: StoreName, link: str, *, copier: str, passed: str) -> None:
+        parameters = {"tenant": tenant, "store": store, "link": link, "copier": copier, "passed": passed}
+        self._pool(tenant).rows(_NOTE, parameters)
 
     def release(self, fence: Fence, store: StoreName, link: str) -> None:
         pool = self._pool(fence.tenant)

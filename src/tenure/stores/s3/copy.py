@@ -140,6 +140,9 @@ class _Record:
         with translated(self._store.where):
             self._store.fencing(self._tenant).join(fence, link, copier=copier, fenced=fenced)
 
+    def note(self, link: str, *, copier: str, passed: str) -> None:
+        """The listings say what is current."""
+
     def release(self, fence: Fence, link: str) -> None:
         with translated(self._store.where):
             self._store.fencing(self._tenant).release(fence, link)
