@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tenure.engine.observer import Observer, Progressed, nobody
+from tenure.engine.observer import Observer, PhaseChanged, Progressed, nobody
 from tenure.engine.rates import Rates, left_s
 from tenure.errors import Interrupted, TenureError, UsageError
 from tenure.model.names import CellName, StoreName, TenantId
@@ -101,6 +101,13 @@ class ScanRun:
         scans = self._deps.registry.scans
         with scans.hold(self._scan.id):
             open_parts = [part for part in self._scan.parts if part.state != "done"]
+            self._observer(
+                PhaseChanged(
+                    operation=self._scan.id,
+                    step="scan",
+                    phase=f"scan {self._scan.id}: {len(open_parts)} of {len(self._scan.parts)} store(s) to search",
+                )
+            )
             with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="scan") as pool:
                 futures = [pool.submit(self._part, part) for part in open_parts]
                 try:

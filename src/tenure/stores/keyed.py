@@ -99,7 +99,9 @@ class KeyMap:
         return tuple(sorted(places, key=lambda s: s.place))
 
     def gone(self, kind: PlaceKind, named: Collection[str]) -> tuple[Gone, ...]:
-        """The catalogue's patterns with no key under them."""
+        """The catalogue's patterns with no key under them; none where no tenant has any key at all."""
+        if not named:
+            return ()
         return tuple(
             Gone(
                 place=Place(kind=kind, name=f"{self.prefix.text}{p.pattern}"),
