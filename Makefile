@@ -54,6 +54,7 @@ bench: $(READY) ## Copy, comparison and fence beside everybody's tools; the engi
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.celery_cost
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.pinecone
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.switch $(ARGS)
 
 docs: $(READY) ## Write the generated pages again
