@@ -1,6 +1,7 @@
 """The local estate's three cells on real servers, its gateway and control database, and the `tenure.yaml` for them.
 
-`blue` (us-east-1, v1, PostgreSQL 16), `green` (us-east-1, v2, PostgreSQL 18), `eu` (eu-west-1, PostgreSQL 18).
+`blue` (us-east-1, v1, PostgreSQL 16), `green` (us-east-1, v2, PostgreSQL 18), `eu` (eu-west-1, PostgreSQL 18). Pinecone
+is a stand-in, one per region, with an index for each cell.
 """
 
 from __future__ import annotations
