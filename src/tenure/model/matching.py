@@ -77,9 +77,13 @@ class Matcher:
         self._words: Final = frozenset(self._by_word)
         self._wanted: Final = tuple(self._by_value) if len(self._by_value) <= FEW else ()
         self._base64: Final = tuple({n for i in self.identifiers for n in base64_needles(i.value)})
+        found = [needles(i) for i in self.identifiers]
+        self._needles: Final = tuple({n for its in found for n in its}) if self._wanted and all(found) else ()
 
     def in_text(self, text: str) -> frozenset[Match]:
         """Every identifier in the text, in each form in which it is there."""
+        if self._needles and not any(needle in text for needle in self._needles):
+            return frozenset()
         found = {Match(identifier=i, encoding=Encoding.PLAIN) for i in self._standing(text)}
         if "\\" in text:
             found |= {Match(identifier=i, encoding=Encoding.ESCAPED) for i in self._standing(unescaped(text))}
