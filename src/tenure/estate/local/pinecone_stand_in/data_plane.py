@@ -270,9 +270,10 @@ class DataPlane:
         after(fault)
         if len(orjson.dumps(found)) > limits.RESULT_BYTES:
             raise Refused(400, f"the result is larger than {limits.RESULT_BYTES} bytes: ask for less")
-        indexed = self._records.visible_lsn(self._name, namespace)
         result = {"matches": found, "namespace": shown(namespace), "usage": {"readUnits": 1}}
-        return answer(result, **{INDEXED_LSN: indexed})
+        if self._behaviour().lenient and namespace not in self._records.counts(self._name):
+            return answer(result)
+        return answer(result, **{INDEXED_LSN: self._records.visible_lsn(self._name, namespace)})
 
     async def stats(self, request: web.Request) -> web.Response:
         body, _ = parsed(await request.read())
@@ -358,7 +359,7 @@ class DataPlane:
         return behaviour.frozen or behaviour.lag_s > 0
 
     def _require(self, namespace: str) -> None:
-        if not self._records.present(self._name, namespace):
+        if not self._behaviour().lenient and not self._records.present(self._name, namespace):
             raise Refused(404, "Namespace not found")
 
     def _matching(self, namespace: str, filter_: Body) -> Any:
