@@ -1,4 +1,4 @@
-"""docs/preflight.md names every finding of the PostgreSQL and Pinecone stores, of the planner and of capacity, and no other."""
+"""docs/preflight.md names every finding of PostgreSQL, Pinecone, the planner and capacity, and no other."""
 
 from __future__ import annotations
 
