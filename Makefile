@@ -57,6 +57,7 @@ bench: $(READY) ## Copies, comparison and fence beside everybody's tools; the en
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.scan
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.celery_cost
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.pinecone
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.switch $(ARGS)
 
 docs: $(READY) ## Write the generated pages again

@@ -104,6 +104,31 @@ def texts(estate: TestEstate, cell: CellName, namespace: str) -> dict[str, str]:
         return {one: str((record.metadata or {})["text"]) for one, record in found.items()}
 
 
+def test_the_catalogues_check_and_scan_look_into_indexes(vector_estate: TestEstate) -> None:
+    tenant = "searched"
+    vector_estate.add_tenant(tenant)
+    access = vector_estate.local.cells[BLUE]
+    planted = {"id": "1", "values": [1.0] * 32, "metadata": {"note": f"for {tenant}, not {tenant}2"}}
+    with Index(host=access.pinecone_host, api_key=access.pinecone_api_key) as index:
+        index.upsert(vectors=[planted], namespace="scratch")
+        index.upsert(vectors=[{**planted, "metadata": {"text": "t"}}], namespace=f"t-{tenant}")
+    try:
+        of_blue = ("--cell", "blue", "--store", STORE, "--json")
+        scanned = vector_estate.command("catalogue", "scan", tenant, "--full", *of_blue)
+        assert scanned.exit_code == 1, scanned.stderr
+        found = [f for f in scanned.json["findings"] if f["judgement"] == "undocumented"]
+        assert [(f["kind"], f["place"], f["items"]) for f in found] == [
+            ("record metadata", "scratch.note", 1)
+        ]
+        checked = vector_estate.command("catalogue", "check", "--cell", "blue", "--json")
+        assert checked.exit_code == 1, checked.stderr
+        issues = {(i["wrong"], i["place"]) for i in checked.json["issues"] if i["store"] == STORE}
+        assert issues == {("unclassified", "namespace scratch")}
+    finally:
+        with Index(host=access.pinecone_host, api_key=access.pinecone_api_key) as index:
+            index.delete_namespace(name="scratch")
+
+
 @pytest.fixture(scope="module")
 def vector_estate() -> Iterator[TestEstate]:
     folder = Path(tempfile.mkdtemp(prefix="tenure-vectors-"))

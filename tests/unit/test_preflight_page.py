@@ -1,4 +1,4 @@
-"""docs/preflight.md names every finding of the PostgreSQL store, of the planner and of capacity, and no other."""
+"""docs/preflight.md names every finding of PostgreSQL, Pinecone, the planner and capacity, and no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MAKERS = {"refusal", "warning", "info", "found"}
 FILES = [*sorted((ROOT / "src/tenure/stores/postgres").glob("*.py")), ROOT / "src/tenure/plan/move.py"]
-FILES.append(ROOT / "src/tenure/operations/capacity.py")
+FILES += [ROOT / "src/tenure/operations/capacity.py", ROOT / "src/tenure/stores/pinecone/preflight.py"]
 
 
 def codes(file: Path) -> Iterator[str]:
@@ -18,7 +18,8 @@ def codes(file: Path) -> Iterator[str]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
         by_name = [k.value for k in node.keywords if k.arg == "code"] if node.func.id == "Finding" else []
-        for given in [*node.args[:1], *by_name] if node.func.id in MAKERS else by_name:
+        by_place = node.args[:1] if node.func.id in MAKERS else node.args[1:2] * (node.func.id == "_finding")
+        for given in [*by_place, *by_name]:
             if isinstance(given, ast.Constant):
                 yield str(given.value)
 

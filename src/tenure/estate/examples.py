@@ -64,7 +64,7 @@ cells:
         limiter: {file: secrets/locks}
         rate_share: 0.5
         alone_share: 0.25
-        handover_s: 30
+        handover_s: 35
         rates: {fetch_per_s: 100, list_per_s: 200, upsert_mb_s: 50}
       vault: {kind: vault, bucket: example-vault-us, region: us-east-1}
       logs: {kind: cloudwatch_logs, region: us-east-1, group_prefix: /blue, export: exports/logs}

@@ -86,7 +86,7 @@ class PineconeSettings(Settings):
     handover_s: Annotated[float, Field(ge=0, le=600)] = setting(
         "How long a request that writes may be on its way, with the SDK's own repetitions: a process that takes a copy "
         "over from another one waits so long before it begins.",
-        default=30,
+        default=35,
         unit="s",
     )
     rates: PineconeRates = setting("What the vendor allows.", default={}, validate_default=True)

@@ -119,7 +119,7 @@ def test_a_search_looks_into_the_projects_other_indexes_but_not_into_other_cells
     )
     named, _, _ = run(rig.store(BLUE), search(everywhere=True))
     assert {(str(one.place), one.coverage) for one in named if other in str(one.place)} == {
-        (f"record metadata {other}/notes.owner", Coverage.UNDOCUMENTED)
+        (f"record metadata {other}: notes.owner", Coverage.UNDOCUMENTED)
     }
     for known in (rig.hosts[Side.GREEN], other):
         quiet, _, _ = run(rig.store(BLUE, siblings=[known]), search(everywhere=True))

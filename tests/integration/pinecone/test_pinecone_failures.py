@@ -256,6 +256,21 @@ def test_a_copy_that_is_resumed_writes_only_what_differs(
     require_equal(rig, again, 600)
 
 
+def test_a_service_that_takes_writes_to_namespaces_that_are_not_there_is_served_as_well(
+    rig: PineconeRig, wait_until: Callable[..., None]
+) -> None:
+    fill(rig, 50)
+    rig.stand_in.change(lenient=True)
+    copy = rig.copy(ACME, BLUE, GREEN)
+    assert not [f for f in copy.preflight() if f.severity == "refusal"]
+    copy = linked(rig)
+    through(copy, wait_until)
+    require_equal(rig, copy, 50)
+    copy.stop(fence())
+    assert copy.target.erase(fence()) == 50
+    assert copy.target.erase(fence()) == 0
+
+
 def test_an_erasure_ends_when_reads_see_it_and_not_before(rig: PineconeRig) -> None:
     fill(rig, 250)
     store = rig.store(BLUE)

@@ -1,4 +1,4 @@
-"""A whole estate on this machine: real servers from wheels, in one data folder, under one supervisor."""
+"""A whole estate on this machine: real servers from wheels (and a stand-in for Pinecone), under one supervisor."""
 
 from tenure.estate.local.layout import default_folder
 from tenure.estate.local.running import (

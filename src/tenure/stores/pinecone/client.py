@@ -30,15 +30,15 @@ WRITE_TIMEOUT_S: Final = 5.0
 SDK_ATTEMPTS: Final = 4
 SDK_PAUSES_S: Final = 10.0
 """The most that the SDK waits between its own attempts, where the service asks for nothing else."""
-ON_ITS_WAY_S: Final = SDK_ATTEMPTS * WRITE_TIMEOUT_S + SDK_PAUSES_S
-"""How long a request that writes may be on its way."""
+ON_ITS_WAY_S: Final = 5.0 + SDK_ATTEMPTS * WRITE_TIMEOUT_S + SDK_PAUSES_S
+"""How long a request that writes may be on its way, after the process was found to be the one that copies."""
 PING_TIMEOUT_S: Final = 1.5
 PING_S: Final = 4.0
 ATTEMPTS: Final = 4
 BACK_OFF_S: Final = (0.1, 0.4, 1.6)
 LONGEST_PAUSE_S: Final = 30.0
 PAGE: Final = 100
-METADATA_PAGE: Final = 1000
+METADATA_PAGE: Final = 200
 PER_INDEX: Final = frozenset({"fetch", "list", "describe_index_stats", "list_namespaces"})
 """Operations that the vendor counts per index; all others per namespace."""
 BARRIER_FIELD: Final = "tenure"

@@ -20,8 +20,6 @@ from tenure.stores.pinecone.store import COLLECTION, PineconeStore
 ID_LENGTH: Final = 512
 BATCH: Final = 200
 COPIERS: Final = 4
-OWNED_FOR_S: Final = 0.2
-"""How old the answer may be that this process still copies, when a request that writes is sent."""
 _ITEM: Final[Item[str]] = Item(version="")
 """A listing shows ids and nothing of their state."""
 
@@ -166,4 +164,4 @@ class _Transfer:
         return {key for key, record in theirs.items() if record.canonical == found[key].canonical}
 
     def _still_allowed(self) -> None:
-        self._allowed(OWNED_FOR_S)
+        self._allowed(0.0)

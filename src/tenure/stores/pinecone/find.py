@@ -168,14 +168,14 @@ class _Finding:
         name = self._pattern(namespace)
         if field:
             name = f"{name}.{field if not self._tally.matcher.in_text(field) else '*'}"
-        return Place(kind=kind, name=f"{self._tally.clean(index)}/{name}" if index else name)
+        return Place(kind=kind, name=f"{self._tally.clean(index)}: {name}" if index else name)
 
     def _pattern(self, name: str) -> str:
         return pattern(name, self._tenants, self._hidden)
 
     def _entry(self, place: Place) -> Mapping[str, Entry] | None:
         """Nothing where tenants share a namespace: what is one tenant's there, the catalogue cannot say."""
-        index, _, rest = place.name.rpartition("/")
+        index, _, rest = place.name.rpartition(": ")
         namespace = rest.split(".")[0]
         named = PLACEHOLDER in namespace
         return proposed(f"{self._store.name}-{index or 'more'}", namespace) if named else None

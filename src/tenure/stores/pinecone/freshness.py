@@ -20,6 +20,8 @@ from tenure.stores.pinecone.errors import Absent
 VISIBLE_S: Final = 60.0
 """How long a write may take to become visible; the vendor says seconds."""
 PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+DOUBTFUL_S: Final = 0.2
+"""From this pause on it is asked whether there is such a namespace at all: without one, no number ever shows."""
 
 
 class Freshness:
@@ -51,13 +53,15 @@ class Freshness:
     def _await(self, lsn: int, deadline: float) -> None:
         for pause in self._pauses():
             seen = self._client.indexed(self._namespace)
+            if seen is not None and seen >= lsn:
+                return
+            if (seen is None or pause >= DOUBTFUL_S) and not self._client.exists(self._namespace):
+                raise Absent(f"{self._client.where} has no namespace {self._namespace}")
             if seen is None:
                 raise StoreRefused(
                     f"{self._client.where} does not say which writes its queries see",
                     hint="use a serverless index",
                 )
-            if seen >= lsn:
-                return
             if time.monotonic() + pause > deadline:
                 raise DeadlineExceeded(
                     f"{self._client.where}: reads of {self._namespace} are still {lsn - seen} writes behind",

@@ -155,7 +155,9 @@ class Limiter:
             else:
                 self._found()
                 return delay
-        return self._own.take(key, rate * self._alone, amount, most_s=most_s)
+        mine = rate * self._alone
+        # A pause is as long for a process by itself as for all together.
+        return self._own.take(key, mine, amount * self._alone if most_s == 0 else amount, most_s=most_s)
 
     def _lost(self, error: OSError) -> None:
         with self._lock:

@@ -93,7 +93,8 @@ def _filterable(tenant: TenantId, store: PineconeStore) -> frozenset[str] | None
 
 
 def _index(tenant: TenantId, store: PineconeStore) -> Iterator[Finding]:
-    if store.client.indexed(store.namespace(tenant)) is None:
+    namespace = store.namespace(tenant)
+    if store.client.exists(namespace) and store.client.indexed(namespace) is None:
         yield _finding(
             Severity.REFUSAL,
             "no_log_sequence_numbers",

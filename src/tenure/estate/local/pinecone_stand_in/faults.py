@@ -47,6 +47,9 @@ class Behaviour:
     """How long a write stays invisible to reads."""
     frozen: bool = False
     """No write becomes visible at all."""
+    lenient: bool = False
+    """Writes to a namespace that is not there are no errors, and queries of it say no log sequence number: the vendor's
+    pages do not say which it is."""
     token_pages: int | None = None
     """How many pages follow a listing's first one before its page token has expired; once."""
     faults: list[Fault] = field(default_factory=list)
