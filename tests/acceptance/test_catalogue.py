@@ -24,7 +24,7 @@ import yaml
 
 from tenure.catalogue import load_catalogue
 from tenure.estate.config import load_estate
-from tenure.estate.local.cells import CellAccess
+from tenure.estate.local.cell_plans import CellAccess
 from tenure.model.names import CellName
 from tenure.registry.database import Connection, TupleRow
 from tenure.wiring import open_registry
