@@ -299,7 +299,7 @@ def _home(store: Store) -> str | None:
         return str(store.pool.database)
     if isinstance(store, RedisStore):
         return str(store.nodes.database)
-    return store.bucket if isinstance(store, S3Store) else None
+    return store.bucket if isinstance(store, S3Store | VaultStore) else None
 
 
 def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:

@@ -68,6 +68,10 @@ class VaultStore:
         return self._cell
 
     @property
+    def bucket(self) -> str:
+        return self._bucket.name
+
+    @property
     def where(self) -> str:
         """How messages name this store."""
         return f"{self._name} of {self._cell}"
