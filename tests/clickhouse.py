@@ -13,6 +13,7 @@ import re
 import socketserver
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -60,8 +61,8 @@ class Sessions:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            made: Session = chdb.session.Session(self._folder)
-            return made
+            opened: Callable[[str], Session] = chdb.session.Session
+            return opened(self._folder)
 
     def give_back(self, session: Session) -> None:
         self._idle.put(session)

@@ -199,7 +199,9 @@ class SqlDatabase:
     def run(self, *statements: str) -> None:
         with self._engine.begin() as connection:
             for statement in statements:
-                connection.exec_driver_sql(statement)
+                # A percent sign begins a placeholder there.
+                percent = "%%" if connection.dialect.name == "postgresql" else "%"
+                connection.exec_driver_sql(statement.replace("%", percent))
 
     def rows(self, query: str) -> Sequence[Sequence[Any]]:
         with self._engine.connect() as connection:

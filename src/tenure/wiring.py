@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -164,6 +165,7 @@ class Stores:
                 acl_user=where.acl_user,
                 collections=tuple(k.pattern for k in where.keys),
                 ignore=tuple(k.pattern for k in where.ignore),
+                others=partial(self._others, cell, name),
             )
         if isinstance(settings, S3Settings) and isinstance(where, S3Map):
             return self._s3(cell, where, settings)
@@ -190,8 +192,19 @@ class Stores:
             database=settings.database,
             columns={k: v for rider in riders for k, v in _columns(rider, cell).items()}
             | _columns(where, cell),
+            others=partial(self._others, cell, where.name),
             riders={table: rider.name for rider in riders for table in _tables(rider, cell)},
         )
+
+    def _others(self, cell: CellName, name: StoreName) -> frozenset[str]:
+        """What other stores of the same kind have on the server of this one: databases, buckets."""
+        mine = self.store(cell, name)
+        found = set()
+        for other in ((c, n) for c in self._estate.cells for n in self.names() if (c, n) != (cell, name)):
+            its = self.store(*other)
+            if its.server == mine.server:
+                found |= {home for home in (_home(its),) if home is not None}
+        return frozenset(found)
 
     def _ignored(self, where: PostgresMap) -> frozenset[QualifiedName]:
         """What the store and those that ride with it name as holding no tenant's data."""
@@ -211,6 +224,7 @@ class Stores:
             mutex=self._mutex,
             collections=tuple(k.pattern for k in where.keys),
             ignore=tuple(k.pattern for k in where.ignore),
+            others=partial(self._others, cell, where.name),
             trust_etags=settings.trust_etags,
         )
 
@@ -277,6 +291,15 @@ def _journal_of(where: StoreMap) -> StoreName | None:
             return where.journal
         case _:
             return None
+
+
+def _home(store: Store) -> str | None:
+    """What a store has of its server: a database or a bucket."""
+    if isinstance(store, PostgresStore):
+        return str(store.pool.database)
+    if isinstance(store, RedisStore):
+        return str(store.nodes.database)
+    return store.bucket if isinstance(store, S3Store) else None
 
 
 def _tables(where: TableMap, cell: CellName) -> tuple[TenantTable, ...]:

@@ -629,3 +629,20 @@ def test_an_isolation_that_is_no_text_is_refused(problems: Problems, isolation: 
 def test_a_catalogue_that_is_not_there_is_said_to_be_missing(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nosuch\.yaml: cannot be read: No such file"):
         load_catalogue(tmp_path / "nosuch.yaml")
+
+
+def test_keys_that_hold_no_tenants_data_are_named_by_patterns(load: Load, problems: Problems) -> None:
+    without = load(GOOD)
+    text = GOOD.replace(
+        '    keys: {"session:*"', '    ignore: ["flags:*", "version"]\n    keys: {"session:*"'
+    )
+    catalogue = load(text)
+    redis = catalogue.store(StoreName("redis"))
+    assert isinstance(redis, RedisMap)
+    assert [p.pattern for p in redis.ignore] == ["flags:*", "version"]
+    assert redis.ignore[0].matches("flags:beta")
+    assert not redis.ignore[1].matches("version:2")
+    assert catalogue.digest != without.digest
+    said = problems(text.replace('"version"]', '"x:{tenant}"]'))
+    assert len(said) == 1
+    assert "no tenant's" in said[0]

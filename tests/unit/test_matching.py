@@ -66,6 +66,10 @@ def plainly(text: str, wanted: Collection[str], known: Collection[str]) -> set[s
     st.sets(small_ids, max_size=4),
 )
 @example(["a-b", "-", "b"], {"a-b", "b-b"}, set())
+@example(["a-b", "1"], {"a-b"}, set())
+@example(["1", "-a"], {"1-a"}, set())
+@example(["a-b"], {"a", "b"}, {"a-b"})
+@settings(max_examples=500)
 def test_it_finds_exactly_what_the_rule_says(parts: list[str], wanted: set[str], known: set[str]) -> None:
     text = "".join(parts)
     assert not {"%", "\\"} & set(text)

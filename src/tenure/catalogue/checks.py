@@ -15,6 +15,8 @@ from tenure.document.problems import did_you_mean, shown
 from tenure.document.reading import Value, block_at, text_at
 from tenure.errors import UsageError
 
+KEYED: Final = frozenset({"redis", "s3"})
+"""Kinds of stores whose `ignore` has patterns of keys."""
 _NO_COLUMN: Final = "is not needed: every row is the tenant's own there"
 
 
@@ -90,11 +92,13 @@ def _check_tables(document: Document, store: StoreSketch, isolation: str | None)
         document.report((*store.path, "tenant_column"), _NO_COLUMN)
     ignored = store.entry.get("ignore")
     for n, name in enumerate(ignored if isinstance(ignored, tuple) else ()):
-        if (
-            isinstance(name, str)
-            and PLACEHOLDER in name
-            and isolation in {Isolation.SHARED, Isolation.DATABASE}
-        ):
+        if not isinstance(name, str) or PLACEHOLDER not in name:
+            continue
+        if store.kind in KEYED:
+            document.report(
+                (*store.path, "ignore", n), f"these keys are no tenant's: {PLACEHOLDER} says otherwise"
+            )
+        elif isolation in {Isolation.SHARED, Isolation.DATABASE}:
             document.report((*store.path, "ignore", n), _needs_schema(isolation))
     for table, value in block_at(store.entry.get("tables")).items():
         path = (*store.path, "tables", table)

@@ -37,15 +37,15 @@ def collapsed(counts: Mapping[str, int], most: int = MOST_PATTERNS) -> dict[str,
         return dict(counts)
     fewer: dict[str, int] = {}
     for pattern, count in counts.items():
-        first, delimiter, _ = _split(pattern)
-        together = f"{first}{delimiter}{ANY}" if delimiter else ANY
+        together = coarser(pattern)
         fewer[together] = fewer.get(together, 0) + count
     return fewer if len(fewer) <= most else {ANY: sum(counts.values())}
 
 
-def _split(pattern: str) -> tuple[str, str, str]:
+def coarser(pattern: str) -> str:
+    """A pattern of which there are too many: only what it begins with stays, or nothing where no delimiter follows."""
     parts = _DELIMITERS.split(pattern, maxsplit=1)
-    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
+    return f"{parts[0]}{parts[1]}{ANY}" if len(parts) == 3 else ANY
 
 
 def shape(key: str, tenants: Collection[str], hidden: Collection[str] = ()) -> str:

@@ -67,6 +67,7 @@ cells:
         handover_s: 30
         rates: {fetch_per_s: 100, list_per_s: 200, upsert_mb_s: 50}
       vault: {kind: vault, bucket: example-vault-us, region: us-east-1}
+      analytics: {kind: analytics, engine: duckdb, path: data/blue.duckdb}
   frankfurt:
     region: eu-central-1
     infrastructure: v2
@@ -90,6 +91,12 @@ cells:
         region: eu-central-1
         access_key: {file: secrets/frankfurt-vault-access-key}
         secret_key: {file: secrets/frankfurt-vault-secret-key}
+      analytics:
+        kind: analytics
+        engine: clickhouse
+        url: https://clickhouse.frankfurt.internal:8443
+        user: tenure
+        password: {file: secrets/frankfurt-clickhouse}
 tiers:
   platinum:
     rank: 1
@@ -158,4 +165,13 @@ stores:
   vault:
     kind: vault
     prefix: "backups/{tenant}/"
+  analytics:
+    kind: analytics
+    journal: postgres
+    tenant_column: tenant_id
+    retention: {time_travel_days: 1, fail_safe_days: 7}
+    tables:
+      main.usage:
+        partition: {column: happened_at, by: day}
+        columns: {tenant_id: tenant, happened_at: plain, who: personal, what: plain}
 """

@@ -56,10 +56,12 @@ A secret that is missing or empty is an error that names the setting and the var
 ## What must fit together
 
 - Every cell has exactly the stores of the catalogue, by the same names and of the same kinds.
+- Analytics have the settings of their `engine`, and no others. A `partition` is by one of the table's columns, not by
+  the tenant column.
 - `rides_with` and `journal` name a store of kind `postgresql` beside it; `rides_with` is the same in both
   files.
-- No two cells share an app address, a database, a Redis, a bucket or an index of Pinecone: a move between them
-  would copy a tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
+- No two cells share an app address, a database, a Redis, a bucket, an index of Pinecone or a warehouse: a move between
+  them would copy a tenant onto itself. (Compared by reference here, and by value as soon as the secrets are read.)
 - A vault's bucket is no other store's; cells share one only within a region. In Amazon S3 it is in the cell's region.
 - `gateway.dns` needs `gateway.probe`; its zone holds the gateway's domain, every cell has an endpoint there, and no
   two places (gateway or cells) have the same target, nor one that the record's type cannot hold.

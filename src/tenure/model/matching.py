@@ -16,6 +16,7 @@ import base64
 import binascii
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,14 +27,17 @@ from tenure.model.search import Identifier
 
 MIN_IN_BINARY: Final = 4
 """A shorter identifier (in bytes) is not looked for in bytes that are no text: chance alone would put it there."""
-FEW: Final = 64
-"""Up to so many values are looked for one by one, more by the words they begin with."""
+FEW: Final = 16
+"""Up to so many values are looked for one by one, more by words; base64 is then read from `LONG_BASE64` characters."""
+LONG_BASE64: Final = 16
 _WORD: Final = re.compile(r"[^\W_]+")
 _ASCII_WORD: Final = re.compile(r"[A-Za-z0-9]+")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 _ESCAPED: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
+_PERCENT: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _BASE64: Final = (re.compile(r"[A-Za-z0-9+/]{4,}"), re.compile(r"[A-Za-z0-9_-]{4,}"))
+_LONG_BASE64: Final = re.compile(rf"[A-Za-z0-9+/_-]{{{LONG_BASE64},}}")
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 _STANDARD: Final = str.maketrans("-_", "+/")
 _NO_TEXT: Final = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\ud800-\udfff]")
@@ -72,18 +76,22 @@ class Matcher:
             if not _WORD.search(identifier.value):
                 raise ValueError(f"{identifier.label} has no letter or digit")
             self._by_value.setdefault(identifier.value, []).append(identifier)
-        longer = {k for k in known if any(value in k for value in self._by_value)}
-        self._by_word: Final = _by_first_word(self._by_value.keys() | longer)
-        self._words: Final = frozenset(self._by_word)
         self._wanted: Final = tuple(self._by_value) if len(self._by_value) <= FEW else ()
-        self._base64: Final = tuple({n for i in self.identifiers for n in base64_needles(i.value)})
+        longer = {k for k in known if not self._wanted or any(value in k for value in self._wanted)}
+        self._by_word: Final = _by_rarest_word(self._by_value.keys() | {k for k in longer if _WORD.search(k)})
+        self._words: Final = frozenset(self._by_word)
+        self._base64: Final = tuple({n for value in self._wanted for n in base64_needles(value)})
+        found = [needles(i) for i in self.identifiers] if self._wanted else []
+        self._needles: Final = tuple({n for its in found for n in its}) if all(found) else ()
 
     def in_text(self, text: str) -> frozenset[Match]:
         """Every identifier in the text, in each form in which it is there."""
+        if self._needles and not any(needle in text for needle in self._needles):
+            return frozenset()
         found = {Match(identifier=i, encoding=Encoding.PLAIN) for i in self._standing(text)}
         if "\\" in text:
             found |= {Match(identifier=i, encoding=Encoding.ESCAPED) for i in self._standing(unescaped(text))}
-        if "%" in text:
+        if _PERCENT.search(text):
             view = unquote(text, errors="surrogateescape")
             found |= {Match(identifier=i, encoding=Encoding.PERCENT) for i in self._standing(view)}
         found |= {Match(identifier=i, encoding=Encoding.BASE64) for i in self._in_base64(text)}
@@ -94,7 +102,7 @@ class Matcher:
         """As `in_text`, where bytes that are no UTF-8 count as neither letter nor digit; and the UTF-16 readings."""
         text = content.decode("utf-8", "surrogateescape")
         found = self.in_text(text)
-        if _NO_TEXT.search(text):
+        if found and _NO_TEXT.search(text):
             found = frozenset(
                 Match(identifier=m.identifier, encoding=Encoding.BINARY)
                 if m.encoding is Encoding.PLAIN
@@ -108,7 +116,7 @@ class Matcher:
     def _standing(self, text: str) -> Iterator[Identifier]:
         """The identifiers that stand by themselves in the text as it is."""
         if self._wanted:
-            if not any(value in text for value in self._wanted):
+            if not any(_stands(text, value) for value in self._wanted):
                 return
         elif self._words.isdisjoint(_WORD.findall(text)):
             return
@@ -119,7 +127,7 @@ class Matcher:
                 reach = end
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where values stand by themselves. Each is looked up by its first word, which is a whole word of the text."""
+        """Where values stand by themselves. Each is looked up by one of its words, a whole word of the text too."""
         for word in _WORD.finditer(text):
             for before, value in self._by_word.get(word[0], ()):
                 start = word.start() - before
@@ -129,9 +137,9 @@ class Matcher:
                     yield start, end
 
     def _in_base64(self, text: str) -> Iterator[Identifier]:
-        if not any(needle in text for needle in self._base64):
+        if self._wanted and not any(needle in text for needle in self._base64):
             return
-        for reading in base64_readings(text):
+        for reading in base64_readings(text, _BASE64 if self._wanted else (_LONG_BASE64,)):
             decoded = reading.decode("utf-8", "surrogateescape")
             binary = _NO_TEXT.search(decoded) is not None
             for identifier in self._standing(decoded):
@@ -168,9 +176,9 @@ def base64_needles(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def base64_readings(text: str) -> Iterator[bytes]:
+def base64_readings(text: str, patterns: Iterable[re.Pattern[str]] = _BASE64) -> Iterator[bytes]:
     """What the parts of the text stand for that may be base64, from each place where a group may begin."""
-    for pattern in _BASE64:
+    for pattern in patterns:
         for run in pattern.finditer(text):
             standard = run[0].translate(_STANDARD)
             for start in range(4):
@@ -196,15 +204,27 @@ def unescaped(text: str) -> str:
     )
 
 
-def _by_first_word(values: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
-    """The values by their first word, each with what comes before that word in it."""
+def _by_rarest_word(values: Collection[str]) -> dict[str, list[tuple[int, str]]]:
+    """The values by the word of theirs that the fewest of them have, each with where in it that word begins."""
+    often = Counter(word for value in values for word in set(_WORD.findall(value)))
     found: dict[str, list[tuple[int, str]]] = {}
     for value in values:
-        word = _WORD.search(value)
-        if word is not None:
-            found.setdefault(word[0], []).append((word.start(), value))
+        word = min(_WORD.finditer(value), key=lambda w: (often[w[0]], -len(w[0])))
+        found.setdefault(word[0], []).append((word.start(), value))
     return found
 
 
+def _stands(text: str, value: str) -> bool:
+    """Whether the value stands by itself anywhere in the text."""
+    start = text.find(value)
+    while start >= 0:
+        end = start + len(value)
+        if not _is_word(text[max(0, start - 1) : start] + text[end : end + 1]):
+            return True
+        start = text.find(value, start + 1)
+    return False
+
+
 def _is_word(beside: str) -> bool:
-    return _WORD.search(beside) is not None
+    """Whether there is a letter or digit, by the definition that regular expressions have."""
+    return any(character.isalnum() for character in beside)

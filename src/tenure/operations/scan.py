@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tenure.engine.observer import Observer, Progressed, nobody
+from tenure.catalogue.shapes import coarser
+from tenure.engine.observer import Observer, PhaseChanged, Progressed, nobody
 from tenure.engine.rates import Rates, left_s
 from tenure.errors import Interrupted, TenureError, UsageError
 from tenure.model.names import CellName, StoreName, TenantId
@@ -21,6 +22,7 @@ from tenure.model.search import (
     FindPage,
     Found,
     Identifier,
+    PlaceKind,
     Search,
     Skipped,
 )
@@ -29,6 +31,21 @@ from tenure.registry.scans import Scan, ScanPart
 
 AT_ONCE: Final = 16
 SAVE_EVERY_S: Final = 0.5
+MOST_PLACES: Final = 1000
+"""Findings of one store that are told apart: keys without any structure would give one each."""
+_KEYED: Final = frozenset(
+    {
+        PlaceKind.KEY,
+        PlaceKind.VALUE,
+        PlaceKind.OBJECT_KEY,
+        PlaceKind.OBJECT_BODY,
+        PlaceKind.OBJECT_METADATA,
+        PlaceKind.OBJECT_TAGS,
+        PlaceKind.OLD_VERSION,
+        PlaceKind.DELETE_MARKER,
+        PlaceKind.UPLOAD,
+    }
+)
 LOOK_S: Final = 0.2
 
 
@@ -101,6 +118,13 @@ class ScanRun:
         scans = self._deps.registry.scans
         with scans.hold(self._scan.id):
             open_parts = [part for part in self._scan.parts if part.state != "done"]
+            self._observer(
+                PhaseChanged(
+                    operation=self._scan.id,
+                    step="scan",
+                    phase=f"scan {self._scan.id}: {len(open_parts)} of {len(self._scan.parts)} store(s) to search",
+                )
+            )
             with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="scan") as pool:
                 futures = [pool.submit(self._part, part) for part in open_parts]
                 try:
@@ -187,17 +211,23 @@ def _after(
 
 
 class _Merged:
-    """Findings, or what was skipped, put together by place."""
+    """Findings, or what was skipped, put together by place; of too many places, by what their keys begin with."""
 
     def __init__(self, given: Iterable[Found | Skipped]) -> None:
         self._by_key: dict[object, Any] = {}
+        self._coarse = False
         self.add(given)
 
     def add(self, given: Iterable[Found | Skipped]) -> None:
         for its in given:
+            if self._coarse and its.place.kind in _KEYED:
+                its = replace(its, place=replace(its.place, name=coarser(its.place.name)))  # noqa: PLW2901
             key = its.key if isinstance(its, Found) else (its.place, its.reason)
             before = self._by_key.get(key)
             self._by_key[key] = before.merged(its) if before is not None else its
+        if not self._coarse and len(self._by_key) > MOST_PLACES:
+            self._coarse, before_all, self._by_key = True, self.all, {}
+            self.add(before_all)
 
     @property
     def all(self) -> tuple[Any, ...]:

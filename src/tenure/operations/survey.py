@@ -103,7 +103,7 @@ def check(deps: Deps, cells: Sequence[CellName]) -> CheckReport:
 
 
 def _issues(surveys: Sequence[Survey]) -> list[Issue]:
-    """What is wrong with one store, the same thing in several cells once."""
+    """What is wrong with one store, the same thing in several cells once. Empty is what is so in each."""
     unclassified: dict[Place, list[tuple[CellName, Surveyed]]] = {}
     gone: dict[Place, list[tuple[CellName, Gone]]] = {}
     for its in surveys:
@@ -113,7 +113,11 @@ def _issues(surveys: Sequence[Survey]) -> list[Issue]:
             gone.setdefault(missing.place, []).append((its.cell, missing))
     return [
         *(_unclassified(surveys[0].store, place, seen) for place, seen in unclassified.items()),
-        *(_gone(surveys, place, seen) for place, seen in gone.items()),
+        *(
+            _gone(surveys, place, seen)
+            for place, seen in gone.items()
+            if len(seen) == len(surveys) or not all(its.empty for _, its in seen)
+        ),
     ]
 
 

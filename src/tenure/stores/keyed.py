@@ -13,6 +13,8 @@ from tenure.model.names import StoreName, TenantId
 from tenure.model.search import Coverage, Entry, Gone, Place, PlaceKind, Surveyed
 
 NO_TENANT: Final = "no tenant's id is in the key: only if it holds no tenant's data, it can be ignored"
+MOST_AT_ONCE: Final = 5000
+"""More patterns than so many are put together while keys are counted."""
 _WORD_LENGTH: Final = 20
 
 
@@ -99,7 +101,9 @@ class KeyMap:
         return tuple(sorted(places, key=lambda s: s.place))
 
     def gone(self, kind: PlaceKind, named: Collection[str]) -> tuple[Gone, ...]:
-        """The catalogue's patterns with no key under them."""
+        """The catalogue's patterns with no key under them; none where no tenant has any key at all."""
+        if not named:
+            return ()
         return tuple(
             Gone(
                 place=Place(kind=kind, name=f"{self.prefix.text}{p.pattern}"),
@@ -118,7 +122,7 @@ class Counts:
         self._keymap: Final = keymap
         self._tenants: Final = frozenset(tenants)
         self.named: Final[dict[str, int]] = {}
-        self.unnamed: Final[dict[str, int]] = {}
+        self.unnamed: dict[str, int] = {}
 
     def add(self, key: str) -> None:
         if self._keymap.is_tenures(key):
@@ -126,6 +130,8 @@ class Counts:
         pattern, named = self._keymap.pattern(key, self._tenants, ())
         counts = self.named if named else self.unnamed
         counts[pattern] = counts.get(pattern, 0) + 1
+        if len(self.unnamed) > MOST_AT_ONCE:
+            self.unnamed = collapsed(self.unnamed)
 
 
 def _word(text: str) -> str:

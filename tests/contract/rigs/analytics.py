@@ -17,12 +17,13 @@ import pytest
 from tenure.catalogue import AnalyticsMap, AnalyticsTable, DataClass, Partition, PartitionBy, QualifiedName
 from tenure.client import Fenced, touch, translating
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.analytics import AnalyticsCopy, AnalyticsStore, Engine
 from tenure.stores.contract import Store
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence, install_cell
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROLE, ROWS, SERVERS, SHARED
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 from tests.warehouses import ClickHouseWarehouse, DuckDbWarehouse, SqlDatabase, Warehouse, sqlalchemy_url
 
 KINDS = ("analytics-duckdb", "analytics-clickhouse", "analytics-sql")
@@ -166,7 +167,21 @@ class AnalyticsRig:
             f"select item, value from {self.table.name}{final} where tenant_id = '{tenant}'"
         )
         assert len({item for item, _ in rows}) == len(rows)
-        return dict(rows)
+        return {str(item): str(value) for item, value in rows}
+
+    def stray(self, side: Side, text: str) -> Stray:
+        name = QualifiedName(schema=self.table.name.schema, name="notes")
+        kind = "String" if self.kind == "analytics-clickhouse" else "text"
+        end = " engine = MergeTree order by tuple()" if self.kind == "analytics-clickhouse" else ""
+        self.warehouses[side].run(
+            f"create table if not exists {name} (id {kind}, words {kind}){end}",
+            f"insert into {name} values ('{secrets.token_hex(4)}', '{text}')",
+        )
+        return Stray(
+            place=Place(kind=PlaceKind.COLUMN, name=f"{name}.words"),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.TABLE, name=str(name)),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return str(self.table.name), json.dumps(self.key(item))
@@ -194,7 +209,9 @@ class AnalyticsRig:
             copy = copies.pop()
             copies += copy.armed_reverse()
             copy.detach()
-        for store in (*self._stores, *self._postgres):
+        for store in self._stores:
             store.close()
+        for postgres in self._postgres:
+            postgres.close()
         for warehouse in self.warehouses.values():
             warehouse.close()

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,15 +23,19 @@ from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Collection as Counted
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.model.search import Coverage, Entry, FindPage, Place, PlaceKind, Search, Survey, Surveyed
 from tenure.model.secret import Secret
-from tenure.stores.contract import Fence, Room, Store, TenantFence
+from tenure.stores.contract import Fence, Pace, Room, Store, TenantFence, unhurried
+from tenure.stores.finds import resumed
 from tenure.stores.journaled import Allowed, Anchored, Item, JournaledCopy, Tally
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence, install_cell
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROLE, ROWS, SERVERS, SHARED
-from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("folders",)
 FILES: Final = "files"
+STRAYS: Final = "*"
+"""Files beside the tenants' folders."""
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> Rig:
@@ -109,6 +114,42 @@ class FolderStore(Anchored):
         counted = Counted(items=len(files), size_bytes=sum(map(len, files.values())), digest=digest)
         return Inventory(store=self.name, tenant=tenant, collections={FILES: counted})
 
+    def survey(self, tenants: Collection[TenantId], *, pace: Pace = unhurried) -> Survey:
+        self.ping()
+        strays = [path for path in self.root.iterdir() if path.is_file() and not path.name.startswith(".")]
+        homes = [path for path in self.root.iterdir() if path.is_dir()]
+        pace(items=len(strays) + len(homes), size_bytes=0)
+        places = [Surveyed(place=Place(kind=PlaceKind.OBJECT_KEY, name="{tenant}/*"), classified=True)]
+        if strays:
+            ignored: dict[str, Entry] = {self.name: {"ignore": [STRAYS]}}
+            place = Place(kind=PlaceKind.OBJECT_KEY, name=STRAYS)
+            places.append(Surveyed(place=place, classified=False, items=len(strays), entry=ignored))
+        return Survey(store=self.name, cell=self.cell, places=tuple(places))
+
+    def find(
+        self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
+    ) -> Iterator[FindPage]:
+        """A page per file, in the order of their paths."""
+        self.ping()
+        tally, at = resumed(search, cursor)
+        for path in sorted(p for p in self.root.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            key = str(path.relative_to(self.root))
+            owner = key.partition("/")[0] if "/" in key else None
+            if key <= at.get("after", "") or not tally.chosen(key) or not (owner or search.everywhere):
+                continue
+            body = path.read_bytes()
+            name = "{tenant}/*" if owner else STRAYS
+            coverage = partial(_coverage, owner=owner)
+            for kind, matches in (
+                (PlaceKind.OBJECT_KEY, tally.matcher.in_text(key)),
+                (PlaceKind.OBJECT_BODY, tally.matcher.in_bytes(body)),
+            ):
+                tally.add(matches, Place(kind=kind, name=name), coverage, item=key)
+            tally.looked(1, len(body))
+            pace(items=1, size_bytes=len(body))
+            yield tally.page({"after": key})
+        yield tally.page(None)
+
     def erase(self, fence: Fence, *, progress: Callable[[int], None] = lambda _items: None) -> int:
         self.require_erasable(fence)
         gone = self.files(fence.tenant)
@@ -119,6 +160,12 @@ class FolderStore(Anchored):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _coverage(tenant: TenantId, *, owner: str | None) -> Coverage:
+    if owner is None:
+        return Coverage.UNDOCUMENTED
+    return Coverage.OWN if owner == tenant else Coverage.NEIGHBOUR
 
 
 class _Listing:
@@ -323,6 +370,14 @@ class FolderRig:
 
     def plant(self, side: Side, tenant: TenantId, item: str, value: str | None) -> None:
         put(self._sides[side][1], f"{tenant}/{item}", None if value is None else value.encode())
+
+    def stray(self, side: Side, text: str) -> Stray:
+        (self._sides[side][1] / f"{secrets.token_hex(4)}.txt").write_text(text, "utf-8")
+        return Stray(
+            place=Place(kind=PlaceKind.OBJECT_BODY, name=STRAYS),
+            coverage=Coverage.UNDOCUMENTED,
+            surveyed=Place(kind=PlaceKind.OBJECT_KEY, name=STRAYS),
+        )
 
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         return FILES, json.dumps(f"{tenant}/{item}")

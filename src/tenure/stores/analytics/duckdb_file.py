@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,15 +22,15 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from tenure.catalogue import AnalyticsTable, PartitionBy, QualifiedName
+from tenure.catalogue import AnalyticsTable, QualifiedName
 from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable, TenureError
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
+from tenure.stores.analytics import duckdb_statements as statements
 from tenure.stores.analytics.composing import Quoted, composed, double_quoted, joined, literal
+from tenure.stores.analytics.duckdb_statements import FILE, HELD, Connection
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
-from tenure.stores.analytics.units import MASK, Content
-
-Connection = duckdb.DuckDBPyConnection
+from tenure.stores.analytics.units import Content
 
 LOCK_WAIT_S: Final = 15.0
 """How long a use waits for others to close the file."""
@@ -40,13 +41,10 @@ DIGEST_ROWS: Final = 1_000_000
 """About how many rows are read while the file is kept open."""
 ERASE_ROWS: Final = 500_000
 PAGE: Final = 1000
-FILE: Final = Quoted("file")
-"""The name by which a file is attached."""
-HELD: Final = Quoted("memory.main.tenure_rows")
-"""Rows that rest in memory."""
 _TAKEN: Final = ("could not set lock", "conflicting lock", "unique file handle conflict", "used by another")
 _KEY: Final = ("encrypt", "decrypt", "cipher")
-_OWN_SCHEMAS: Final = ("information_schema", "pg_catalog")
+_AMBIGUOUS: Final = re.compile(r"VARIANT|(?<!^)UNION\(")
+"""Types within which the text of a value does not say its type."""
 
 
 class _Turns:
@@ -78,6 +76,7 @@ class DuckDbFile:
         self._key: Final = key
         self._wait_s: Final = wait_s
         self._turn: Final = _TURNS.of(self._path)
+        self._idle: Final[list[Connection]] = []
 
     @property
     def where(self) -> str:
@@ -104,14 +103,25 @@ class DuckDbFile:
 
     @contextmanager
     def _hub(self) -> Iterator[Connection]:
-        """A database in memory that nobody else sees."""
-        hub = duckdb.connect(":memory:")
+        """A database in memory that nobody else uses meanwhile. Making one takes longer than most that is done in it, so
+        it is kept for the next use, unless something went wrong."""
+        hub = self._idle_hub()
         try:
             with self._translated():
-                hub.execute("set TimeZone = 'UTC'")
                 yield hub
-        finally:
+                hub.execute(composed("drop table if exists $held", held=HELD))
+        except BaseException:
             hub.close()
+            raise
+        self._idle.append(hub)
+
+    def _idle_hub(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            hub = duckdb.connect(":memory:")
+            hub.execute("set TimeZone = 'UTC'")
+            return hub
 
     @contextmanager
     def attached(self, hub: Connection, *, write: bool, wait_s: float | None = None) -> Iterator[None]:
@@ -194,13 +204,19 @@ class DuckDbFile:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+    def tables(
+        self,
+        schemas: Collection[str],  # noqa: ARG002
+        *,
+        everywhere: bool = False,  # noqa: ARG002
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """The file is the store's own."""
         with self.opened() as hub:
-            return _described(hub)
+            return statements.described(hub)
 
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         with self.opened() as hub:
-            return _described(hub, table).get(table, ())
+            return statements.described(hub, table).get(table, ())
 
     def hazards(self, table: AnalyticsTable) -> Sequence[Hazard]:
         with self.opened() as hub:
@@ -209,7 +225,21 @@ class DuckDbFile:
                 " and table_name = ? and constraint_type = 'FOREIGN KEY'",
                 [table.name.schema, table.name.name],
             ).fetchall()
+            columns = statements.described(hub, table.name).get(table.name, ())
         return [
+            *(
+                Hazard(
+                    table=table.name,
+                    code="analytics_type_unseen",
+                    message=f"{c.name} is of type {c.type}: values of different types in it can have one text, so that "
+                    "a comparison does not tell them apart",
+                    fix="use a type that says what is in it",
+                    refuses=True,
+                )
+                for c in columns
+                if _AMBIGUOUS.search(c.type)
+            ),
+        ] + [
             Hazard(
                 table=table.name,
                 code="analytics_foreign_key",
@@ -223,7 +253,7 @@ class DuckDbFile:
 
     def partitions(self, table: AnalyticsTable, tenant: TenantId) -> Mapping[str, int]:
         with self.opened() as hub:
-            return _partitions(hub, table, tenant)
+            return statements.partitions(hub, table, tenant)
 
     def contents(
         self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
@@ -231,57 +261,60 @@ class DuckDbFile:
         """Opens the file anew for about every million of rows, so that others get at it."""
         found: dict[str, Content] = {}
         wanted = {p: n for p, n in self.partitions(table, tenant).items() if p in partitions}
-        for batch in _batches(wanted, DIGEST_ROWS):
+        for batch in statements.batches(wanted, DIGEST_ROWS):
             with self.opened() as hub:
-                columns = _described(hub, table.name)[table.name]
-                found |= _contents(hub, table, columns, tenant, batch)
+                columns = statements.described(hub, table.name)[table.name]
+                found |= statements.contents(hub, table, columns, tenant, batch)
         return found
 
     # -- moving ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[DuckDbRows]:
+    def rows(
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]
+    ) -> Iterator[DuckDbRows]:
         with self._hub() as hub:
             with self.attached(hub, write=False):
-                columns = [c.name for c in _described(hub, table.name)[table.name] if not c.computed]
+                columns = [
+                    c.name for c in statements.described(hub, table.name)[table.name] if not c.computed
+                ]
                 hub.execute(
                     composed(
                         "create table $held as select $columns from $table where $rows",
                         held=HELD,
                         columns=joined([double_quoted(c) for c in columns]),
-                        table=_name(table.name),
-                        rows=_rows_of(table),
+                        table=statements.name_of(table.name),
+                        rows=statements.rows_of(table),
                     ),
-                    [tenant, partition],
+                    [tenant, list(partitions)],
                 )
             yield DuckDbRows(hub, columns)
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
     ) -> None:
         """In one transaction: whoever looks sees the old rows or the new ones."""
         if isinstance(rows, DuckDbRows):
             with self.attached(rows.hub, write=True), self._translated():
-                _swap(rows.hub, table, tenant, partition, rows.columns, allowed)
+                statements.swap(rows.hub, table, tenant, partitions, rows.columns, allowed)
             return
         with self._hub() as hub:
-            _bring(hub, rows)
+            statements.bring(hub, rows)
             with self.attached(hub, write=True):
-                _swap(hub, table, tenant, partition, rows.columns, allowed)
+                statements.swap(hub, table, tenant, partitions, rows.columns, allowed)
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
         """In transactions of about half a million rows each; every time the file is closed it is checkpointed."""
         erased = 0
-        for batch in _batches(self.partitions(table, tenant), ERASE_ROWS):
+        for batch in statements.batches(self.partitions(table, tenant), ERASE_ROWS):
             with self.opened(write=True) as hub:
                 statement = composed(
                     "delete from $table where $tenant = ? and $partition in (select unnest(?::varchar[]))",
-                    table=_name(table.name),
-                    tenant=double_quoted(_tenant_column(table)),
-                    partition=_partition(table),
+                    table=statements.name_of(table.name),
+                    tenant=double_quoted(statements.tenant_column(table)),
+                    partition=statements.partition_of(table),
                 )
-                (count,) = hub.execute(statement, [tenant, batch]).fetchone() or (0,)
-            erased += count
+                erased += statements.number(hub, statement, [tenant, batch])
             progress(erased)
         return erased
 
@@ -295,7 +328,7 @@ class DuckDbFile:
     ) -> Iterator[Sequence[tuple[Any, ...]]]:
         with self._hub() as hub:
             with self.attached(hub, write=False):
-                types = {c.name: c.type for c in _described(hub, table)[table]}
+                types = {c.name: c.type for c in statements.described(hub, table)[table]}
                 texts = [composed("$column::varchar", column=double_quoted(c)) for c in columns]
                 values = [
                     double_quoted(c) if types[c] == "BLOB" else text
@@ -308,7 +341,7 @@ class DuckDbFile:
                         " (select 1 from unnest(?::varchar[]) n (needle) where $anywhere)",
                         held=HELD,
                         values=joined(values),
-                        table=_name(table),
+                        table=statements.name_of(table),
                         anywhere=joined(anywhere, " or "),
                     ),
                     [list(needles) or [""]],
@@ -319,11 +352,23 @@ class DuckDbFile:
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self.opened() as hub:
-            (rows,) = hub.execute(composed("select count(*) from $t", t=_name(table))).fetchone() or (0,)
-        return rows, 0
+            sizes = [
+                composed("coalesce(strlen($c::varchar), 0)", c=double_quoted(c.name))
+                for c in statements.described(hub, table).get(table, ())
+            ]
+            rows = hub.execute(
+                composed(
+                    "select count(*), coalesce(sum($size), 0) from $table",
+                    size=joined(sizes, " + "),
+                    table=statements.name_of(table),
+                )
+            ).fetchall()
+        return int(rows[0][0]), int(rows[0][1])
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """The file is not kept open anyway."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 class DuckDbRows:
@@ -335,160 +380,7 @@ class DuckDbRows:
 
     @property
     def count(self) -> int:
-        (rows,) = self.hub.execute(composed("select count(*) from $h", h=HELD)).fetchone() or (0,)
-        return int(rows)
+        return statements.number(self.hub, composed("select count(*) from $h", h=HELD))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        yield from self.hub.execute(composed("select * from $h", h=HELD)).to_arrow_reader() or ()
-
-
-# -- statements ------------------------------------------------------------------------------------------------------
-
-
-def _name(table: QualifiedName) -> Quoted:
-    return composed(
-        "$file.$schema.$name", file=FILE, schema=double_quoted(table.schema), name=double_quoted(table.name)
-    )
-
-
-def _tenant_column(table: AnalyticsTable) -> str:
-    assert table.tenant_column is not None
-    return table.tenant_column
-
-
-def _partition(table: AnalyticsTable) -> Quoted:
-    """The partition that a row is in, as text."""
-    if table.partition is None:
-        return Quoted("''")
-    column = double_quoted(table.partition.column)
-    match table.partition.by:
-        case PartitionBy.VALUE:
-            return composed("coalesce($column::varchar, '')", column=column)
-        case PartitionBy.DAY:
-            return composed("coalesce($column::date::varchar, '')", column=column)
-        case PartitionBy.MONTH:
-            return composed("coalesce(strftime($column::date, '%Y-%m'), '')", column=column)
-
-
-def _rows_of(table: AnalyticsTable) -> Quoted:
-    return composed(
-        "$tenant = ? and $partition = ?",
-        tenant=double_quoted(_tenant_column(table)),
-        partition=_partition(table),
-    )
-
-
-def _partitions(hub: Connection, table: AnalyticsTable, tenant: TenantId) -> dict[str, int]:
-    statement = composed(
-        "select $partition as part, count(*) from $table where $tenant = ? group by part order by part",
-        partition=_partition(table),
-        table=_name(table.name),
-        tenant=double_quoted(_tenant_column(table)),
-    )
-    return dict(hub.execute(statement, [tenant]).fetchall())
-
-
-def _batches(partitions: Mapping[str, int], rows: int) -> Iterator[list[str]]:
-    """The partitions in batches of about so many rows."""
-    batch: list[str] = []
-    held = 0
-    for partition, count in partitions.items():
-        if batch and held + count > rows:
-            yield batch
-            batch, held = [], 0
-        batch.append(partition)
-        held += count
-    if batch:
-        yield batch
-
-
-def _contents(
-    hub: Connection, table: AnalyticsTable, columns: Sequence[Column], tenant: TenantId, partitions: list[str]
-) -> dict[str, Content]:
-    """The digest of a row is the MD5 of all its values as text, each with its length before it."""
-    statement = composed(
-        "select part, count(*), sum(octet_length(encode(row))), sum(md5_number_upper(row)::hugeint),"
-        " sum(md5_number_lower(row)::hugeint) from"
-        " (select $partition as part, $row as row from $table"
-        " where $tenant = ? and part in (select unnest(?::varchar[]))) group by part",
-        partition=_partition(table),
-        row=joined([_text(c) for c in columns if not c.computed], " || "),
-        table=_name(table.name),
-        tenant=double_quoted(_tenant_column(table)),
-    )
-    return {
-        part: Content(rows=rows, size_bytes=size, digest=((upper << 64) + lower) & MASK)
-        for part, rows, size, upper, lower in hub.execute(statement, [tenant, partitions]).fetchall()
-    }
-
-
-def _text(column: Column) -> Quoted:
-    """A value so that equal texts mean equal values. The session's time zone is UTC."""
-    name = double_quoted(column.name)
-    value = composed("hex($name)" if column.type == "BLOB" else "$name::varchar", name=name)
-    return composed(
-        "case when $name is null then '~' else strlen($value) || ':' || $value end", name=name, value=value
-    )
-
-
-def _swap(
-    hub: Connection,
-    table: AnalyticsTable,
-    tenant: TenantId,
-    partition: str,
-    columns: Sequence[str],
-    allowed: Allowed,
-) -> None:
-    names = joined([double_quoted(c) for c in columns])
-    hub.execute("begin transaction")
-    hub.execute(
-        composed("delete from $table where $rows", table=_name(table.name), rows=_rows_of(table)),
-        [tenant, partition],
-    )
-    hub.execute(
-        composed(
-            "insert into $table ($names) select $names from $held",
-            table=_name(table.name),
-            names=names,
-            held=HELD,
-        )
-    )
-    allowed()
-    hub.execute("commit")
-
-
-def _described(hub: Connection, table: QualifiedName | None = None) -> dict[QualifiedName, list[Column]]:
-    """The columns of this table, or of every table."""
-    found: dict[QualifiedName, list[Column]] = {}
-    rows = hub.execute(
-        "select schema_name, table_name, column_name, data_type, is_generated, coalesce(comment, '')"
-        " from duckdb_columns()"
-        " where database_name = 'file' and not internal"
-        " and (?::varchar is null or (schema_name = ? and table_name = ?))"
-        " and (schema_name, table_name) in"
-        " (select (schema_name, table_name) from duckdb_tables() where database_name = 'file')"
-        " order by schema_name, table_name, column_index",
-        [table and table.schema, table and table.schema, table and table.name],
-    ).fetchall()
-    for schema, name, column, kind, computed, comment in rows:
-        if schema not in _OWN_SCHEMAS:
-            found.setdefault(QualifiedName(schema=schema, name=name), []).append(
-                Column(name=column, type=kind, computed=computed, comment=comment)
-            )
-    return found
-
-
-def _bring(hub: Connection, rows: Rows) -> None:
-    """Rows from another kind of engine, into memory."""
-    made = False
-    for batch in rows.batches():
-        hub.register("tenure_brought", pa.Table.from_batches([batch]))
-        verb = composed("insert into $held" if made else "create table $held as", held=HELD)
-        hub.execute(composed("$verb select * from tenure_brought", verb=verb))
-        hub.unregister("tenure_brought")
-        made = True
-    if not made:
-        nothing = [composed("null as $name", name=double_quoted(c)) for c in rows.columns]
-        hub.execute(
-            composed("create table $held as select $nothing limit 0", held=HELD, nothing=joined(nothing))
-        )
+        yield from self.hub.sql(composed("select * from $h", h=HELD)).to_arrow_reader()

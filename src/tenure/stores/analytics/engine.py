@@ -39,7 +39,7 @@ class Hazard:
 
 
 class Rows(Protocol):
-    """The rows of one unit, read once and valid inside the block that gave them."""
+    """The rows of some units of a table, read once and valid inside the block that gave them."""
 
     @property
     def count(self) -> int: ...
@@ -54,7 +54,8 @@ class Rows(Protocol):
 class Engine(Protocol):
     """One database of analytics. Safe for several threads; errors come out as `tenure.errors`.
 
-    A unit is named by table, tenant and partition. Whatever takes a table expects it to be there, except `columns`.
+    Units are named by a table, the tenant and partitions. Whatever takes a table expects it to be there, but for
+    `columns`.
     """
 
     @property
@@ -76,8 +77,11 @@ class Engine(Protocol):
     def ping(self) -> None:
         """As `Store.ping`."""
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
-        """Every table that the login can see, but for the engine's own and for Tenure's."""
+    def tables(
+        self, schemas: Collection[str], *, everywhere: bool = False
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """Every table that the login can see, but for the engine's own and for Tenure's. Where a server has databases
+        of others, only those of these schemas, unless `everywhere`."""
 
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         """In the table's order; none where there is no such table."""
@@ -93,16 +97,18 @@ class Engine(Protocol):
     ) -> Mapping[str, Content]:
         """What these partitions hold of the tenant, computed in the engine; absent where that is nothing."""
 
-    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> AbstractContextManager[Rows]:
-        """The rows of a unit, as of one moment."""
+    def rows(
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]
+    ) -> AbstractContextManager[Rows]:
+        """The rows of these units, as of one moment."""
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
     ) -> None:
-        """Make the unit consist of these rows, as atomically as the engine can; asks `allowed` right before.
+        """Make these units consist of these rows, as atomically as the engine can; asks `allowed` right before.
 
-        An interruption before that leaves the unit as it was. Whether it can be seen half done in between is up to the
-        engine. Idempotent.
+        An interruption before that leaves the units as they were. Whether they can be seen half done in between is up
+        to the engine. Idempotent.
         """
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
@@ -121,7 +127,7 @@ class Engine(Protocol):
         Each value as text, bytes where they are no text."""
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
-        """About how many rows the table has, and how many bytes."""
+        """How many rows the table has, and about how many bytes they are."""
 
     def close(self) -> None:
         """Give connections back. Idempotent."""

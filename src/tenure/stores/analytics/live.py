@@ -17,8 +17,10 @@ from tenure.stores.analytics.units import Content, Unit
 from tenure.stores.contract import Fence, Journal
 from tenure.stores.journaled import Allowed, Item, JournaledCopy, Tally
 
-WORKERS: Final = 4
-"""Partitions that are copied at once: an engine uses several processors for each."""
+WORKERS: Final = 2
+"""An engine uses several processors for each."""
+BATCH: Final = 32
+"""Units that a worker copies at once."""
 FRESH_S: Final = 2.0
 """How old the answer may be to whether this process may write, before a partition is read."""
 HANDOVER_S: Final = 2.0
@@ -109,16 +111,17 @@ class UnitTransfer:
         """A listing is of no use: a replacement needs no knowledge of what it replaces."""
 
     def copy(self, keys: Sequence[str]) -> int:
-        for unit in self._sides.units(keys):
-            self._replace(unit)
-        return 0
-
-    def _replace(self, unit: Unit) -> None:
+        """Those of one table together: an engine reads a table once for many partitions."""
         sides = self._sides
-        table = sides.source.units.tables[unit.table]
-        self._allowed(FRESH_S)
-        with sides.source.engine.rows(table, sides.tenant, unit.partition) as rows:
-            sides.target.engine.replace(table, sides.tenant, unit.partition, rows, lambda: self._allowed(0.0))
+        wanted: dict[QualifiedName, list[str]] = {}
+        for unit in sides.units(keys):
+            wanted.setdefault(unit.table, []).append(unit.partition)
+        for name, partitions in wanted.items():
+            table = sides.source.units.tables[name]
+            self._allowed(FRESH_S)
+            with sides.source.engine.rows(table, sides.tenant, partitions) as rows:
+                sides.target.engine.replace(table, sides.tenant, partitions, rows, lambda: self._allowed(0.0))
+        return 0
 
 
 class UnitComparer:
@@ -190,6 +193,7 @@ class AnalyticsCopy(JournaledCopy[AnalyticsStore, tuple[int, int]]):
             listing=UnitListing(sides),
             comparer=UnitComparer(sides),
             transfer=lambda allowed: UnitTransfer(sides, allowed),
+            batch=BATCH,
             workers=WORKERS,
             handover_s=HANDOVER_S,
         )

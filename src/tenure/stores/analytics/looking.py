@@ -33,7 +33,7 @@ UNREADABLE: Final = "Tenure's login may not read it, or the engine cannot give i
 
 def survey(store: StoreName, cell: CellName, where: AnalyticsMap, engine: Engine, pace: Pace) -> Survey:
     """Every table and column that the login can see."""
-    there = engine.tables()
+    there = engine.tables(_schemas(where))
     pace(items=len(there), size_bytes=0)
     here = {name: table for name, table in where.tables.items() if table.is_in(cell)}
     places: list[Surveyed] = []
@@ -46,6 +46,10 @@ def survey(store: StoreName, cell: CellName, where: AnalyticsMap, engine: Engine
         gone=tuple(_gone(here, where.ignore, there)),
         skipped=(),
     )
+
+
+def _schemas(where: AnalyticsMap) -> set[str]:
+    return {name.schema for name in (*where.tables, *where.ignore)}
 
 
 def _surveyed(name: QualifiedName, columns: Sequence[Column], where: AnalyticsMap) -> Iterator[Surveyed]:
@@ -63,7 +67,7 @@ def _surveyed(name: QualifiedName, columns: Sequence[Column], where: AnalyticsMa
         yield Surveyed(
             place=_column_place(name, column.name),
             classified=classified,
-            entry=None if classified else _column_entry(name, column.name),
+            entry=None if classified else _column_entry(name, column.name, where),
         )
 
 
@@ -94,13 +98,13 @@ def _table_entry(name: QualifiedName, columns: Sequence[Column], where: Analytic
     """As tenants' data where it has a tenant column of the other tables, else as to be ignored."""
     known = {table.tenant_column for table in where.tables.values()}
     if not any(c.name in known for c in columns):
-        return {"ignore": [str(name)]}
+        return {where.name: {"ignore": [str(name)]}}
     classes = {c.name: (DataClass.TENANT if c.name in known else DataClass.CONTENT).value for c in columns}
-    return {"tables": {str(name): {"columns": classes}}}
+    return {where.name: {"tables": {str(name): {"columns": classes}}}}
 
 
-def _column_entry(name: QualifiedName, column: str) -> Mapping[str, Entry]:
-    return {"tables": {str(name): {"columns": {column: DataClass.CONTENT.value}}}}
+def _column_entry(name: QualifiedName, column: str, where: AnalyticsMap) -> Mapping[str, Entry]:
+    return {where.name: {"tables": {str(name): {"columns": {column: DataClass.CONTENT.value}}}}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +113,27 @@ class _Looked:
 
     name: QualifiedName
     columns: Sequence[Column]
-    table: AnalyticsTable | None
-    ignored: bool
+    where: AnalyticsMap
+    elsewhere: bool
+    """In a database that the catalogue does not name."""
+
+    @property
+    def table(self) -> AnalyticsTable | None:
+        return self.where.tables.get(self.name)
+
+    @property
+    def ignored(self) -> bool:
+        return self.name in self.where.ignore
+
+    def place(self, kind: PlaceKind, name: str) -> Place:
+        return Place(kind=kind, name=f"{self.name.schema}: {name}" if self.elsewhere else name)
+
+    @property
+    def whole(self) -> Place:
+        return self.place(PlaceKind.TABLE, str(self.name))
+
+    def column(self, name: str) -> Place:
+        return self.place(PlaceKind.COLUMN, f"{self.name}.{name}")
 
 
 def finds(
@@ -119,9 +142,10 @@ def finds(
     """A page for each table, so that a search is resumed at the next one. The engine looks for parts of the identifiers
     and gives only rows with such; what they contain is then decided as everywhere."""
     tally, at = resumed(search, cursor)
+    schemas = _schemas(where)
     tables = [
-        _Looked(name=name, columns=columns, table=where.tables.get(name), ignored=name in where.ignore)
-        for name, columns in sorted(engine.tables().items())
+        _Looked(name=name, columns=columns, where=where, elsewhere=name.schema not in schemas)
+        for name, columns in sorted(engine.tables(schemas, everywhere=search.everywhere).items())
         if search.everywhere or name in where.tables
     ]
     counts = {looked.name: engine.count(looked.name) for looked in tables}
@@ -130,13 +154,13 @@ def finds(
     wanted = _needles(search)
     left = [looked for looked in tables if str(looked.name) > _after(at)]
     for n, looked in enumerate(left, 1):
-        _names(tally, looked, where)
+        _names(tally, looked)
         try:
             for page in engine.texts(looked.name, [c.name for c in looked.columns], wanted):
                 for row in page:
                     _row(tally, looked, row)
         except StoreRefused:
-            tally.skip(_table_place(looked.name), UNREADABLE, items=counts[looked.name][0])
+            tally.skip(looked.whole, UNREADABLE, items=counts[looked.name][0])
         rows, size = counts[looked.name]
         tally.looked(rows, size)
         pace(items=rows, size_bytes=size)
@@ -158,13 +182,13 @@ def _needles(search: Search) -> list[str]:
     return [] if any(not p for p in parts) else sorted({needle for p in parts for needle in p})
 
 
-def _names(tally: Tally, looked: _Looked, where: AnalyticsMap) -> None:
+def _names(tally: Tally, looked: _Looked) -> None:
     """Identifiers in the names of tables and columns, and in what is noted about them."""
     for place, text, known in (
-        (_table_place(looked.name), f"{looked.name.schema} {looked.name.name}", looked.table is not None),
+        (looked.whole, f"{looked.name.schema} {looked.name.name}", looked.table is not None),
         *(
             (
-                _column_place(looked.name, c.name),
+                looked.column(c.name),
                 f"{c.name}\n{c.comment}",
                 looked.table is not None and c.name in looked.table.columns,
             )
@@ -180,7 +204,7 @@ def _names(tally: Tally, looked: _Looked, where: AnalyticsMap) -> None:
                 place,
                 partial(_always, coverage),
                 item=text.partition("\n")[0],
-                entry=_table_entry(looked.name, looked.columns, where) if looked.table is None else None,
+                entry=_entry(looked),
             )
 
 
@@ -193,11 +217,12 @@ def _row(tally: Tally, looked: _Looked, row: Sequence[Any]) -> None:
         return
     named = looked.table.tenant_column if looked.table is not None else None
     owner = next((v for c, v in zip(looked.columns, row, strict=True) if c.name == named), None)
+    item = _item(looked, row)
     limit = tally.search.body_limit_bytes
     for column, value in zip(looked.columns, row, strict=True):
         if value is None:
             continue
-        place = _column_place(looked.name, column.name)
+        place = looked.column(column.name)
         body = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
         if isinstance(value, bytes):
             reading = read(tally.matcher, body, size=len(body), limit=limit)
@@ -213,22 +238,30 @@ def _row(tally: Tally, looked: _Looked, row: Sequence[Any]) -> None:
             tally.add(
                 matches,
                 place,
-                partial(_coverage, looked, column, owner),
-                entry=_entry(looked, column),
+                partial(_coverage, looked, owner),
+                item=item,
+                entry=_entry(looked),
             )
 
 
-def _coverage(looked: _Looked, column: Column, owner: Any, tenant: TenantId) -> Coverage:
-    """A column that the catalogue does not name is copied and erased with its table, but nobody has said what it is."""
+def _item(looked: _Looked, row: Sequence[Any]) -> str:
+    """By which an operator can find the row: its keys, where the catalogue names some, else what comes first in it."""
+    classes = looked.table.columns if looked.table is not None else {}
+    named = list(zip(looked.columns, row, strict=True))
+    keys = [(c, v) for c, v in named if classes.get(c.name) is DataClass.KEY] or named[:1]
+    return "/".join(f"{c.name}:{v}" for c, v in keys)
+
+
+def _coverage(looked: _Looked, owner: Any, tenant: TenantId) -> Coverage:
+    """Also of a column that the catalogue does not name: its values are copied and erased with their rows."""
     if looked.ignored:
         return Coverage.IGNORED
-    if looked.table is None or column.name not in looked.table.columns:
+    if looked.table is None:
         return Coverage.UNDOCUMENTED
     return Coverage.OWN if owner == tenant else Coverage.NEIGHBOUR
 
 
-def _entry(looked: _Looked, column: Column) -> Mapping[str, Entry] | None:
-    if looked.table is None:
-        columns: Mapping[str, Entry] = {c.name: DataClass.CONTENT.value for c in looked.columns}
-        return {"tables": {str(looked.name): {"columns": columns}}}
-    return None if column.name in looked.table.columns else _column_entry(looked.name, column.name)
+def _entry(looked: _Looked) -> Mapping[str, Entry] | None:
+    if looked.table is not None or looked.ignored or looked.elsewhere:
+        return None
+    return _table_entry(looked.name, looked.columns, looked.where)

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from tenure.catalogue import AnalyticsTable
+from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
 from tenure.stores.analytics.engine import Engine
 from tenure.stores.analytics.units import MASK, Content
@@ -42,7 +43,7 @@ def portable_contents(
     """As `Engine.contents`, but equal for equal rows of any engine. Reads every row."""
     found = {}
     for partition in partitions:
-        with engine.rows(table, tenant, partition) as rows:
+        with engine.rows(table, tenant, [partition]) as rows:
             content = contents_of(rows.columns, (row for batch in rows.batches() for row in values_of(batch)))
         if content.rows:
             found[partition] = content
@@ -72,7 +73,9 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_timestamp(kind):
         # As whole nanoseconds of UTC: Python's own type knows no finer unit than microseconds.
         per_unit = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}[kind.unit]
-        return [None if n is None else Moment(n * per_unit) for n in column.cast(pa.int64()).to_pylist()]
+        numbers = column.cast(pa.int64()).to_pylist()
+        zone = kind.tz is not None
+        return [None if n is None else Moment(n * per_unit, zone=zone) for n in numbers]
     values: list[Any] = column.to_pylist()
     return values
 
@@ -80,8 +83,18 @@ def _values(column: pa.Array) -> list[Any]:
 class Moment:
     """A point in time, in nanoseconds since 1970 in UTC."""
 
-    def __init__(self, ns: int) -> None:
+    def __init__(self, ns: int, *, zone: bool) -> None:
         self.ns: Final = ns
+        self.zone: Final = zone
+
+    def as_datetime(self) -> datetime:
+        """In Python's form. Raises `StoreRefused` if that cannot be exact."""
+        if self.ns % 1000:
+            raise StoreRefused(
+                "a time in nanoseconds cannot be carried to a warehouse that knows only microseconds"
+            )
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.ns // 1000)
+        return at if self.zone else at.replace(tzinfo=None)
 
 
 def _part(text: bytes) -> bytes:

@@ -25,7 +25,7 @@ from tenure.errors import StoreRefused, StoreUnavailable, TenureError
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
-from tenure.stores.analytics.portable import contents_of, values_of
+from tenure.stores.analytics.portable import Moment, contents_of, values_of
 from tenure.stores.analytics.units import MASK, Content
 
 CHUNK: Final = 5000
@@ -33,6 +33,8 @@ PAGE: Final = 1000
 _OWN: Final = ("information_schema", "pg_catalog", "sys", "tenure")
 _UNTYPED: Final = ("sqlite",)
 """Dialects whose values have types and whose columns do not: values pass as they are."""
+_AS_TEXT: Final = ("postgresql",)
+"""Dialects that write every value as a text and read that text as the same value: it passes as text."""
 _NO_ENTRY: Final = (
     "authentication failed",
     "password",
@@ -75,6 +77,7 @@ class SqlWarehouse:
             options["connect_args"] = _POSTGRES
         self._engine: Final[Engine] = sa.create_engine(self._url, **options)
         self._in_engine: Final = dialect.name == "postgresql"
+        self._as_text: Final = dialect.name in _AS_TEXT
         self._tables: Final[dict[QualifiedName, sa.Table]] = {}
         self._lock: Final = threading.Lock()
 
@@ -84,8 +87,11 @@ class SqlWarehouse:
 
     @property
     def server(self) -> str:
-        """Without user and password."""
-        return self._url.set(username=None, password=None, query={}).render_as_string()
+        """Without user, password and options."""
+        url = self._url
+        return sa.URL.create(
+            url.drivername, host=url.host, port=url.port, database=url.database
+        ).render_as_string()
 
     def ping(self) -> None:
         with self._connected() as connection:
@@ -123,7 +129,13 @@ class SqlWarehouse:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def tables(self) -> Mapping[QualifiedName, Sequence[Column]]:
+    def tables(
+        self,
+        schemas: Collection[str],  # noqa: ARG002
+        *,
+        everywhere: bool = False,  # noqa: ARG002
+    ) -> Mapping[QualifiedName, Sequence[Column]]:
+        """All schemas of the database that the URL names."""
         found = {}
         with self._connected() as connection:
             looking = sa.inspect(connection)
@@ -218,7 +230,7 @@ class SqlWarehouse:
     ) -> dict[str, Content]:
         found = {}
         for partition in partitions:
-            with self.rows(table, tenant, partition) as rows:
+            with self.rows(table, tenant, [partition]) as rows:
                 content = contents_of(rows.columns, rows.values())
             if content.rows:
                 found[partition] = content
@@ -227,42 +239,46 @@ class SqlWarehouse:
     # -- moving ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def rows(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[SqlRows]:
+    def rows(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[SqlRows]:
         with self._connected() as connection:
             reflected = self._reflected(connection, table.name)
             written = [c for c in reflected.columns if c.computed is None]
             here = sa.and_(
-                _is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
+                _is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
             )
             count = connection.execute(
                 sa.select(sa.func.count()).select_from(reflected).where(here)
             ).scalar_one()
-            yield SqlRows(connection, sa.select(*written).where(here), [c.name for c in written], count)
+            exact = [sa.cast(c, sa.Text) if self._as_text else c for c in written]
+            yield SqlRows(
+                connection,
+                exact=sa.select(*exact).where(here),
+                typed=sa.select(*written).where(here),
+                columns=[c.name for c in written],
+                count=count,
+            )
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partition: str, rows: Rows, allowed: Allowed
+        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
     ) -> None:
         """In one transaction, where the warehouse has them: whoever looks sees the old rows or the new ones."""
         with self._translated(), self._engine.begin() as connection:
             reflected = self._reflected(connection, table.name)
             connection.execute(
                 sa.delete(reflected).where(
-                    _is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
+                    _is_tenant(table, reflected, tenant),
+                    self._partition(table, reflected).in_(list(partitions)),
                 )
             )
-            chunk: list[dict[str, Any]] = []
-            values = (
-                rows.values()
-                if isinstance(rows, SqlRows)
-                else (row for batch in rows.batches() for row in values_of(batch))
-            )
-            for row in values:
-                chunk.append(dict(zip(rows.columns, row, strict=True)))
-                if len(chunk) == CHUNK:
-                    connection.execute(sa.insert(reflected), chunk)
-                    chunk = []
-            if chunk:
-                connection.execute(sa.insert(reflected), chunk)
+            insert = sa.insert(reflected)
+            if isinstance(rows, SqlRows) and self._as_text:
+                # Without types, the server takes each text for a value of its column.
+                insert = sa.insert(
+                    sa.table(reflected.name, *map(sa.column, rows.columns), schema=reflected.schema)
+                )
+            values = rows.values() if isinstance(rows, SqlRows) else _python_values(rows)
+            for chunk in _chunks(values):
+                connection.execute(insert, [dict(zip(rows.columns, row, strict=True)) for row in chunk])
             allowed()
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
@@ -318,34 +334,58 @@ class SqlWarehouse:
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self._connected() as connection:
             reflected = self._reflected(connection, table)
-            rows = connection.execute(sa.select(sa.func.count()).select_from(reflected)).scalar_one()
-        return int(rows), 0
+            sizes = [
+                sa.func.coalesce(sa.func.length(sa.cast(column, sa.String)), 0)
+                for column in reflected.columns
+            ]
+            whole = sum(sizes[1:], sizes[0]) if sizes else sa.literal(0)
+            query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(whole), 0)).select_from(reflected)
+            rows, size = connection.execute(query).one()
+        return int(rows), int(size)
 
     def close(self) -> None:
         self._engine.dispose()
 
 
 class SqlRows:
-    """Rows as Python's values, with the types that the table's columns have. Implements
+    """Rows of a query that is running, which can be read once in one of two forms. Implements
     `tenure.stores.analytics.engine.Rows`."""
 
     def __init__(
-        self, connection: Connection, query: sa.Select[Any], columns: Sequence[str], count: int
+        self,
+        connection: Connection,
+        *,
+        exact: sa.Select[Any],
+        typed: sa.Select[Any],
+        columns: Sequence[str],
+        count: int,
     ) -> None:
         self._connection = connection
-        self._query = query
+        self._exact = exact
+        self._typed = typed
         self.columns: Final = tuple(columns)
         self.count: Final = count
 
     def values(self) -> Iterator[Sequence[Any]]:
-        result = self._connection.execution_options(yield_per=CHUNK).execute(self._query)
+        """As another warehouse of this dialect takes them."""
+        return self._read(self._exact)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for rows in _chunks(self._read(self._typed)):
+            columns = list(zip(*rows, strict=True))
+            yield pa.RecordBatch.from_arrays([pa.array(c) for c in columns], names=list(self.columns))
+
+    def _read(self, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
+        result = self._connection.execution_options(yield_per=CHUNK).execute(query)
         for page in result.partitions():
             yield from page
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        for rows in _chunks(self.values()):
-            columns = list(zip(*rows, strict=True))
-            yield pa.RecordBatch.from_arrays([pa.array(c) for c in columns], names=list(self.columns))
+
+def _python_values(rows: Rows) -> Iterator[Sequence[Any]]:
+    """The rows of another kind of engine."""
+    for batch in rows.batches():
+        for row in values_of(batch):
+            yield [value.as_datetime() if isinstance(value, Moment) else value for value in row]
 
 
 def _chunks(rows: Iterator[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:

@@ -23,9 +23,9 @@ class AnalyticsStore(Anchored):
     """The tables of one cell's warehouse. Implements `tenure.stores.contract.Store`; safe for several threads.
 
     No engine of analytics refuses a tenant's writes. The fence is that of the cell's PostgreSQL (`anchor`): the app
-    writes here inside a transaction that holds the tenant's permit. What is erased is gone from every query when `erase`
-    returns; `Capabilities` says where its bytes may still lie (`residue`), and for how long the vendor keeps it besides
-    (`lapses_after_days`).
+    writes here inside a transaction that holds the tenant's permit. What is erased is gone from every query when
+    `erase` returns; `Capabilities` says where its bytes may still lie (`residue`), and for how long the vendor keeps it
+    besides (`lapses_after_days`).
     """
 
     def __init__(

@@ -44,6 +44,8 @@ class Where:
     database: Template | None
     tenants: frozenset[TenantId]
     carried: frozenset[str] | None = None
+    others: frozenset[str] = frozenset()
+    """Databases of other stores, which search them themselves."""
 
     def tenant_of(self, database: str) -> TenantId | None:
         found = self.database.tenant_of(database) if self.database is not None else None
@@ -73,7 +75,10 @@ def find(where: Where, search: Search, cursor: str | None, pace: Pace) -> Iterat
 def _targets(where: Where, search: Search) -> list[tuple[str, bool]]:
     """The databases to look into, the store's own first, with whether the login may."""
     own = str(where.pool.database)
-    found = [(str(name), bool(allowed)) for name, allowed in where.pool.rows(_DATABASES)]
+    listed = where.pool.rows(_DATABASES)
+    found = [
+        (str(name), bool(allowed)) for name, allowed in listed if name == own or name not in where.others
+    ]
     if not search.everywhere or where.carried is not None:
         catalogued = [its for its in found if where.tenant_of(its[0]) is not None]
         found = catalogued if where.database is not None else [its for its in found if its[0] == own]

@@ -29,6 +29,7 @@ SAMPLE_BLOCKS: Final = 16
 """A sample takes so many neighbouring blocks at a time; a table that is not larger is looked at as a whole."""
 MOST_NEEDLES: Final = 96
 """More than so many are not given to the server: reading everything is faster than its search for them all."""
+FEW_NEEDLES: Final = 16
 BYTE_ARRAY: Final = "an array of bytes"
 WORDS: Final = "".join(chr(c) for c in range(128) if chr(c).isalnum()) + "_.-"
 
@@ -36,10 +37,11 @@ WORDS: Final = "".join(chr(c) for c in range(128) if chr(c).isalnum()) + "_.-"
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """What the server looks for: a regular expression for texts and one for bytes in their escaped form; None where it
-    gives every row."""
+    gives every row. `parts` are the texts themselves, where they are so few that looking for each is faster."""
 
     text: str | None
     escaped: str | None
+    parts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, tally: Tally) -> Filter:
@@ -48,7 +50,11 @@ class Filter:
         if not all(found) or len(flat) > MOST_NEEDLES:
             return cls(text=None, escaped=None)
         wide = [r"\\000".join(n) for n in sorted({its[0] for its in found})]
-        return cls(text="|".join(map(re.escape, flat)), escaped="|".join([*map(re.escape, flat), *wide]))
+        return cls(
+            text="|".join(map(re.escape, flat)),
+            escaped="|".join([*map(re.escape, flat), *wide]),
+            parts=tuple(flat) if len(flat) <= FEW_NEEDLES else (),
+        )
 
 
 class Rows:
@@ -191,7 +197,14 @@ class Rows:
         if not column.is_bytes:
             if self._filter.text is None:
                 return sql.SQL("{} is not null").format(value)
-            return sql.SQL("{}::text ~ {}").format(value, sql.Literal(self._filter.text))
+            # In the collation "C": others may not know such a search, or call different texts equal.
+            text = sql.SQL('({}::text collate "C")').format(value)
+            if self._filter.parts:
+                parts = (
+                    sql.SQL("strpos({}, {}) > 0").format(text, sql.Literal(n)) for n in self._filter.parts
+                )
+                return sql.SQL("({})").format(sql.SQL(" or ").join(parts))
+            return sql.SQL("{} ~ {}").format(text, sql.Literal(self._filter.text))
         if self._filter.escaped is None:
             return sql.SQL("{} is not null").format(value)
         limit = self._tally.search.body_limit_bytes

@@ -39,7 +39,8 @@ class PostgresStore:
     `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
     Schemas may be templates. With `database`, a template too, each tenant has a database of that name on the server,
     and `dsn` leads to another one of its databases. `columns` are those that the catalogue names, of `tables` and
-    `carried`, and `riders` the stores of the latter: only surveys need them.
+    `carried`, and `riders` the stores of the latter: only surveys need them. `others` gives the databases on this
+    server that are those of other stores: a search leaves them to these.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class PostgresStore:
         database: str | None = None,
         columns: Mapping[TenantTable, frozenset[str]] | None = None,
         riders: Mapping[TenantTable, StoreName] | None = None,
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
@@ -76,6 +78,7 @@ class PostgresStore:
         )
         self._columns: Final = dict(columns or {})
         self._riders: Final = dict(riders or {})
+        self._others: Final = others
         self._homes: Final[dict[TenantId, Home]] = {}
         self._lock: Final = threading.Lock()
 
@@ -151,6 +154,7 @@ class PostgresStore:
             database=self._database,
             tenants=tenants,
             carried=carried,
+            others=self._others(),
         )
 
     def chart(self, tenants: frozenset[TenantId], tenant: TenantId | None) -> Chart:

@@ -45,6 +45,8 @@ class Where:
     nodes: Nodes
     keymap: KeyMap
     acl_user: Template | None
+    others: frozenset[str]
+    """Numbers of databases of other stores, which search them themselves."""
     translated: Callable[[], AbstractContextManager[None]]
 
 
@@ -118,7 +120,7 @@ class _Search:
         for node in topology.masters:
             for name, its in node.client.info("keyspace").items():
                 number = int(name.removeprefix("db"))
-                if self._tally.search.everywhere or number == own:
+                if number == own or (self._tally.search.everywhere and str(number) not in self._where.others):
                     found.add(number)
                     keys += int(its["keys"])
         self._tally.items_total = keys

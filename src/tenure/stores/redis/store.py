@@ -34,7 +34,8 @@ class RedisStore:
 
     `url` must be that of a user who may do everything (`~* &* +@all`). The record of a fence, and with it its token,
     goes when a store without a link opens: that no older holder comes back after that is up to the tenant's PostgreSQL,
-    which never forgets a token and is asked first. Thread-safe.
+    which never forgets a token and is asked first. `others` gives the numbers of databases on this server that are
+    those of other stores: a search leaves them to these. Thread-safe.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RedisStore:
         acl_user: Template | str | None,
         collections: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._name = name
         self._cell = cell
@@ -54,6 +56,7 @@ class RedisStore:
         self._acl_user = Template.name(acl_user) if isinstance(acl_user, str) else acl_user
         self._patterns = patterns(collections)
         self._ignored = patterns(ignore)
+        self._others = others
         try:
             at = urlsplit(url.reveal())
             self._server = f"{at.hostname or 'localhost'}:{at.port or DEFAULT_PORT}"
@@ -143,6 +146,7 @@ class RedisStore:
             nodes=self.nodes,
             keymap=keymap,
             acl_user=self._acl_user,
+            others=self._others(),
             translated=self.translated,
         )
 

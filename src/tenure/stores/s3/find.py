@@ -56,6 +56,8 @@ class Where:
     bucket: str
     keymap: KeyMap
     pool: ThreadPoolExecutor
+    others: frozenset[str]
+    """Buckets of other stores, which search them themselves."""
     heads_show_tags: bool
     """A head counts the object's tags, so that those of an object without any need not be asked for."""
     translated: Callable[[], AbstractContextManager[None]]
@@ -103,6 +105,10 @@ class Look:
     unseen: tuple[str, ...] = ()
     read_bytes: int = 0
 
+    def unread(self, version: Version) -> int:
+        """So many bytes of the body."""
+        return version.size - self.read_bytes
+
     def note(self, kind: PlaceKind, matches: frozenset[Match]) -> None:
         self.found[kind] = self.found.get(kind, frozenset()) | matches
 
@@ -142,7 +148,7 @@ class _Search:
                 Place(kind=PlaceKind.BUCKET, name="*"), "the login may not list buckets", items=0
             )
             return [own]
-        return [own, *sorted(b["Name"] for b in listed if b["Name"] != own)]
+        return [own, *sorted({b["Name"] for b in listed} - {own} - self._where.others)]
 
     def _count(self, buckets: list[str]) -> None:
         """Learn how much there is, if that takes no more than some requests."""
@@ -232,7 +238,9 @@ class _Search:
                 self._add(matches, kind, bucket, version.key)
             for reason in look.unseen:
                 self._tally.skip(
-                    self._place(PlaceKind.OBJECT_BODY, bucket, version.key), reason, size_bytes=version.size
+                    self._place(PlaceKind.OBJECT_BODY, bucket, version.key),
+                    reason,
+                    size_bytes=look.unread(version),
                 )
             self._tally.looked(1, look.read_bytes)
         return _next(page) if page.get("IsTruncated") else None

@@ -38,7 +38,8 @@ class S3Store:
     has to write under a permit of the tenant's PostgreSQL (`tenure.client`), which drains them. The record of a fence,
     and with it its token, goes when a store without a link opens or retires: that no older holder comes back after that
     is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Without `trust_etags`, comparisons
-    read every object's contents. Thread-safe.
+    read every object's contents. `others` gives the buckets that are those of other stores: a search leaves them to
+    these. Thread-safe.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class S3Store:
         collections: Sequence[str] = (),
         ignore: Sequence[str] = (),
         trust_etags: bool = True,
+        others: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._name = name
         self._cell = cell
@@ -71,6 +73,7 @@ class S3Store:
         self._lock = policy_lock(mutex, endpoint, bucket)
         self._patterns = patterns(collections)
         self._ignored = patterns(ignore)
+        self._others = others
         self.client = self._place.client(connections=4 * WORKERS)
         self._ping_client = self._place.ping_client()
         self.objects = Objects(self.client, bucket)
@@ -155,6 +158,7 @@ class S3Store:
             bucket=self.bucket,
             keymap=keymap,
             pool=self.pool,
+            others=self._others(),
             heads_show_tags=self.endpoint is None,
             translated=lambda: translated(self.where),
         )
