@@ -68,7 +68,7 @@ def settings_of(cell: CellAccess) -> CellSettings:
             app_secret_key=cell.app_secret_key,
         ),
         vectors=VectorSettings(host=cell.pinecone_host, api_key=cell.pinecone_api_key),
-        warehouse=cell.warehouse,
+        warehouse=cell.analytics,
         logs=LogSettings(
             endpoint=cell.cloudwatch,
             region=cell.plan.region,

@@ -89,7 +89,7 @@ class CellAccess:
     pinecone_host: str
     pinecone_control: str
     pinecone_api_key: str
-    warehouse: Path
+    analytics: Path
     """The DuckDB file of its analytics."""
     cloudwatch: str
     """The endpoint of its region's CloudWatch, which asks for no keys."""

@@ -190,7 +190,7 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         pinecone_host=pinecone.hosts[cell.index],
         pinecone_control=pinecone.control,
         pinecone_api_key=pinecone.api_key.reveal(),
-        warehouse=running.folder / "warehouses" / f"{cell.name}.duckdb",
+        analytics=running.folder / "analytics" / f"{cell.name}.duckdb",
         cloudwatch=f"http://127.0.0.1:{running.endpoint(cell.cloudwatch).ports['http']}",
     )
 

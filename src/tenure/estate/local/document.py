@@ -69,7 +69,7 @@ def estate_document(
                 "handover_s": 1,
                 **limiter,
             },
-            "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.warehouse)},
+            "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.analytics)},
             "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
             "metrics": cloudwatch(access, "metrics"),
             "vault": {

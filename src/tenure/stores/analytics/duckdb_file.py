@@ -76,6 +76,7 @@ class DuckDbFile:
         self._key: Final = key
         self._wait_s: Final = wait_s
         self._turn: Final = _TURNS.of(self._path)
+        self._idle: Final[list[Connection]] = []
 
     @property
     def where(self) -> str:
@@ -102,14 +103,25 @@ class DuckDbFile:
 
     @contextmanager
     def _hub(self) -> Iterator[Connection]:
-        """A database in memory that nobody else sees."""
-        hub = duckdb.connect(":memory:")
+        """A database in memory that nobody else uses meanwhile. Making one takes longer than most that is done in it, so
+        it is kept for the next use, unless something went wrong."""
+        hub = self._idle_hub()
         try:
             with self._translated():
-                hub.execute("set TimeZone = 'UTC'")
                 yield hub
-        finally:
+                hub.execute(composed("drop table if exists $held", held=HELD))
+        except BaseException:
             hub.close()
+            raise
+        self._idle.append(hub)
+
+    def _idle_hub(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            hub = duckdb.connect(":memory:")
+            hub.execute("set TimeZone = 'UTC'")
+            return hub
 
     @contextmanager
     def attached(self, hub: Connection, *, write: bool, wait_s: float | None = None) -> Iterator[None]:
@@ -354,7 +366,9 @@ class DuckDbFile:
         return int(rows[0][0]), int(rows[0][1])
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """The file is not kept open anyway."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 class DuckDbRows:
