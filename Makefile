@@ -53,6 +53,7 @@ model: ## Check the model of the switch with crashes at every step (needs spin a
 bench: $(READY) ## Copy, comparison and fence beside everybody's tools; the engine's own cost; 50 switches under load
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.postgres
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.scan
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.analytics
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.celery_cost
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.switch $(ARGS)
