@@ -103,8 +103,8 @@ class DuckDbFile:
 
     @contextmanager
     def _hub(self) -> Iterator[Connection]:
-        """A database in memory that nobody else uses meanwhile. Making one takes longer than most that is done in it, so
-        it is kept for the next use, unless something went wrong."""
+        """A database in memory that nobody else uses meanwhile. Making one takes longer than most that is done in it,
+        so it is kept for the next use, unless something went wrong."""
         hub = self._idle_hub()
         try:
             with self._translated():
