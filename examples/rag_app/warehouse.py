@@ -70,6 +70,10 @@ def journal_key(event: UsageEvent) -> str:
     return f"{TABLE}/{event.partition}"
 
 
+TAKEN = ("could not set lock", "conflicting lock", "already attached")
+"""What DuckDB says of a file that another process has open, or another database of this process."""
+
+
 class Warehouse:
     """The file of a cell. Not for several threads at once."""
 
@@ -105,8 +109,8 @@ class Warehouse:
         while True:
             try:
                 self._hub.execute(f"attach '{path}' as file ({mode})")
-            except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+            except duckdb.Error as error:
+                if not any(sign in str(error).lower() for sign in TAKEN):
                     raise
                 if time.monotonic() > deadline:
                     raise Taken(str(self._path)) from error
