@@ -13,7 +13,7 @@ from tenure.model.comparison import Comparison, Difference, DifferenceKind
 from tenure.model.names import StoreName
 from tenure.operations.deps import Deps
 from tenure.operations.hold import describe
-from tenure.operations.observe import record_measurement
+from tenure.operations.observe import record_work
 from tenure.operations.pace import Ladder
 from tenure.operations.session import Session
 
@@ -47,8 +47,7 @@ def verify(
         for name, seen in session.compare(shown, names).items():
             last[name] = seen.full
             if round_ == 0:
-                full = seen.full
-                record_measurement(deps, ctx, "verify", name, full.processed, full.bytes_read, seen.seconds)
+                record_work(deps, ctx, "verify", name, seen.seconds)
         differing = {n: _to_mend(last[n], keep_extra=keep_extra) for n in names}
         names = [n for n, found in differing.items() if found]
         if not names:

@@ -17,7 +17,7 @@ from tenure.operations import evidence, steering
 from tenure.operations.canary import Canary
 from tenure.operations.deps import Deps
 from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
-from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement
+from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement, record_work
 from tenure.operations.pace import Ladder, show
 from tenure.operations.planning import require_planned
 from tenure.operations.schema_change import schema_changes
@@ -103,6 +103,7 @@ class Move:
         ctx.remember(
             linked_before=linked,
             items={s.store: s.items for s in seen.stores},
+            sizes={s.store: s.size_bytes for s in seen.stores},
             size_bytes=sum(s.size_bytes for s in seen.stores),
         )
         return Done(result={"findings": len(seen.findings)})
@@ -142,15 +143,8 @@ class Move:
                 show(ctx, name, progress)
                 if progress.following and name not in following:
                     following.add(name)
-                    record_measurement(
-                        self._deps,
-                        ctx,
-                        "copy",
-                        name,
-                        progress.items_done,
-                        progress.bytes_done,
-                        time.monotonic() - began,
-                    )
+                    if not ctx.operation.data.get("linked_before"):
+                        record_work(self._deps, ctx, "copy", name, time.monotonic() - began)
             if time.monotonic() > deadline:
                 raise Outpaced("the first pass of the copies did not end", hint="try again at a quieter time")
             if len(following) < len(session.copies):

@@ -102,6 +102,15 @@ def record_measurement(
     )
 
 
+def record_work(deps: Deps, ctx: StepContext, kind: str, store: StoreName, seconds: float) -> None:
+    """Keep what copying or comparing all of a store took, in the units of its inventory, as plans know it: what a copy
+    counts may be others (partitions for rows, hours for events). Nothing where the operation took no inventory."""
+    items = ctx.operation.data.get("items", {}).get(store)
+    if items is not None:
+        size_bytes = ctx.operation.data.get("sizes", {}).get(store, 0)
+        record_measurement(deps, ctx, kind, store, int(items), int(size_bytes), seconds)
+
+
 def _freeze(deps: Deps) -> str | None:
     """The freeze window of the estate that it is now."""
     now = datetime.now(UTC)
