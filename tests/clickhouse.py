@@ -112,6 +112,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if given.get("database"):
                 session.query(f"use `{given['database']}`")
             query = given.get("query", "")
+            if not query and body[:6].lower() == b"insert":
+                # The statement on a line of its own, and then its data.
+                head, _, data = body.partition(b"\n")
+                if _FORMAT.search(head.decode(errors="replace")):
+                    query, body = head.decode(), data
             if query.lstrip().lower().startswith("insert") and body:
                 form = _FORMAT.search(query)
                 with session.send_insert(_FORMAT.sub("", query), form[1] if form else "Native") as insert:

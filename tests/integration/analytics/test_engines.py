@@ -344,3 +344,39 @@ def test_identifiers_are_found_wherever_they_are_and_no_neighbours(warehouse: Ma
     assert sum(f.items for p in pages for f in p.found if f.coverage is not Coverage.OWN) == 2
     assert [p.found for p in resumed] == [p.found for p in pages[1:]]
     assert resumed[-1].items == pages[-1].items == pages[-1].items_total
+
+
+def hazards(made: Warehouse, name: str) -> set[tuple[str, bool]]:
+    table = AnalyticsTable(
+        name=QualifiedName(schema=made.schema, name=name),
+        tenant_column="tenant_id",
+        columns={"tenant_id": DataClass.TENANT},
+    )
+    with contextlib.closing(made.engine()) as opened:
+        return {(h.code, h.refuses) for h in opened.hazards(table)}
+
+
+def test_clickhouse_says_which_tables_cannot_be_moved_or_feed_views(warehouse: Make) -> None:
+    made = warehouse("clickhouse", "one")
+    made.run(
+        f"create table {made.schema}.logged (tenant_id String) engine = Log",
+        f"create table {made.schema}.fed (tenant_id String) engine = MergeTree order by tenant_id",
+        f"create table {made.schema}.counts (tenant_id String, n UInt64) engine = SummingMergeTree order by tenant_id",
+        f"create materialized view {made.schema}.counting to {made.schema}.counts"
+        f" as select tenant_id, count() as n from {made.schema}.fed group by tenant_id",
+    )
+    assert hazards(made, "logged") == {("analytics_engine", True)}
+    assert hazards(made, "fed") == {("analytics_view_fires", False)}
+    assert hazards(made, "counts") == set()
+
+
+def test_duckdb_says_which_tables_it_cannot_replace_or_compare(warehouse: Make) -> None:
+    made = warehouse("duckdb", "one")
+    made.run(
+        "create table main.parents (tenant_id text primary key)",
+        "create table main.children (tenant_id text references main.parents (tenant_id))",
+        "create table main.mixed (tenant_id text, v union(n integer, s varchar)[])",
+    )
+    assert hazards(made, "parents") == set()
+    assert hazards(made, "children") == {("analytics_foreign_key", True)}
+    assert hazards(made, "mixed") == {("analytics_type_unseen", True)}

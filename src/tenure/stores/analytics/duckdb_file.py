@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,8 +42,6 @@ ERASE_ROWS: Final = 500_000
 PAGE: Final = 1000
 _TAKEN: Final = ("could not set lock", "conflicting lock", "unique file handle conflict", "used by another")
 _KEY: Final = ("encrypt", "decrypt", "cipher")
-_AMBIGUOUS: Final = re.compile(r"VARIANT|(?<!^)UNION\(")
-"""Types within which the text of a value does not say its type."""
 
 
 class _Turns:
@@ -237,7 +234,7 @@ class DuckDbFile:
                     refuses=True,
                 )
                 for c in columns
-                if _AMBIGUOUS.search(c.type)
+                if statements.ambiguous(c)
             ),
         ] + [
             Hazard(

@@ -106,13 +106,24 @@ def contents(
     }
 
 
+def _is_union(column: Column) -> bool:
+    """Whether each of its values is of one of several types, and says which."""
+    return column.type.startswith("UNION(") and column.type.endswith(")")
+
+
+def ambiguous(column: Column) -> bool:
+    """Whether values of different types in it can have one text: a type is not said below the top of a value."""
+    unions = column.type.count("UNION(") - _is_union(column)
+    return unions > 0 or "VARIANT" in column.type
+
+
 def text_of(column: Column) -> Quoted:
     """A value so that equal texts mean equal values. The session's time zone is UTC."""
     name = double_quoted(column.name)
     text = "$name::varchar"
     if column.type == "BLOB":
         text = "hex($name)"
-    elif column.type.startswith("UNION("):
+    elif _is_union(column):
         text = "union_tag($name)::varchar || '=' || $name::varchar"
     value = composed(text, name=name)
     return composed(
