@@ -1,5 +1,5 @@
 """One index through the vendor's SDK: every request waits its turn, is repeated where that can help, and is safe to
-repeat. Besides `errors`, the only module that imports `pinecone`.
+repeat. Besides `errors` and `answers`, the only module that imports `pinecone`.
 
 The SDK repeats a request by itself, up to three times, on 408, 429 and 5xx, and waits as long as `Retry-After` says.
 """
@@ -19,11 +19,14 @@ from pinecone import Index, Pinecone, SparseValues, Vector
 
 from tenure.errors import StoreRefused, StoreUnavailable
 from tenure.model.secret import Secret
+from tenure.stores.pinecone.answers import describe_answers
 from tenure.stores.pinecone.errors import Absent, LoginRefused, Throttled, TooLarge, translated
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.records import Record, fetches, upserts
 
 T = TypeVar("T")
+
+describe_answers()  # here, because one thread imports a module
 
 TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 5.0
