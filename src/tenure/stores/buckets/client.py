@@ -12,7 +12,6 @@ from botocore.config import Config
 from botocore.handlers import validate_ascii_metadata
 
 from tenure.model.secret import Secret
-from tenure.stores.buckets.lean import LeanClient
 
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long a server may say nothing at all; driver and system know no shorter sign of a network that went silent."""
@@ -40,25 +39,6 @@ class Bucket:
     def client(self, *, connections: int) -> Any:
         """A thread-safe client with so many connections at most."""
         return _client(self, connections, timeout_s=ANSWER_TIMEOUT_S, attempts=3)
-
-    def lean_client(self, *, connections: int) -> Any:
-        """As `client`, quicker at copying many small objects where the bucket has an endpoint and keys of its own.
-
-        Its `get_object`, `put_object` and `copy_object` take what the copies give them and no more.
-        """
-        client = self.client(connections=connections)
-        if self.endpoint is None or not self.access_key.reveal():
-            return client
-        return LeanClient(
-            client,
-            endpoint=self.endpoint,
-            region=self.region,
-            access_key=self.access_key,
-            secret_key=self.secret_key,
-            connections=connections,
-            connect_timeout_s=CONNECT_TIMEOUT_S,
-            answer_timeout_s=ANSWER_TIMEOUT_S,
-        )
 
     def ping_client(self) -> Any:
         """One that says within 5 seconds that nobody answers."""

@@ -74,7 +74,7 @@ class S3Store:
         self._patterns = patterns(collections)
         self._ignored = patterns(ignore)
         self._others = others
-        self.client = self._place.lean_client(connections=4 * WORKERS)
+        self.client = self._place.client(connections=4 * WORKERS)
         self._ping_client = self._place.ping_client()
         self.objects = Objects(self.client, bucket)
         self.pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"s3-{cell}")
