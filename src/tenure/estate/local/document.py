@@ -67,7 +67,7 @@ def estate_document(
                 # Here the app asks for little, and a request takes milliseconds.
                 "rate_share": 0.8,
                 "handover_s": 1,
-                **limiter,
+                **({"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}),
             },
             "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.analytics)},
             "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
@@ -83,9 +83,6 @@ def estate_document(
         }
 
     gate = running.endpoint("gate").ports
-    limiter: dict[str, Any] = (
-        {"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}
-    )
     return {
         "version": 1,
         "catalogue": "etc/catalogue.yaml",
