@@ -28,7 +28,7 @@ from tenure.stores.analytics.duckdb_file import DuckDbFile
 from tenure.stores.analytics.portable import canonical, contents_of, portable
 from tenure.stores.analytics.sql_warehouse import SqlWarehouse
 from tenure.stores.analytics.units import Content, Unit, Units, total
-from tenure.wiring_analytics import open_engine
+from tenure.wiring.analytics import open_engine
 from tests.unit.test_estate_config import CATALOGUE, GOOD
 
 EVENTS = QualifiedName(schema="main", name="events")

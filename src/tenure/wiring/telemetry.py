@@ -10,7 +10,7 @@ from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, FolderSink, LogsCopy, LogsStore, MetricsStore
 from tenure.stores.contract import LiveCopy, Store
 from tenure.stores.prometheus import PrometheusStore
-from tenure.wiring_ports import Anchor, Journals
+from tenure.wiring.ports import Anchor, Journals
 
 
 def make(

@@ -7,7 +7,7 @@ from tenure.estate.config import Estate, PineconeSettings, StoreSettings
 from tenure.model.names import CellName, TenantId
 from tenure.stores.contract import LiveCopy, Store
 from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates, RedisBuckets
-from tenure.wiring_ports import Anchor, Journals
+from tenure.wiring.ports import Anchor, Journals
 
 
 def make(

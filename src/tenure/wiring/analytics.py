@@ -9,7 +9,7 @@ from tenure.model.names import CellName, TenantId
 from tenure.stores.analytics import AnalyticsCopy, AnalyticsStore
 from tenure.stores.analytics import Engine as AnalyticsEngine
 from tenure.stores.contract import LiveCopy, Store
-from tenure.wiring_ports import Anchor, Journals
+from tenure.wiring.ports import Anchor, Journals
 
 
 def make(
