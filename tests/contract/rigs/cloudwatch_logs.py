@@ -30,9 +30,9 @@ from tenure.stores.cloudwatch.events import HOUR_MS, Stream
 from tenure.stores.cloudwatch.hours import key_of
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.aws_faults import FaultyAws, refused
-from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
+from tests.folders import prepare
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}

@@ -21,9 +21,9 @@ from tenure.model.search import Coverage, Place, PlaceKind
 from tenure.model.secret import Secret
 from tenure.stores.pinecone import Limiter, Login, PineconeCopy, PineconeStore, Rates
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
-from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
+from tests.folders import prepare
 from tests.pinecone_stand_in import StandIn
 
 KINDS = ("pinecone", "pinecone-late")

@@ -14,8 +14,8 @@ from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.postgres import PostgresStore, PostgresTenantFence
 from tenure.stores.prometheus import PrometheusStore
-from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS
+from tests.folders import prepare
 from tests.prometheus import PASSWORD, USER, Prometheus
 
 KINDS = ("prometheus",)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.contract.rigs.cloudwatch_logs import LogsRig
-from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.postgres import SERVERS
+from tests.folders import prepare
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tenure.estate.local import PineconeEndpoint, RunningEstate
-from tests.contract.rigs.folders import prepare
 from tests.contract.rigs.pinecone import PineconeRig
 from tests.contract.rigs.postgres import SERVERS
+from tests.folders import prepare
 from tests.pinecone_stand_in import StandIn
 
 

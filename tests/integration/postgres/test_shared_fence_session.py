@@ -17,8 +17,8 @@ from tenure.operations.session import Session
 from tenure.operations.teardown import erase_copy, unlink
 from tenure.stores.contract import Fence, FenceState, LiveCopy, Store
 from tenure.stores.postgres import PostgresLiveCopy
-from tests.contract.rigs.folders import FolderRig, FolderStore, prepare
 from tests.contract.rigs.protocol import AppRefused, Side
+from tests.folders import FolderRig, FolderStore, prepare
 
 ACME = TenantId("acme")
 BLUE, GREEN = Side.BLUE, Side.GREEN

@@ -28,8 +28,8 @@ from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Copier, Fence
 from tenure.stores.journaled.checkpoint import EVERYTHING, Checkpoint
 from tenure.stores.postgres import PostgresLiveCopy, PostgresTenantFence
-from tests.contract.rigs.folders import FolderCopy, FolderRig, FolderStore, prepare
 from tests.contract.rigs.protocol import AppRefused, Side
+from tests.folders import FolderCopy, FolderRig, FolderStore, prepare
 
 ACME = TenantId("acme")
 BLUE, GREEN = Side.BLUE, Side.GREEN
@@ -334,7 +334,7 @@ from tenure.errors import LeaseLost
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.journaled import checkpoint
-from tests.contract.rigs.folders import FolderRig, FolderStore
+from tests.folders import FolderRig, FolderStore
 from tests.contract.rigs.protocol import Side
 
 blue, green, root, stops_at = (sys.stdin.readline().strip() for _ in range(4))
@@ -452,7 +452,7 @@ def test_a_first_pass_is_carried_on_where_the_killed_process_had_come_to(
         anchor(rig, BLUE).release(fence(), DOCUMENTS, LINK)
         rig.write(BLUE, ACME, "002", "unheard of")
     monkeypatch.setattr(FolderStore, "get", asked := Asked(FolderStore.get))
-    monkeypatch.setattr("tests.contract.rigs.folders._Listing.current", lambda *_: False)
+    monkeypatch.setattr("tests.folders._Listing.current", lambda *_: False)
     linked(rig, wait_until, token=2)
     wait_until(lambda: rig.read(GREEN, ACME) == rig.read(BLUE, ACME), "everything to arrive")
     keys = [f"{ACME}/{item}" for item in ITEMS]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
-import pytest
 
 from tenure.client import Fenced, touch, translating
 from tenure.errors import StoreUnavailable
@@ -29,24 +28,12 @@ from tenure.stores.contract import Fence, Pace, Room, Store, TenantFence, unhurr
 from tenure.stores.finds import resumed
 from tenure.stores.journaled import Allowed, Anchored, Item, JournaledCopy, Tally
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence, install_cell
-from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROLE, ROWS, SERVERS, SHARED
-from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
+from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROLE, ROWS, SHARED
+from tests.contract.rigs.protocol import AppRefused, Side, Stray
 
-KINDS = ("folders",)
 FILES: Final = "files"
 STRAYS: Final = "*"
 """Files beside the tenants' folders."""
-
-
-def make(kind: str, request: pytest.FixtureRequest) -> Rig:
-    fresh: Callable[..., str] = request.getfixturevalue("fresh_database")
-    root: Path = request.getfixturevalue("tmp_path")
-    made = {}
-    for side, server in SERVERS.items():
-        (root / side).mkdir()
-        made[side] = (fresh(server), root / side)
-        prepare(made[side][0])
-    return FolderRig(kind, made)
 
 
 def prepare(dsn: str) -> None:
