@@ -307,7 +307,8 @@ class Worker:
 
 def _event(op: Op, answer: _Answer) -> str:
     """The usage event that a write's answer acknowledges."""
-    return str(answer.body["event"]) if op in WRITES and answer.outcome is Outcome.OK else ""
+    acknowledged = op in WRITES and answer.outcome is Outcome.OK
+    return str(answer.body.get("event", "")) if acknowledged else ""
 
 
 def _read(answer: _Answer) -> _Answer:
