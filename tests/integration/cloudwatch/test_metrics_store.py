@@ -101,4 +101,4 @@ def test_a_survey_names_namespaces_that_are_not_classified_and_those_nobody_repo
     assert seen.unclassified[0].entry == {
         "namespaces": {"Stray": {"dimension": "Customer", "holds": "plain"}}
     }
-    assert [g.where for g in seen.gone] == ["namespaces.RagApp"]
+    assert [(g.where, g.empty) for g in seen.gone] == [("namespaces.RagApp", True)]

@@ -393,7 +393,11 @@ def test_a_copier_that_was_stopped_on_the_way_overwrites_nothing(
         goes_on.set()
     wait_until(lambda: not workers_of(zombie), "the zombie's end")
     assert rig.read(GREEN, ACME) == {"a": "the new cell's own", "stays": "1"}
-    assert not rig.admin[GREEN].list_multipart_uploads(Bucket=rig.buckets[GREEN][1]).get("Uploads")
+    bucket = rig.buckets[GREEN][1]
+    wait_until(
+        lambda: not rig.admin[GREEN].list_multipart_uploads(Bucket=bucket).get("Uploads"),
+        "the end of every upload",
+    )
 
 
 def workers_of(copy: S3Copy) -> list[threading.Thread]:

@@ -270,7 +270,12 @@ class MetricsStore:
                             told[metric.namespace] = name
         places = tuple(self._surveyed(namespace, counts[namespace], told) for namespace in sorted(counts))
         gone = tuple(
-            Gone(place=Place(kind=PlaceKind.METRIC, name=namespace), where=f"namespaces.{namespace}")
+            # CloudWatch lists what has had data within the last two weeks, so a quiet one looks as if it were gone.
+            Gone(
+                place=Place(kind=PlaceKind.METRIC, name=namespace),
+                where=f"namespaces.{namespace}",
+                empty=True,
+            )
             for namespace in self._places
             if namespace not in counts
         )
