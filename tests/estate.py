@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,19 +22,15 @@ from typing import Any
 import boto3
 import psycopg
 import redis
-from pinecone import Index
 
 from rag_app.faults import Fault, write_faults
 from rag_app.load import DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
 from rag_app.local import RagApp, settings_of
-from rag_app.log_groups import STREAM, LogEvent, group_of, logs_client, put
 from rag_app.reader import CellReader
 from rag_app.seed import Sizes, seed
-from rag_app.settings import CellSettings, TenantAccess, faults_file
-from rag_app.vectors import record_of
+from rag_app.settings import TenantAccess, faults_file
 from rag_app.verify import LostWrites, verify
-from rag_app.warehouse import Warehouse
 from tenure.estate.config import load_estate
 from tenure.estate.local.cell_plans import CELLS
 from tenure.estate.local.cells import LocalCells
@@ -46,7 +42,7 @@ from tenure.wiring import Stores, open_registry, open_service
 
 _runs = itertools.count(1)
 NEIGHBOUR = "acme-neighbour"
-SIZES = Sizes(documents=60, chunks_per_document=2, files=15, keys=40, usage_events=50, log_events=20)
+SIZES = Sizes(documents=60, chunks_per_document=2, files=15, keys=40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,18 +297,11 @@ class TestEstate:
                 Key=first if how == "mismatched" else f"{prefix}extra.txt",
                 Body=b"other",
             )
-        settings = settings_of(access)
-        _damage_records(settings, tenant, how)
-        _damage_usage(settings, tenant, how)
-        _damage_logs(settings, tenant, how)
         return {
             ("postgres", "public.chunks", how),
             ("vectors", "public.embeddings", how),
             ("redis", "counter:*", how),
             ("objects", "files/*", how),
-            ("pinecone", "records", how),
-            ("analytics", "main.usage_events", how),
-            ("logs", "/rag_app/{tenant}", how),
         }
 
     def devastate(self, tenant: str, cell: str) -> int:
@@ -378,40 +367,6 @@ class TestEstate:
             registry.close()
 
 
-def _damage_records(settings: CellSettings, tenant: str, how: str) -> None:
-    with Index(host=settings.vectors.host, api_key=settings.vectors.api_key) as index:
-        first = next(str(record.id) for page in index.list(namespace=tenant) for record in page.vectors)
-        if how == "missing":
-            index.delete(ids=[first], namespace=tenant)
-        else:
-            other = record_of(int(first) if how == "mismatched" else 999_999_999, "other", "other words")
-            index.upsert(vectors=[other], namespace=tenant, show_progress=False)
-
-
-def _damage_usage(settings: CellSettings, tenant: str, how: str) -> None:
-    """A whole day's rows are gone, or a day is there that should not be, or a row differs."""
-    last = "(select max(happened) from file.main.usage_events where tenant_id = $tenant)"
-    statement = {
-        "missing": f"delete from {{table}} where tenant_id = $tenant and happened::date = {last}::date",
-        "extra": "insert into {table} values ($tenant, 'extra', '2020-02-02', 'counted', 'x', 1)",
-        "mismatched": f"update {{table}} set units = -1 where tenant_id = $tenant and happened = {last}",
-    }[how]
-    with closing(Warehouse(settings.warehouse)) as warehouse, warehouse.opened(write=True) as connection:
-        connection.execute(statement.format(table="file.main.usage_events"), {"tenant": tenant})
-
-
-def _damage_logs(settings: CellSettings, tenant: str, how: str) -> None:
-    """The stream is gone, or it has an event that it should not have: in an hour of its own, or among others."""
-    group = settings.logs.group_prefix + group_of(tenant)
-    with closing(logs_client(settings.logs)) as logs:
-        if how == "missing":
-            logs.delete_log_stream(logGroupName=group, logStreamName=STREAM)
-            return
-        events = logs.get_log_events(logGroupName=group, logStreamName=STREAM, startFromHead=True)["events"]
-        oldest_ms = events[0]["timestamp"] - (24 * 3_600_000 if how == "extra" else 0)
-        put(logs, group, STREAM, [LogEvent(time_ms=oldest_ms, message="other")])
-
-
 def _past_the_fence(dsn: str, statement: str, tenant: str) -> int:
     """Run a statement in a session with an origin, which the fence lets through: Tenure itself mends that way."""
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -445,7 +400,6 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
         ("copier", "select store from tenure.copier where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
-        ("copier", "select store || ' of ' || link from tenure.copier where tenant_id = %(tenant)s"),
     )
     given = {"tenant": tenant, "prefix": tenant_prefix(TenantId(tenant))}
     with psycopg.connect(dsn, autocommit=True) as conn:

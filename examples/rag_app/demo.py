@@ -105,8 +105,6 @@ class MoveEvidence:
 class Evidence:
     moves: Sequence[MoveEvidence]
     seconds: float
-    stays: Mapping[str, str]
-    """The stores whose data no move takes along, and why."""
 
     @property
     def broken(self) -> list[str]:
@@ -120,7 +118,6 @@ class Evidence:
         return {
             "schema_version": 1,
             "moves": [m.as_dict() for m in self.moves],
-            "stays": dict(self.stays),
             "promises_broken": self.broken,
             "seconds": round(self.seconds, 1),
         }
@@ -143,7 +140,6 @@ class Demo:
         self._stores = Stores(estate, self._registry.mutex)
         self._began = time.monotonic()
         self._runs = 0
-        self._stays: dict[str, str] = {}
 
     def close(self) -> None:
         self._service.close()
@@ -163,14 +159,12 @@ class Demo:
         counts = seed(settings_of(self._cells.cells[HOME]), sizes=sizes)
         rows = sum(c.documents + c.chunks for c in counts.values())
         self._say(
-            f"seeded {len(counts)} tenants in {HOME}: {rows:,} documents and chunks, as many vectors, files, keys, "
-            "records, usage and log events"
+            f"seeded {len(counts)} tenants in {HOME}: {rows:,} documents and chunks, as many vectors, files and keys"
         )
 
     def migrate(self, tenant: str, target: str) -> MoveEvidence:
         plan = self._service.plan_migrate(tenant, target)
         p = plan.prediction
-        self._stays = {f"{its.store} ({its.kind})": its.why for its in plan.staying}
         self._say(
             f"plan {plan.digest}: copy {p.copy_s:.1f} s, hold {p.hold_ms:.0f} ms, "
             f"rollback {p.rollback_ms:.0f} ms, {p.cost.total:.2f} {p.cost.currency}"
@@ -185,7 +179,7 @@ class Demo:
         )
 
     def evidence(self, moves: Sequence[MoveEvidence]) -> Evidence:
-        return Evidence(moves=moves, seconds=time.monotonic() - self._began, stays=self._stays)
+        return Evidence(moves=moves, seconds=time.monotonic() - self._began)
 
     # -- one move ----------------------------------------------------------------------------------------------------
 
@@ -259,11 +253,10 @@ class Demo:
         )
 
     def _quiet_digests(self) -> dict[tuple[CellName, StoreName, str, str], str]:
-        """The digest of every collection of every neighbour that stands still, in all cells, but for stores that no
-        move concerns."""
+        """The digest of every collection of every neighbour that stands still, in all cells."""
         found: dict[tuple[CellName, StoreName, str, str], str] = {}
         for cell in self._cells.cells:
-            for name in self._stores.moving():
+            for name in self._stores.names():
                 store = self._stores.store(cell, name)
                 for neighbour in QUIET_NEIGHBOURS:
                     for collection, seen in store.inventory(TenantId(neighbour)).collections.items():

@@ -1,5 +1,5 @@
-"""Deploys the service's stores in one cell: role, schema and Tenure's client schema, bucket, warehouse, one Redis user
-per tenant. The index is there already, and log groups are made when there is something to log."""
+"""Deploys the service's stores in one cell: role, schema and Tenure's client schema, bucket, one Redis user
+per tenant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from psycopg import sql
 
 from rag_app.objects import s3_client
 from rag_app.settings import APP_ROLE, CellSettings, ObjectSettings, TenantAccess
-from rag_app.warehouse import Warehouse
 from tenure.client import install
 
 
@@ -24,8 +23,6 @@ def deploy(settings: CellSettings, tenants: Mapping[str, TenantAccess]) -> None:
     deploy_postgres(settings)
     deploy_redis(settings.redis_url, tenants)
     deploy_bucket(settings.objects)
-    with closing(Warehouse(settings.warehouse)) as warehouse:
-        warehouse.create()
 
 
 def deploy_postgres(settings: CellSettings) -> None:

@@ -8,16 +8,8 @@ from pathlib import Path
 
 from rag_app.deploy import deploy
 from rag_app.seed import TENANTS, default_access
-from rag_app.settings import (
-    CellSettings,
-    LogSettings,
-    ObjectSettings,
-    TenantAccess,
-    VectorSettings,
-    write_config,
-)
+from rag_app.settings import CellSettings, ObjectSettings, TenantAccess, write_config
 from tenure.estate.local.cell_plans import CellAccess
-from tenure.estate.local.document import ANY_KEY
 from tenure.estate.local.spec import CommandServer
 
 
@@ -47,7 +39,6 @@ class RagApp:
             ),
             env={"PYTHONPATH": path},
             ready="http:http/healthz",
-            account="own",  # as Tenure's: DuckDB's file and what it keeps beside it are written by both
         )
 
 
@@ -66,15 +57,6 @@ def settings_of(cell: CellAccess) -> CellSettings:
             secret_key=cell.secret_key,
             app_access_key=cell.app_access_key,
             app_secret_key=cell.app_secret_key,
-        ),
-        vectors=VectorSettings(host=cell.pinecone_host, api_key=cell.pinecone_api_key),
-        warehouse=cell.analytics,
-        logs=LogSettings(
-            endpoint=cell.cloudwatch,
-            region=cell.plan.region,
-            group_prefix=cell.plan.log_prefix,
-            access_key=ANY_KEY,
-            secret_key=ANY_KEY,
         ),
     )
 

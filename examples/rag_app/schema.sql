@@ -32,18 +32,6 @@ create table if not exists public.embeddings (
     foreign key (tenant_id, chunk_id) references public.chunks (tenant_id, id) on delete cascade
 );
 
--- What tenants used, until the cell's shipper has brought it to analytics. An event is written with the change that it is
--- about, so it is acknowledged with it, and moves with the tenant as long as it lies here.
-create table if not exists public.usage_outbox (
-    tenant_id text not null,
-    id        uuid not null default gen_random_uuid(),
-    happened  timestamptz not null default clock_timestamp(),
-    kind      text not null,
-    subject   text not null,
-    units     integer not null default 1,
-    primary key (tenant_id, id)
-);
-
 -- Holds no tenant data.
 create table if not exists public.schema_version (
     one     boolean primary key default true check (one),
@@ -52,7 +40,6 @@ create table if not exists public.schema_version (
 insert into public.schema_version values (true, 1) on conflict (one) do update set version = excluded.version;
 
 grant usage on schema public to rag_app;
-grant select, insert, update, delete on public.documents, public.chunks, public.embeddings, public.usage_outbox
-    to rag_app;
+grant select, insert, update, delete on public.documents, public.chunks, public.embeddings to rag_app;
 grant select on public.schema_version to rag_app;
 grant usage on all sequences in schema public to rag_app;

@@ -36,48 +36,17 @@ class ObjectSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorSettings:
-    """A cell's index in Pinecone, by its host."""
-
-    host: str
-    api_key: str
-
-    def __repr__(self) -> str:
-        return f"VectorSettings(host={self.host!r})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSettings:
-    """A cell's log groups in CloudWatch Logs: those whose names begin with `group_prefix`."""
-
-    endpoint: str | None
-    region: str
-    group_prefix: str
-    access_key: str
-    secret_key: str
-
-    def __repr__(self) -> str:
-        return f"LogSettings(endpoint={self.endpoint!r}, group_prefix={self.group_prefix!r})"
-
-
-@dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """One cell, with the credentials of the one who deploys: a PostgreSQL superuser and Redis's ACL admin.
-
-    `warehouse` is the DuckDB file with what tenants used.
-    """
+    """One cell, with the credentials of the one who deploys: a PostgreSQL superuser and Redis's ACL admin."""
 
     cell: str
     postgres_dsn: str
     redis_url: str
     app_postgres_password: str
     objects: ObjectSettings
-    vectors: VectorSettings
-    warehouse: Path
-    logs: LogSettings
 
     def __repr__(self) -> str:
-        return f"CellSettings(cell={self.cell!r}, objects={self.objects!r}, vectors={self.vectors!r})"
+        return f"CellSettings(cell={self.cell!r}, objects={self.objects!r})"
 
     @property
     def app_dsn(self) -> str:
@@ -114,9 +83,6 @@ class AppConfig:
     tenants_file: Path
     faults_file: Path
     objects: ObjectSettings
-    vectors: VectorSettings
-    warehouse: Path
-    logs: LogSettings
 
     @staticmethod
     def load(path: Path) -> AppConfig:
@@ -129,7 +95,7 @@ class AppConfig:
                 return os.environ[reference["env"]]
             return (folder / reference["file"]).read_text("utf-8").strip()
 
-        objects, logs = raw["objects"], raw["logs"]
+        objects = raw["objects"]
         return AppConfig(
             cell=raw["cell"],
             domain=raw["domain"],
@@ -144,15 +110,6 @@ class AppConfig:
                 region=objects["region"],
                 access_key=secret(objects["access_key"]),
                 secret_key=secret(objects["secret_key"]),
-            ),
-            vectors=VectorSettings(host=raw["vectors"]["host"], api_key=secret(raw["vectors"]["api_key"])),
-            warehouse=Path(raw["warehouse"]["path"]),
-            logs=LogSettings(
-                endpoint=logs["endpoint"],
-                region=logs["region"],
-                group_prefix=logs["group_prefix"],
-                access_key=secret(logs["access_key"]),
-                secret_key=secret(logs["secret_key"]),
             ),
         )
 
@@ -177,16 +134,13 @@ def write_config(
     """
     secrets = folder / f"{settings.cell}.secrets"
     secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-    objects, logs = settings.objects, settings.logs
+    objects = settings.objects
     redis = address_of(settings.redis_url)
     contents = {
         "postgres": settings.app_dsn,
         "tenants": json.dumps({tenant: asdict(access) for tenant, access in tenants.items()}, indent=1),
         "s3-access-key": objects.app_access_key or objects.access_key,
         "s3-secret-key": objects.app_secret_key or objects.secret_key,
-        "pinecone-api-key": settings.vectors.api_key,
-        "logs-access-key": logs.access_key,
-        "logs-secret-key": logs.secret_key,
     }
     for name, content in contents.items():
         _write(secrets / name, content, mode=0o600)
@@ -202,18 +156,6 @@ def write_config(
             "region": objects.region,
             "access_key": {"file": f"{secrets.name}/s3-access-key"},
             "secret_key": {"file": f"{secrets.name}/s3-secret-key"},
-        },
-        "vectors": {
-            "host": settings.vectors.host,
-            "api_key": {"file": f"{secrets.name}/pinecone-api-key"},
-        },
-        "warehouse": {"path": str(settings.warehouse)},
-        "logs": {
-            "endpoint": logs.endpoint,
-            "region": logs.region,
-            "group_prefix": logs.group_prefix,
-            "access_key": {"file": f"{secrets.name}/logs-access-key"},
-            "secret_key": {"file": f"{secrets.name}/logs-secret-key"},
         },
     }
     path = folder / f"{settings.cell}.json"

@@ -3,8 +3,7 @@ holds its permit.
 
 A write that is refused because the tenant is fenced raises `Fenced` and has done nothing anywhere: the
 permit is the first statement of each transaction, and PostgreSQL's fence waits for all permits before the
-other stores are fenced. What a tenant used is noted in the same transaction, before anything is done in
-another store; `rag_app.shipping` brings it to analytics.
+other stores are fenced.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 import redis.asyncio as aioredis
@@ -30,14 +29,12 @@ from redis.exceptions import NoPermissionError
 from rag_app.embedding import as_vector, chunks_of, embed
 from rag_app.objects import file_key, s3_client
 from rag_app.settings import AppConfig, TenantAccess, load_tenants
-from rag_app.vectors import VectorIndex, record_id
 from tenure.client import Fenced, apermit, atouch, translating
 
 Connection = psycopg.AsyncConnection[TupleRow]
 T = TypeVar("T")
 
 OBJECTS_STORE: Final = "objects"
-PINECONE_STORE: Final = "pinecone"
 PREVIEW_TTL_S: Final = 30 * 86_400
 RECENT_LENGTH: Final = 1_000
 ATTEMPTS: Final = 5
@@ -59,9 +56,6 @@ with pieces as (
 insert into embeddings (tenant_id, chunk_id, embedding)
 select %(tenant)s, added.id, pieces.vector::vector from added join pieces using (seq)
 """
-_USED: Final = """
-insert into usage_outbox (tenant_id, kind, subject, units) values (%s, %s, %s, %s) returning id::text
-"""
 _SEARCH: Final = """
 select c.document_id, d.title, c.seq, c.text, e.embedding <=> %(vector)s::vector as distance
 from embeddings e
@@ -78,14 +72,6 @@ class Document:
     title: str
     body: str
     meta: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done(Generic[T]):
-    """What a write has led to, and the id of the usage event that was acknowledged with it ("" if none was)."""
-
-    value: T
-    event: str = ""
 
 
 class _TriedPool(aioredis.BlockingConnectionPool):
@@ -117,7 +103,6 @@ class Storage:
         )
         self._s3 = s3_client(config.objects, connections=S3_THREADS)
         self._threads = ThreadPoolExecutor(S3_THREADS, thread_name_prefix="s3")
-        self._vectors = VectorIndex(config.vectors)
         self._redis: dict[str, aioredis.Redis] = {}
         self._tenants: dict[str, TenantAccess] = {}
         self._tenants_read_ns = 0
@@ -129,7 +114,6 @@ class Storage:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._pool.close()
-        await self._vectors.close()
         for client in self._redis.values():
             await client.aclose()
         self._threads.shutdown()
@@ -192,13 +176,13 @@ class Storage:
 
     async def put_document(
         self, tenant: str, document_id: int | None, document: Document, *, create: bool
-    ) -> Done[int] | None:
+    ) -> int | None:
         """Store a document in all stores; return its id, or None if it should exist and does not.
 
         With an id, doing it twice is the same as once.
         """
 
-        async def work(conn: Connection) -> Done[int] | None:
+        async def work(conn: Connection) -> int | None:
             meta = json.dumps(document.meta)
             if document_id is None:
                 await apermit(conn, tenant)
@@ -211,7 +195,6 @@ class Storage:
                 key = document_id
             name = file_key(tenant, key)
             await atouch(conn, tenant, OBJECTS_STORE, name)
-            await atouch(conn, tenant, PINECONE_STORE, record_id(key))
             if document_id is not None and create:
                 await conn.execute(_UPSERT, (tenant, key, document.title, document.body, meta))
             elif document_id is not None:
@@ -219,11 +202,9 @@ class Storage:
                 if not done.rowcount:
                     return None
             await self._put_chunks(conn, tenant, key, document)
-            event = await self._used(conn, tenant, "document_stored", str(key), len(document.body))
             await self._put_preview(tenant, key, document)
             await self._put_file(name, document.body)
-            await self._vectors.put(tenant, key, document.title, document.body)
-            return Done(value=key, event=event)
+            return key
 
         return await self._write(tenant, work)
 
@@ -241,12 +222,6 @@ class Storage:
             },
         )
 
-    async def _used(self, conn: Connection, tenant: str, kind: str, subject: str, units: int = 1) -> str:
-        """Note what the tenant does; return the event's id."""
-        row = await (await conn.execute(_USED, (tenant, kind, subject, units))).fetchone()
-        assert row is not None
-        return str(row[0])
-
     async def _put_file(self, name: str, body: str) -> None:
         await self._in_thread(
             lambda: self._s3.put_object(
@@ -263,16 +238,13 @@ class Storage:
             pipe.zremrangebyrank(recent, 0, -RECENT_LENGTH - 1)
             await pipe.execute()
 
-    async def delete_document(self, tenant: str, key: int) -> Done[bool]:
+    async def delete_document(self, tenant: str, key: int) -> bool:
         """Delete a document from all stores; say whether there was one. Twice is the same as once."""
 
-        async def work(conn: Connection) -> Done[bool]:
+        async def work(conn: Connection) -> bool:
             name = file_key(tenant, key)
             await atouch(conn, tenant, OBJECTS_STORE, name)
-            await atouch(conn, tenant, PINECONE_STORE, record_id(key))
             done = await conn.execute("delete from documents where tenant_id = %s and id = %s", (tenant, key))
-            there = done.rowcount > 0
-            event = await self._used(conn, tenant, "document_deleted", str(key)) if there else ""
             async with self._redis_of(tenant).pipeline(transaction=True) as pipe:
                 pipe.delete(f"t:{tenant}:preview:{key}")
                 pipe.zrem(f"t:{tenant}:recent", str(key))
@@ -280,8 +252,7 @@ class Storage:
             await self._in_thread(
                 lambda: self._s3.delete_object(Bucket=self._config.objects.bucket, Key=name)
             )
-            await self._vectors.delete(tenant, key)
-            return Done(value=there, event=event)
+            return done.rowcount > 0
 
         return await self._write(tenant, work)
 
@@ -299,11 +270,6 @@ class Storage:
             cursor = await conn.execute(_SEARCH, {"tenant": tenant, "vector": as_vector(embed(text))})
             names = ("document", "title", "seq", "text", "distance")
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
-
-    async def similar(self, tenant: str, text: str) -> list[dict[str, Any]]:
-        """The five documents whose beginning is nearest to the text, from Pinecone: what was written in the last
-        seconds may be missing, and what was deleted still be among them."""
-        return await self._vectors.nearest(tenant, embed(text))
 
     async def file(self, tenant: str, key: int) -> bytes | None:
         def get() -> bytes | None:
@@ -327,37 +293,30 @@ class Storage:
             previews: list[dict[str, str]] = await pipe.execute()
         return [{"id": key, **preview} for key, preview in zip(keys, previews, strict=True)]
 
-    async def count_up(self, tenant: str, name: str) -> Done[int]:
+    async def count_up(self, tenant: str, name: str) -> int:
         """Add one. Not idempotent: the permit comes first, so a request that is refused has not counted."""
 
-        async def work(conn: Connection) -> Done[int]:
+        async def work(conn: Connection) -> int:
             await apermit(conn, tenant)
-            event = await self._used(conn, tenant, "counted", name)
-            return Done(
-                value=int(await self._redis_of(tenant).incr(f"t:{tenant}:counter:{name}")), event=event
-            )
+            return int(await self._redis_of(tenant).incr(f"t:{tenant}:counter:{name}"))
 
         return await self._write(tenant, work)
 
     async def counter(self, tenant: str, name: str) -> int:
         return int(await self._redis_of(tenant).get(f"t:{tenant}:counter:{name}") or 0)
 
-    async def put_session(
-        self, tenant: str, session: str, fields: dict[str, str], ttl_s: float
-    ) -> Done[None]:
+    async def put_session(self, tenant: str, session: str, fields: dict[str, str], ttl_s: float) -> None:
         key = f"t:{tenant}:session:{session}"
 
-        async def work(conn: Connection) -> Done[None]:
+        async def work(conn: Connection) -> None:
             await apermit(conn, tenant)
-            event = await self._used(conn, tenant, "session_stored", session)
             async with self._redis_of(tenant).pipeline(transaction=True) as pipe:
                 pipe.delete(key)
                 pipe.hset(key, items=[text for field in fields.items() for text in field])
                 pipe.pexpire(key, int(ttl_s * 1000))
                 await pipe.execute()
-            return Done(value=None, event=event)
 
-        return await self._write(tenant, work)
+        await self._write(tenant, work)
 
     async def session(self, tenant: str, session: str) -> dict[str, str]:
         fields = await self._redis_of(tenant).hgetall(f"t:{tenant}:session:{session}")

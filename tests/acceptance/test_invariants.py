@@ -18,7 +18,6 @@ import pytest
 import redis
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from pinecone import Index
 
 from rag_app.local import settings_of
 from tenure.model.names import CellName
@@ -98,24 +97,8 @@ def probes(estate: TestEstate, tenant: str, cell: str, stack: ExitStack) -> Iter
             return False
         return True
 
-    permits = stack.enter_context(psycopg.connect(settings.app_dsn, autocommit=True))
-    index = stack.enter_context(Index(host=settings.vectors.host, api_key=settings.vectors.api_key))
-
-    def record(number: int) -> bool:
-        """Pinecone refuses nothing: what keeps the record out is the permit that whoever writes it has to hold."""
-        try:
-            with permits.transaction():
-                permits.execute("select tenure.touch(%s, 'pinecone', %s)", (tenant, f"probe-{cell}"))
-                values = [1.0, float(number), *[0.0] * 30]
-                index.upsert(vectors=[(f"probe-{cell}", values)], namespace=tenant, show_progress=False)
-        except psycopg.DatabaseError as error:
-            assert error.sqlstate == "TN001", error
-            return False
-        return True
-
     yield Probe(cell=cell, store="postgres", write=row)
     yield Probe(cell=cell, store="redis", write=key)
-    yield Probe(cell=cell, store="pinecone", write=record)
     stack.callback(s3.close)
     yield Probe(cell=cell, store="objects", write=thing)
 
@@ -142,7 +125,7 @@ def test_at_every_instant_at_most_one_cell_accepts_writes_enforced_in_each_store
             stop.set()
             for thread in threads:
                 thread.join()
-    for store in ("postgres", "redis", "objects", "pinecone"):
+    for store in ("postgres", "redis", "objects"):
         blue, green = (p for p in all_probes if p.store == store)
         assert blue.accepted, store
         assert green.refused, store

@@ -86,13 +86,14 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
-    pinecone_host: str
-    pinecone_control: str
-    pinecone_api_key: str
     analytics: Path
-    """The DuckDB file of its analytics."""
-    cloudwatch: str
-    """The endpoint of its region's CloudWatch, which asks for no keys."""
+    """The DuckDB file of its analytics, which the app creates when it is deployed."""
+    pinecone_host: str = ""
+    """Empty, with the two below, where the app's catalogue names no store of kind `pinecone`."""
+    pinecone_control: str = ""
+    pinecone_api_key: str = ""
+    cloudwatch: str = ""
+    """The endpoint of its region's CloudWatch, which asks for no keys; empty where the catalogue names none."""
 
     def __repr__(self) -> str:
         return f"CellAccess({self.plan.name})"

@@ -9,8 +9,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -40,6 +40,7 @@ from tenure.model.names import CellName
 from tenure.routing.envoy.bootstrap import write_bootstrap
 
 ESTATE_FILE: Final = "tenure.yaml"
+CLOUDWATCH_KINDS: Final = frozenset({"cloudwatch_logs", "cloudwatch_metrics"})
 
 
 class App(Protocol):
@@ -63,9 +64,9 @@ class LocalCells:
     gateway: str
 
 
-def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
+def server_specs(kinds: Collection[str] = (), *, fleet: bool = False) -> tuple[Server, ...]:
     """The stores of all cells, the control database and the fleet's broker; gate, gateway and apps are added when these
-    run."""
+    run. Pinecone's stand-in and CloudWatch are among them if these `kinds` of stores name them."""
     regions = {cell.region: [c for c in CELLS if c.region == cell.region] for cell in CELLS}
     return (
         PostgresServer(name=CONTROL, version=18),
@@ -78,8 +79,9 @@ def server_specs(*, fleet: bool = False) -> tuple[Server, ...]:
         *(
             PineconeServer(name=own[0].pinecone, indexes={c.index: DIMENSION for c in own})
             for own in regions.values()
+            if "pinecone" in kinds
         ),
-        *(moto_server(own[0].cloudwatch) for own in regions.values()),
+        *(moto_server(own[0].cloudwatch) for own in regions.values() if CLOUDWATCH_KINDS & {*kinds}),
         *((BROKER,) if fleet else ()),
     )
 
@@ -90,20 +92,25 @@ def start(folder: Path, app: App, *, owner: bool, durable: bool = True, fleet: b
     With `fleet` there is a broker as well; workers are started (`fleet.start_workers`) when the control database has
     its schema. Idempotent on an existing folder: data stays. With `owner`, everything stops with this process.
     """
-    running = up(EstateSpec(folder=folder, servers=server_specs(fleet=fleet), durable=durable), owner=owner)
+    mapped = yaml.safe_load(app.catalogue.read_text("utf-8"))["stores"]
+    kinds = {store["kind"] for store in mapped.values()}
+    servers = server_specs(kinds, fleet=fleet)
+    running = up(EstateSpec(folder=folder, servers=servers, durable=durable), owner=owner)
     try:
-        return _complete(running, app, fleet=fleet)
+        return _complete(running, app, kinds, mapped, fleet=fleet)
     except BaseException:
         running.close()
         raise
 
 
-def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
+def _complete(
+    running: RunningEstate, app: App, kinds: Collection[str], mapped: Collection[str], *, fleet: bool
+) -> LocalCells:
     etc = running.folder / "etc"
     account = accounts.for_servers("nobody")
     for name in (CONTROL, *(cell.postgres for cell in CELLS)):
         _create_database(running.dsn(name), DATABASE if name != CONTROL else CONTROL)
-    cells = {cell.name: _access(running, cell) for cell in CELLS}
+    cells = {cell.name: _access(running, cell, kinds) for cell in CELLS}
     for plan in {cell.objects: cell for cell in CELLS}.values():
         _keep_the_app_out(running.s3(plan.objects), plan.vault)
     (etc / "app").mkdir(parents=True, exist_ok=True)
@@ -138,7 +145,6 @@ def _complete(running: RunningEstate, app: App, *, fleet: bool) -> LocalCells:
     running.start("envoy")
     catalogue = etc / "catalogue.yaml"
     shutil.copyfile(app.catalogue, catalogue)
-    mapped = yaml.safe_load(catalogue.read_text("utf-8"))["stores"]
     document = estate_document(running, cells, addresses, listen, admin, fleet=fleet, mapped=mapped)
     estate_file = running.folder / ESTATE_FILE
     write(estate_file, yaml.safe_dump(document, sort_keys=False), mode=0o644)
@@ -176,9 +182,9 @@ def _keep_the_app_out(s3: S3Endpoint, vault: str) -> None:
     client.close()
 
 
-def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
-    objects, pinecone = running.s3(cell.objects), running.pinecone(cell.pinecone)
-    return CellAccess(
+def _access(running: RunningEstate, cell: CellPlan, kinds: Collection[str]) -> CellAccess:
+    objects = running.s3(cell.objects)
+    access = CellAccess(
         plan=cell,
         dsn=running.dsn(cell.postgres, DATABASE),
         redis_url=running.url(cell.valkey),
@@ -187,12 +193,20 @@ def _access(running: RunningEstate, cell: CellPlan) -> CellAccess:
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
-        pinecone_host=pinecone.hosts[cell.index],
-        pinecone_control=pinecone.control,
-        pinecone_api_key=pinecone.api_key.reveal(),
         analytics=running.folder / "analytics" / f"{cell.name}.duckdb",
-        cloudwatch=f"http://127.0.0.1:{running.endpoint(cell.cloudwatch).ports['http']}",
     )
+    if "pinecone" in kinds:
+        pinecone = running.pinecone(cell.pinecone)
+        access = replace(
+            access,
+            pinecone_host=pinecone.hosts[cell.index],
+            pinecone_control=pinecone.control,
+            pinecone_api_key=pinecone.api_key.reveal(),
+        )
+    if CLOUDWATCH_KINDS & {*kinds}:
+        port = running.endpoint(cell.cloudwatch).ports["http"]
+        access = replace(access, cloudwatch=f"http://127.0.0.1:{port}")
+    return access
 
 
 def _gate_token(path: Path, account: accounts.Account) -> Path:
