@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import boto3
 import psycopg
@@ -104,7 +104,12 @@ def start(folder: Path, app: App, *, owner: bool, durable: bool = True, fleet: b
 
 
 def _complete(
-    running: RunningEstate, app: App, kinds: Collection[str], mapped: Collection[str], *, fleet: bool
+    running: RunningEstate,
+    app: App,
+    kinds: Collection[str],
+    mapped: Mapping[str, Mapping[str, Any]],
+    *,
+    fleet: bool,
 ) -> LocalCells:
     etc = running.folder / "etc"
     account = accounts.for_servers("nobody")
@@ -114,6 +119,8 @@ def _complete(
     for plan in {cell.objects: cell for cell in CELLS}.values():
         _keep_the_app_out(running.s3(plan.objects), plan.vault)
     (etc / "app").mkdir(parents=True, exist_ok=True)
+    if "analytics" in kinds:
+        (running.folder / "analytics").mkdir(mode=0o700, exist_ok=True)
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
     _give(etc / "app", account)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tenure.estate.local.cell_plans import CONTROL, CellAccess
@@ -23,9 +23,9 @@ def estate_document(
     admin: int,
     *,
     fleet: bool,
-    mapped: Collection[str],
+    mapped: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """`mapped` are the names of the stores that the app's catalogue has."""
+    """`mapped` are the stores of the app's catalogue by name; the document has those of kinds that a local cell has."""
     folder = running.folder / "etc" / "secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -43,14 +43,15 @@ def estate_document(
         }
 
     def stores(access: CellAccess) -> dict[str, dict[str, Any]]:
+        """By kind."""
         return {
-            "postgres": {
+            "postgresql": {
                 "kind": "postgresql",
                 "dsn": secret(f"{access.plan.name}-postgres", access.dsn),
             },
-            "vectors": {"kind": "pgvector", "rides_with": "postgres"},
+            "pgvector": {"kind": "pgvector", "rides_with": "postgres"},
             "redis": {"kind": "redis", "url": secret(f"{access.plan.name}-redis", access.redis_url)},
-            "objects": {
+            "s3": {
                 "kind": "s3",
                 "endpoint": access.endpoint,
                 "bucket": access.plan.bucket,
@@ -70,8 +71,8 @@ def estate_document(
                 **({"limiter": secret("limiter", running.url(BROKER.name))} if fleet else {"alone_share": 1}),
             },
             "analytics": {"kind": "analytics", "engine": "duckdb", "path": str(access.analytics)},
-            "logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
-            "metrics": cloudwatch(access, "metrics"),
+            "cloudwatch_logs": {**cloudwatch(access, "logs"), "group_prefix": access.plan.log_prefix},
+            "cloudwatch_metrics": cloudwatch(access, "metrics"),
             "vault": {
                 "kind": "vault",
                 "endpoint": access.endpoint,
@@ -106,7 +107,11 @@ def estate_document(
                 "region": access.plan.region,
                 "infrastructure": access.plan.infrastructure,
                 "app": addresses[access.plan.name],
-                "stores": {name: its for name, its in stores(access).items() if name in mapped},
+                "stores": {
+                    name: settings
+                    for name, its in mapped.items()
+                    if (settings := stores(access).get(str(its["kind"]))) is not None
+                },
             }
             for access in cells.values()
         },
