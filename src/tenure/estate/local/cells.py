@@ -124,6 +124,8 @@ def _complete(
     apps = [app.deploy(access, etc / "app") for access in cells.values()]
     token = _gate_token(etc / "gate-token", account)
     _give(etc / "app", account)
+    if "analytics" in kinds:
+        _give(running.folder / "analytics", account)
     gate = CommandServer(
         name="gate",
         argv=(
