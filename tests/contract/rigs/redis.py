@@ -20,6 +20,7 @@ from tenure.stores.redis import RedisCopy, RedisStore
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("redis", "redis_cluster")
+VARIANTS = ("redis_cluster",)
 PREFIX = "t:{tenant}:"
 PATTERN = "session:*"
 PASSWORD = "app"
