@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from pinecone import Pinecone
+from pinecone import Index, Pinecone
 
 import rag_app
 from rag_app.deploy import deploy
@@ -30,6 +30,7 @@ from rag_app.settings import (
     default_host,
     write_config,
 )
+from rag_app.warehouse import Warehouse
 from tenure.estate.local import RunningEstate, S3Endpoint
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
@@ -224,3 +225,13 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+def index_of(cell: CellSettings) -> Index:
+    assert cell.vectors is not None
+    return Index(host=cell.vectors.host, api_key=cell.vectors.api_key)
+
+
+def warehouse_of(cell: CellSettings) -> Warehouse:
+    assert cell.warehouse is not None
+    return Warehouse(cell.warehouse)

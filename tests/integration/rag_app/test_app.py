@@ -13,15 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from pinecone import Index
 
 from rag_app.deploy import deploy
 from rag_app.log_groups import STREAM, group_of, logs_client
 from rag_app.objects import s3_client
 from rag_app.settings import CellSettings
-from rag_app.warehouse import Warehouse
 
-from .conftest import ACME, ACME_HOST, GLOBEX, GLOBEX_HOST, TENANTS, App, Fencing
+from .conftest import ACME, ACME_HOST, GLOBEX, GLOBEX_HOST, TENANTS, App, Fencing, index_of, warehouse_of
 
 ID = 1_000_000_001
 LONG = " ".join(f"word{n}" for n in range(150))
@@ -45,7 +43,7 @@ def contents(cell: CellSettings) -> dict[str, Any]:
 def records(cell: CellSettings) -> dict[str, Any]:
     """All records in the cell's index, by tenant and id."""
     found = {}
-    with closing(Index(host=cell.vectors.host, api_key=cell.vectors.api_key)) as index:
+    with closing(index_of(cell)) as index:
         for namespace in (one.name for page in index.list_namespaces() for one in page.namespaces):
             ids = [str(record.id) for page in index.list(namespace=namespace) for record in page.vectors]
             for record in index.fetch(ids=ids, namespace=namespace).vectors.values() if ids else ():
@@ -55,7 +53,7 @@ def records(cell: CellSettings) -> dict[str, Any]:
 
 def used(cell: CellSettings, tenant: str) -> list[tuple[str, str, int]]:
     """Kind, subject and units of what the tenant did, as analytics have it, the oldest first."""
-    with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened():
+    with closing(warehouse_of(cell)) as warehouse, warehouse.opened():
         return warehouse.events(tenant)
 
 
@@ -67,10 +65,12 @@ def waiting(cell: CellSettings, tenant: str) -> int:
 
 
 def logged(cell: CellSettings, tenant: str) -> list[dict[str, Any]]:
-    with closing(logs_client(cell.logs)) as logs:
+    settings = cell.logs
+    assert settings is not None
+    with closing(logs_client(settings)) as logs:
         try:
             answer = logs.get_log_events(
-                logGroupName=cell.logs.group_prefix + group_of(tenant),
+                logGroupName=settings.group_prefix + group_of(tenant),
                 logStreamName=STREAM,
                 startFromHead=True,
             )
@@ -296,7 +296,7 @@ def test_what_a_tenant_did_is_in_analytics_once_and_what_is_fenced_stays_in_the_
         conn.execute("begin")
         # What a shipper that died between its two commits leaves behind: shipped already, and in the outbox still.
         conn.execute("select tenure.permit(%s)", (ACME,))
-        with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened():
+        with closing(warehouse_of(cell)) as warehouse, warehouse.opened():
             [again] = [event for event, _ in warehouse.counts(ACME).items()][:1]
         conn.execute(
             "insert into usage_outbox (tenant_id, id, kind, subject) values (%s, %s, 'counted', 'clicks')",

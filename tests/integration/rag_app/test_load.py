@@ -17,7 +17,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from pinecone import Index
 
 from rag_app.checker import Served, check
 from rag_app.history import History, Op, Outcome, Request
@@ -28,9 +27,8 @@ from rag_app.reader import CellReader
 from rag_app.settings import CellSettings
 from rag_app.texts import body_of, title_of
 from rag_app.verify import verify
-from rag_app.warehouse import Warehouse
 
-from .conftest import ACME, ACME_HOST, EXAMPLES, GLOBEX, GLOBEX_HOST, App, Fencing
+from .conftest import ACME, ACME_HOST, EXAMPLES, GLOBEX, GLOBEX_HOST, App, Fencing, index_of, warehouse_of
 
 HOSTS = {ACME: ACME_HOST, GLOBEX: GLOBEX_HOST}
 Wait = Callable[..., None]
@@ -313,12 +311,12 @@ def _plant_no_embedding(cell: CellSettings, request: Request) -> None:
 
 
 def _plant_no_record(cell: CellSettings, request: Request) -> None:
-    with Index(host=cell.vectors.host, api_key=cell.vectors.api_key) as index:
+    with index_of(cell) as index:
         index.delete(ids=[str(_number(request))], namespace=ACME)
 
 
 def _plant_no_event(cell: CellSettings, request: Request) -> None:
-    with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened(write=True) as connection:
+    with closing(warehouse_of(cell)) as warehouse, warehouse.opened(write=True) as connection:
         connection.execute("delete from file.main.usage_events where id = ?", [request.event])
 
 

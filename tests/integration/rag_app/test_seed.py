@@ -12,7 +12,6 @@ import duckdb
 import psycopg
 import pytest
 import redis
-from pinecone import Index
 
 from rag_app.deploy import deploy, deploy_postgres
 from rag_app.log_groups import STREAM, group_of, logs_client
@@ -21,7 +20,7 @@ from rag_app.seed import NEIGHBOURS, SCENARIO_TENANTS, TENANTS, Sizes, default_a
 from rag_app.settings import CellSettings, VectorSettings
 from tenure.catalogue import Catalogue, RedisMap, load_catalogue
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, index_of
 
 SIZES = Sizes(documents=60, files=12, keys=150)
 
@@ -58,16 +57,19 @@ def objects(cell: CellSettings) -> list[tuple[str, str]]:
 
 def beside(cell: CellSettings, tenant: str) -> tuple[Any, ...]:
     """What a tenant has in Pinecone and in analytics, and the messages that were logged of it."""
-    with closing(Index(host=cell.vectors.host, api_key=cell.vectors.api_key)) as index:
+    with closing(index_of(cell)) as index:
         ids = [str(record.id) for page in index.list(namespace=tenant) for record in page.vectors]
         fetched = index.fetch(ids=ids, namespace=tenant).vectors
         records = {one: (tuple(record.values), record.metadata) for one, record in fetched.items()}
+    settings = cell.logs
+    assert settings is not None
+    assert cell.warehouse is not None
     with duckdb.connect(cell.warehouse, read_only=True) as warehouse:
         events = warehouse.execute(
             "select * from usage_events where tenant_id = ? order by id", [tenant]
         ).fetchall()
-    with closing(logs_client(cell.logs)) as logs:
-        group = cell.logs.group_prefix + group_of(tenant)
+    with closing(logs_client(settings)) as logs:
+        group = settings.group_prefix + group_of(tenant)
         logged = logs.get_log_events(logGroupName=group, logStreamName=STREAM, startFromHead=True)["events"]
     return records, events, [event["message"] for event in logged]
 
@@ -81,6 +83,8 @@ def other_cell(
     fresh_vectors: Callable[[], VectorSettings],
     tmp_path: Path,
 ) -> CellSettings:
+    logs = cell_settings.logs
+    assert logs is not None
     return replace(
         cell_settings,
         cell="green",
@@ -89,7 +93,7 @@ def other_cell(
         objects=replace(cell_settings.objects, bucket=fresh_bucket()[1]),
         vectors=fresh_vectors(),
         warehouse=tmp_path / "green.duckdb",
-        logs=replace(cell_settings.logs, group_prefix="/green" + cell_settings.logs.group_prefix),
+        logs=replace(logs, group_prefix="/green" + logs.group_prefix),
     )
 
 

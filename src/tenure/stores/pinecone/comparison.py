@@ -59,18 +59,22 @@ class Comparer:
         if thorough:
             self._catch_up()
         else:
-            self._catch_up(ours=self._moments.named, theirs=self._moments.wrote)
+            self._see_copied()
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             ours, theirs = self._fetching(batch)
             _compare(batch, ours.result(), theirs.result(), tally)
         return tally
 
-    def _catch_up(self, *, ours: float | None = None, theirs: float | None = None) -> None:
-        """Return when reads see what was written before these moments; None: before now."""
-        target = self._target.pool.submit(self._target.freshness(self._tenant).catch_up, since=theirs)
-        self._source.freshness(self._tenant).catch_up(since=ours)
-        target.result()
+    def _catch_up(self) -> None:
+        theirs = self._target.pool.submit(self._target.freshness(self._tenant).catch_up)
+        self._source.freshness(self._tenant).catch_up()
+        theirs.result()
+
+    def _see_copied(self) -> None:
+        theirs = self._target.pool.submit(self._moments.see_written, self._target.freshness(self._tenant))
+        self._source.freshness(self._tenant).catch_up(since=self._moments.named)
+        theirs.result()
 
     def _fetching(self, keys: list[str]) -> tuple[Future[dict[str, Record]], Future[dict[str, Record]]]:
         return (

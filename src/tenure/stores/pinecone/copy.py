@@ -149,11 +149,12 @@ class _Transfer:
         wanted = [record for key, record in found.items() if key not in equal]
         gone = [key for key in keys if key not in found]
         namespace = self._target.namespace(self._tenant)
-        if wanted:
-            self._target.client.upsert(namespace, wanted, allowed=self._still_allowed)
+        # What is gone first: the number of the last write is then that of an upsert, which alone tells its number.
         if gone:
             self._target.client.delete(namespace, gone, allowed=self._still_allowed)
-        self._moments.wrote = time.monotonic()
+        lsn = self._target.client.upsert(namespace, wanted, allowed=self._still_allowed) if wanted else None
+        if gone or wanted:
+            self._moments.wrote(lsn)
         return sum(record.size_bytes for record in wanted)
 
     def _equal(self, found: Mapping[str, Record]) -> set[str]:
