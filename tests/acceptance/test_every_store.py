@@ -101,7 +101,7 @@ def test_all_stores_move_there_and_back_and_there_again_under_load(
     quiet = estate.digests(neighbour)
     plan = estate.command("migrate", tenant, "--to", "green", "--plan", "--json")
     assert plan.exit_code == 0, plan.stderr
-    assert {staying["store"] for staying in plan.json["staying"]} == STAYING
+    assert {its["store"] for its in plan.json["stay"]} == STAYING
     assert "15 months" in plan.stdout
     with estate.load(tenant, folder=tmp_path) as load:
         moved = estate.command("migrate", tenant, "--to", "green", "--json")
@@ -174,7 +174,9 @@ def test_a_full_scan_looks_at_the_series_of_a_prometheus(
     estate: TestEstate, servers: RunningEstate, open_folder: Path, tmp_path: Path
 ) -> None:
     tenant = "seried"
-    estate.add_tenant(tenant)
+    with estate.service() as service:
+        for known in (tenant, f"{tenant}-corp"):
+            service.add_tenant(known, cell="blue", tier="gold", host=f"{known}.rag.localhost", residency=None)
     prometheus = Prometheus(servers, open_folder)
     try:
         for who in (tenant, f"{tenant}2", f"x{tenant}", tenant.upper(), f"{tenant}-corp"):
