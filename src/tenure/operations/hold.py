@@ -10,7 +10,10 @@ holder of the step), and after it the target does.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tenure.engine.context import CommitUndecided, StepContext
 from tenure.errors import (
@@ -34,14 +37,22 @@ FENCE_MARGIN_S = 0.1
 REOPEN_ATTEMPTS = 5
 
 
+R = TypeVar("R")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds of the parts of one hold, in order."""
+    """Milliseconds of the parts of one hold, in order, and of what each store took of a part: stores work at the same
+    time, so a part takes as long as the slowest of them."""
 
     parts: tuple[tuple[str, float], ...]
+    stores: Mapping[str, Mapping[StoreName, float]]
 
     def as_dict(self) -> dict[str, float]:
         return {name: round(ms, 2) for name, ms in self.parts}
+
+    def stores_as_dict(self) -> dict[str, dict[str, float]]:
+        return {part: {n: round(ms, 2) for n, ms in its.items()} for part, its in self.stores.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,7 @@ class _Clock:
         self.began = self._last = time.perf_counter()
         self._deadline = self.began + budget_s
         self._parts: list[tuple[str, float]] = []
+        self._stores: dict[str, dict[StoreName, float]] = {}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -72,8 +84,21 @@ class _Clock:
     def over(self) -> bool:
         return time.perf_counter() > self._deadline
 
+    def timed(self, part: str, work: Callable[[StoreName], R]) -> Callable[[StoreName], R]:
+        """`work` that notes how long each store takes for it."""
+        noted = self._stores.setdefault(part, {})
+
+        def run(name: StoreName) -> R:
+            began = time.perf_counter()
+            try:
+                return work(name)
+            finally:
+                noted[name] = (time.perf_counter() - began) * 1000
+
+        return run
+
     def timing(self) -> Timing:
-        return Timing(parts=tuple(self._parts))
+        return Timing(parts=tuple(self._parts), stores=self._stores)
 
 
 class Hold:
@@ -112,7 +137,7 @@ class Hold:
             self._commit()
             ctx.reach("switch.committed")
             self._clock.lap("commit")
-            report = go_forward(self._deps, ctx, session, self._epoch + 1)
+            report = go_forward(self._deps, ctx, session, self._epoch + 1, self._clock)
             self._clock.lap("open")
         # The gate had opened by itself, or there was none: users waited for the target until now.
         if report.timed_out or ungated(ctx):
@@ -154,8 +179,11 @@ class Hold:
         clock.lap("drain")
         draining = session.draining()
         session.each(
-            lambda n: session.source_store(n).fence(
-                fence, expires_in_s=clock.left_s(), drain_s=min(drain_s, clock.left_s())
+            clock.timed(
+                "fence",
+                lambda n: session.source_store(n).fence(
+                    fence, expires_in_s=clock.left_s(), drain_s=min(drain_s, clock.left_s())
+                ),
             ),
             draining,
         )
@@ -181,19 +209,18 @@ class Hold:
             compared = session.begin(session.copies[name].compare_changed)
             return session.outcome(compared, clock.left_s(), f"comparing {name} of {session.target}")
 
-        session.each(seal)
-        session.outcome(asked, clock.left_s(), "the control database")
-        ctx.reach("switch.sealed")
-        clock.lap("seal")
         session.require_evidence()
-        changed = session.each(compare)
+        changed = self._seal_and_compare(asked, clock.timed("seal", seal), clock.timed("compare", compare))
         if total(changed.values()):
             raise DataDiffers(
                 describe(changed), hint="the switch compares again and repairs before its next attempt"
             )
         clock.lap("compare")
         session.each(
-            lambda n: session.source_store(n).fence(fence, expires_in_s=None, drain_s=clock.left_s()),
+            clock.timed(
+                "close",
+                lambda n: session.source_store(n).fence(fence, expires_in_s=None, drain_s=clock.left_s()),
+            ),
             draining,
         )
         ctx.reach("switch.closed")
@@ -204,6 +231,40 @@ class Hold:
                 hint="the switch is tried again; if that does not help, look at the parts of the hold in its events",
             )
         return changed
+
+    def _seal_and_compare(
+        self,
+        asked: Future[None],
+        seal: Callable[[StoreName], None],
+        compare: Callable[[StoreName], Comparison],
+    ) -> dict[StoreName, Comparison]:
+        """Each store is compared as soon as it is sealed, and one that another's copy carries, as soon as that is.
+        Nothing of it is under way any more when this raises."""
+        ctx, session, clock = self._ctx, self._session, self._clock
+        sealed: dict[StoreName, Future[None]] = {name: Future() for name in session.copies}
+
+        def work(name: StoreName) -> Comparison:
+            try:
+                seal(name)
+            except BaseException as error:
+                sealed[name].set_exception(error)
+                raise
+            sealed[name].set_result(None)
+            carrier = session.source_store(name).capabilities.rides_with
+            if carrier is not None:
+                session.outcome(sealed[carrier], clock.left_s(), f"sealing {carrier} of {session.target}")
+            return compare(name)
+
+        working = session.begin(lambda: session.each(work))
+        try:
+            wait(sealed.values())
+            clock.lap("seal")
+            if all(each.exception() is None for each in sealed.values()):
+                session.outcome(asked, clock.left_s(), "the control database")
+                ctx.reach("switch.sealed")
+        finally:
+            wait([working])
+        return working.result()
 
     def _commit(self) -> None:
         """Change the placement. If it has certainly not changed, the source opens again; if nobody can know yet
@@ -259,13 +320,16 @@ def back_out(deps: Deps, ctx: StepContext, session: Session, fence: Fence) -> No
     ctx.later_event("hold_backed_out", serves=session.source, problems=[p.message for p in problems])
 
 
-def go_forward(deps: Deps, ctx: StepContext, session: Session, epoch: int) -> HoldReport:
+def go_forward(
+    deps: Deps, ctx: StepContext, session: Session, epoch: int, clock: _Clock | None = None
+) -> HoldReport:
     """After the point of no return: the target opens, the waiting requests go there. Repeats harmlessly."""
     placement = deps.registry.placements.get(session.tenant) if ctx.taken_over else None
     if placement is not None and placement.cell != session.target:
         raise PlanStale(f"{session.tenant} is served by {placement.cell}, not by {session.target}")
     fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
-    session.each(lambda n: session.target_store(n).open(fence), session.fenced())
+    opening = (clock or _Clock(0.0)).timed("open", lambda n: session.target_store(n).open(fence))
+    session.each(opening, session.fenced())
     ctx.reach("switch.opened")
     report = _release(deps, ctx, session)
     ctx.reach("switch.released")

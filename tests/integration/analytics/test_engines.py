@@ -315,6 +315,8 @@ def test_identifiers_are_found_wherever_they_are_and_no_neighbours(warehouse: Ma
     number = "Int32" if engine == "clickhouse" else "integer"
     made.run(f"create table {made.schema}.undocumented (n {number}, note {text}){end}")
     other = QualifiedName(schema=made.schema, name="undocumented")
+    for name, tenant in (("mine", ACME), ("theirs", "acme1")):
+        made.run(f"create view {made.schema}.{name} as select n from {other} where note = '{tenant}'")
     put(made, table, ACME, "2026-01-01 00:00:00", "from ann@acme.example")
     put(made, table, OTHER, "2026-01-01 00:00:00", "asks about acme, and not about ACME or xacme")
     put(made, table, OTHER, "2026-01-01 00:00:00", "acme1 acme-corp ACME")
@@ -339,9 +341,10 @@ def test_identifiers_are_found_wherever_they_are_and_no_neighbours(warehouse: Ma
         ("tenant", f"column {name}.note", Coverage.NEIGHBOUR): 1,
         ("email", f"column {name}.note", Coverage.OWN): 1,
         ("tenant", f"column {other}.note", Coverage.UNDOCUMENTED): 1,
+        ("tenant", f"definition {made.schema}.view mine", Coverage.UNDOCUMENTED): 1,
     }
     assert pages[-1].cursor is None
-    assert sum(f.items for p in pages for f in p.found if f.coverage is not Coverage.OWN) == 2
+    assert sum(f.items for p in pages for f in p.found if f.coverage is not Coverage.OWN) == 3
     assert [p.found for p in resumed] == [p.found for p in pages[1:]]
     assert resumed[-1].items == pages[-1].items == pages[-1].items_total
 

@@ -84,6 +84,14 @@ class ClickHouseServer:
         found = self._described(None)
         return {name: columns for name, columns in found.items() if everywhere or name.schema in schemas}
 
+    def views(self) -> Mapping[QualifiedName, str]:
+        rows = self._http.select(
+            "select database, name, create_table_query from system.tables where engine like '%View'"
+            " and database not in {own:Array(String)} and not is_temporary",
+            {"own": list(_OWN)},
+        )
+        return {QualifiedName(schema=str(s), name=str(n)): str(text or "") for s, n, text in rows}
+
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         return self._described(table).get(table, ())
 

@@ -211,6 +211,13 @@ class DuckDbFile:
         with self.opened() as hub:
             return statements.described(hub)
 
+    def views(self) -> Mapping[QualifiedName, str]:
+        with self.opened() as hub:
+            rows = hub.execute(
+                "select schema_name, view_name, sql from duckdb_views() where database_name = 'file' and not internal"
+            ).fetchall()
+        return {QualifiedName(schema=schema, name=name): str(text or "") for schema, name, text in rows}
+
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         with self.opened() as hub:
             return statements.described(hub, table).get(table, ())

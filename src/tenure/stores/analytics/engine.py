@@ -83,6 +83,9 @@ class Engine(Protocol):
         """Every table that the login can see, but for the engine's own and for Tenure's. Where a server has databases
         of others, only those of these schemas, unless `everywhere`."""
 
+    def views(self) -> Mapping[QualifiedName, str]:
+        """The definition of every view that the login can see, but for the engine's own; empty where none is shown."""
+
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         """In the table's order; none where there is no such table."""
 

@@ -153,6 +153,8 @@ def finds(
     tally.bytes_total = sum(size for _, size in counts.values()) or None
     wanted = _needles(search)
     left = [looked for looked in tables if str(looked.name) > _after(at)]
+    if search.everywhere and not left:
+        _views(tally, where, engine)
     for n, looked in enumerate(left, 1):
         _names(tally, looked)
         try:
@@ -164,6 +166,8 @@ def finds(
         rows, size = counts[looked.name]
         tally.looked(rows, size)
         pace(items=rows, size_bytes=size)
+        if search.everywhere and n == len(left):
+            _views(tally, where, engine)
         yield tally.page(None if n == len(left) else {"after": str(looked.name)})
     if not left:
         yield tally.page(None)
@@ -206,6 +210,16 @@ def _names(tally: Tally, looked: _Looked) -> None:
                 item=text.partition("\n")[0],
                 entry=_entry(looked),
             )
+
+
+def _views(tally: Tally, where: AnalyticsMap, engine: Engine) -> None:
+    """Identifiers in what views are made of. What they show lies in tables."""
+    for name, text in sorted(engine.views().items()):
+        matches = tally.matcher.in_text(f"{name.schema} {name.name}\n{text}")
+        if matches:
+            coverage = Coverage.IGNORED if name in where.ignore else Coverage.UNDOCUMENTED
+            place = Place(kind=PlaceKind.DEFINITION, name=f"{name.schema}.view {name.name}")
+            tally.add(matches, place, partial(_always, coverage), item=str(name))
 
 
 def _always(coverage: Coverage, _tenant: TenantId) -> Coverage:

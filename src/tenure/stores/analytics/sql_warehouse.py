@@ -146,6 +146,16 @@ class SqlWarehouse:
                         found[table] = _columns(looking, table)
         return found
 
+    def views(self) -> Mapping[QualifiedName, str]:
+        found = {}
+        with self._connected() as connection:
+            looking = sa.inspect(connection)
+            for schema in looking.get_schema_names():
+                if schema.lower() not in _OWN:
+                    for name in looking.get_view_names(schema=schema):
+                        found[QualifiedName(schema=schema, name=name)] = _definition(looking, schema, name)
+        return found
+
     def columns(self, table: QualifiedName) -> Sequence[Column]:
         with self._lock:
             self._tables.pop(table, None)
@@ -408,6 +418,13 @@ def _columns(looking: sa.Inspector, table: QualifiedName) -> list[Column]:
         Column(name=c["name"], type=str(c["type"]), computed="computed" in c, comment=c.get("comment") or "")
         for c in looking.get_columns(table.name, schema=table.schema)
     ]
+
+
+def _definition(looking: sa.Inspector, schema: str, view: str) -> str:
+    try:
+        return str(looking.get_view_definition(view, schema=schema) or "")
+    except NotImplementedError:  # not every dialect of SQLAlchemy can tell
+        return ""
 
 
 def _is_tenant(table: AnalyticsTable, reflected: sa.Table, tenant: TenantId) -> ColumnElement[bool]:

@@ -45,6 +45,7 @@ METADATA_PAGE: Final = 200
 PER_INDEX: Final = frozenset({"fetch", "list", "describe_index_stats", "list_namespaces"})
 """Operations that the vendor counts per index; all others per namespace."""
 BARRIER_FIELD: Final = "tenure"
+_NOBODY: Final = {BARRIER_FIELD: {"$eq": "never"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,10 @@ class IndexClient:
         return RecordPage(records=records, token=_next(answer.pagination))
 
     def indexed(self, namespace: str) -> int | None:
-        """Up to which log sequence number queries see everything; None where the index does not say."""
+        """Up to which log sequence number queries see everything; None where the index does not say.
+
+        The query is for records that do not exist, so that nothing has to be ranked for it.
+        """
         shape = self.shape()
         asked: dict[str, Any] = (
             {"sparse_vector": SparseValues(indices=[0], values=[1.0])}
@@ -185,7 +189,9 @@ class IndexClient:
             else {"vector": [1.0] + [0.0] * (shape.dimension - 1)}
         )
         answer = self._call(
-            "query", namespace, lambda: self._index.query(top_k=1, namespace=namespace, **asked)
+            "query",
+            namespace,
+            lambda: self._index.query(top_k=1, namespace=namespace, filter=_NOBODY, **asked),
         )
         return None if answer.response_info is None else answer.response_info.lsn_reconciled
 

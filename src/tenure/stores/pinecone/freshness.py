@@ -50,6 +50,15 @@ class Freshness:
             self._seen_at = begun
             return True
 
+    def reach(self, lsn: int, *, timeout_s: float = VISIBLE_S) -> bool:
+        """Return when reads see everything up to this number: True, or False if writes find no such namespace. Raises
+        `DeadlineExceeded`."""
+        try:
+            self._await(lsn, time.monotonic() + timeout_s)
+        except Absent:
+            return False
+        return True
+
     def _await(self, lsn: int, deadline: float) -> None:
         for pause in self._pauses():
             seen = self._client.indexed(self._namespace)
@@ -72,3 +81,34 @@ class Freshness:
     @staticmethod
     def _pauses() -> Iterator[float]:
         return itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))
+
+
+class Moments:
+    """What of one copy has to be seen by whoever copies or compares next. Thread-safe.
+
+    On the source, what was written before a record was last `named` to be copied again (monotonic seconds); on the
+    target, what the copy has written.
+    """
+
+    def __init__(self) -> None:
+        self.named = time.monotonic()
+        self._lock = threading.Lock()
+        self._unnumbered = self.named
+        self._lsn = self._seen = 0
+
+    def wrote(self, lsn: int | None) -> None:
+        """The copy has written to the target up to this log sequence number; None: up to one that nobody knows."""
+        with self._lock:
+            if lsn is None:
+                self._unnumbered = time.monotonic()
+            else:
+                self._lsn = max(self._lsn, lsn)
+
+    def see_written(self, target: Freshness) -> None:
+        """Return when reads of the target see what the copy has written so far. Raises `DeadlineExceeded`."""
+        with self._lock:
+            lsn, unnumbered = self._lsn, self._unnumbered
+        target.catch_up(since=unnumbered)
+        if lsn > self._seen and target.reach(lsn):
+            with self._lock:
+                self._seen = max(self._seen, lsn)
