@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenure.engine.context import CommitUndecided, StepContext
 from tenure.errors import (
@@ -257,9 +257,11 @@ class Hold:
 
         working = session.begin(lambda: session.each(work))
         try:
-            wait(sealed.values())
+            pending: set[Future[Any]] = set(sealed.values())
+            while pending and not working.done():
+                pending = wait({working, *pending}, return_when=FIRST_COMPLETED).not_done - {working}
             clock.lap("seal")
-            if all(each.exception() is None for each in sealed.values()):
+            if all(each.done() and each.exception() is None for each in sealed.values()):
                 session.outcome(asked, clock.left_s(), "the control database")
                 ctx.reach("switch.sealed")
         finally:
