@@ -52,8 +52,8 @@ class MigrateSettings(Settings):
     title: ClassVar[str] = "stores.NAME.migrations.migrate"
     command: Words = setting(
         "The program and its arguments. `{version}` stands for the version to stop at (`alembic` and `sql`), `{app}` "
-        "and `{migration}` for an app and the migration of it to stop at (`django`: the command runs once for each app), "
-        "`{tenant}` for the tenant's id."
+        "and `{migration}` for an app and the migration of it to stop at (`django`: the command runs once for each "
+        "app), `{tenant}` for the tenant's id."
     )
     folder: Folder | None = setting(
         "The folder in which it runs; not set: the one in which Tenure runs.", default=None
