@@ -16,9 +16,10 @@ from tenure.model.operation import OperationState
 from tenure.operations import evidence, steering
 from tenure.operations.canary import Canary
 from tenure.operations.deps import Deps
-from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
+from tenure.operations.hold import Hold, Switched, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement, record_work
 from tenure.operations.pace import Ladder, show
+from tenure.operations.pause import back_out
 from tenure.operations.planning import require_planned
 from tenure.operations.schema_change import schema_changes
 from tenure.operations.session import Session
@@ -201,7 +202,7 @@ class Move:
             return Done(result={"finished": "after an interruption"})
         fence = self._deps.fence(session.tenant, ctx.token)
         if ctx.attempt > 1 or ctx.taken_over:
-            back_out(deps, ctx, session, fence)
+            back_out(deps, ctx, session.served, fence)
         session = self.started(ctx)
         session.arm(fence)
         steering.steer(deps, ctx, session, epoch=placement.epoch)
@@ -280,7 +281,7 @@ class Move:
         session = self.session(ctx)
         fence = self._deps.fence(session.tenant, ctx.token)
         ctx.record_cost(**cost_so_far(deps, ctx.operation).as_dict())
-        back_out(deps, ctx, session, fence)
+        back_out(deps, ctx, session.served, fence)
         ctx.reach("abort.open")
         link = deps.registry.links.active(session.tenant)
         if link is None or link.created_by != ctx.operation.id:
