@@ -4,7 +4,8 @@
 
 A store gives, per collection (a table, its keys, its objects, a namespace), one stream `base`, in the order of its keys
 where the store has one, so that a mostly unchanged tenant gives mostly the same bytes; and, where it has no snapshots,
-streams `late` with what was taken again, and with what had gone by then. Every header has `format` and `version`.
+streams `late` with what was taken again, and with what had gone by then. The `format` in a header is a name and a
+version, such as `copy-text/1`.
 """
 
 from __future__ import annotations
