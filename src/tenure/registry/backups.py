@@ -29,11 +29,11 @@ _COPIES = """
 
 @dataclass(frozen=True, kw_only=True)
 class Latest:
-    """A tenant's newest backup that is good in some region, by regions, and when one was last begun, good or not."""
+    """A tenant's newest backup that is good in some region, those regions, and when one was last tried, good or not."""
 
     point_at: datetime | None
     regions: frozenset[str]
-    begun_at: datetime | None
+    tried_at: datetime | None
 
 
 class Backups:
@@ -245,12 +245,15 @@ class Backups:
         return value
 
     def latest(self) -> Mapping[TenantId, Latest]:
-        """For each tenant that has ever been backed up: its newest good backup, and the last attempt."""
+        """For each tenant of which a backup was ever tried: its newest good backup, and the last attempt."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 """
-                select t.tenant, g.point_at, coalesce(g.regions, '{}'), t.begun_at
-                from (select tenant, max(begun_at) as begun_at from registry.backups group by tenant) t
+                select t.tenant, g.point_at, coalesce(g.regions, '{}'), t.tried_at
+                from (
+                    select tenant, max(created_at) as tried_at from registry.operations
+                    where kind = 'backup' and tenant is not null group by tenant
+                ) t
                 left join lateral (
                     select b.point_at, array_agg(c.region) as regions
                     from registry.backups b join registry.backup_copies c on c.backup = b.id
@@ -260,7 +263,7 @@ class Backups:
                 """
             ).fetchall()
         return {
-            TenantId(row[0]): Latest(point_at=row[1], regions=frozenset(row[2]), begun_at=row[3])
+            TenantId(row[0]): Latest(point_at=row[1], regions=frozenset(row[2]), tried_at=row[3])
             for row in rows
         }
 
