@@ -110,7 +110,9 @@ class AwsKmsKeys:
             kind = StoreUnavailable if code in _TEMPORARY else StoreRefused
             raise kind(f"{self._where}: {code}", hint="may this login use the KMS key?") from error
         except (ConnectionError, HTTPClientError) as error:
-            raise StoreUnavailable(f"{self._where} cannot be reached", hint="is the endpoint right?") from error
+            raise StoreUnavailable(
+                f"{self._where} cannot be reached", hint="is the endpoint right?"
+            ) from error
         except BotoCoreError as error:
             raise StoreRefused(f"{self._where}: {error}") from error
 
