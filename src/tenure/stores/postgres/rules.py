@@ -12,7 +12,7 @@ from psycopg import errors, sql
 
 from tenure.errors import StoreRefused
 from tenure.stores.postgres.connect import Pool
-from tenure.stores.postgres.tables import Table, TenantTable, collection_of, describe
+from tenure.stores.postgres.tables import Table, TenantTable, describe
 
 NAMED: Final = 20
 """Of the rows that break a rule, so many are named; all are counted."""
@@ -198,22 +198,14 @@ def _spelled(expression: str) -> str:
     return expression
 
 
-def unlike(live: Sequence[Table], staged: Sequence[Table]) -> list[str]:
-    """What the two descriptions of the same tables disagree on, in words."""
-    there = {t.collection: t for t in staged}
+def unlike(pairs: Sequence[tuple[Table, Table]]) -> list[str]:
+    """What tables and the live ones that they are to be like disagree on, in words."""
     found = []
-    for table in live:
-        other = there.get(table.collection)
-        if other is None:
-            found.append(f"{table.collection} is missing")
-            continue
-        mine, theirs = table.description, other.description
+    for table, live in pairs:
+        here, there = table.description, live.description
         found += [
-            f"{table.collection}, {item}: {theirs.get(item) or 'absent'}, live {mine.get(item) or 'absent'}"
-            for item in sorted(mine.keys() | theirs.keys())
-            if mine.get(item) != theirs.get(item)
+            f"{table.collection}, {item}: {here.get(item) or 'absent'}, live {there.get(item) or 'absent'}"
+            for item in sorted(here.keys() | there.keys())
+            if here.get(item) != there.get(item)
         ]
     return found
-
-
-__all__ = ["NAMED", "Broken", "Rule", "RuleKind", "broken", "collection_of", "rules_of", "unlike"]
