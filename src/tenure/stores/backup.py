@@ -11,8 +11,9 @@ version, such as `copy-text/1`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from tenure.backups.contract import CollectionFacts, Sink, Source
 from tenure.errors import StoreRefused
@@ -151,6 +152,17 @@ class Restoring(Protocol):
         Safe to repeat: an item that is already so is written again or left. Raises `StoreRefused`, with the items
         named and nothing changed, where a constraint of the store is broken by it.
         """
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A `Restoring` of a store with transactions: it can do everything that `apply` does but the last act."""
+
+    def prepared(
+        self, source: Source, differences: Iterable[Difference], fence: Fence
+    ) -> AbstractContextManager[int]:
+        """As `apply`, with everything written and checked when the block begins. The end of the block makes it so; an
+        exception from it leaves everything as it was. Raises as `apply` does, before the block begins."""
 
 
 def refused(store: StoreName, cell: CellName, reason: str) -> StoreRefused:

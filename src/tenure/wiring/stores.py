@@ -164,6 +164,7 @@ class Stores:
             | _columns(where, cell),
             others=partial(self._others, cell, where.name),
             riders={table: rider.name for rider in riders for table in _tables(rider, cell)},
+            migrations=where.migrations,
         )
 
     def _others(self, cell: CellName, name: StoreName) -> frozenset[str]:

@@ -19,6 +19,7 @@ from tenure.errors import DataDiffers, StoreRefused
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.schema_version import MigrationTool, SchemaVersion
 from tenure.model.secret import Secret
+from tenure.stores.backup import Preparing
 from tenure.stores.contract import Fence
 from tenure.stores.postgres import PostgresStore, TenantTable
 from tenure.stores.postgres.migrated import Staging
@@ -67,6 +68,7 @@ def store(cell: str, dsn: str, own: tuple[TenantTable, ...]) -> PostgresStore:
         tables=own,
         carried=(EMBEDDINGS,),
         riders={EMBEDDINGS: VECTORS},
+        migrations=MIGRATIONS,
     )
 
 
@@ -139,6 +141,29 @@ def test_the_version_is_read_where_the_catalogue_says(cells: Cells) -> None:
     assert schema_version(cells.new.home(ACME).pool, MIGRATIONS) == version(4)
     asked = replace(MIGRATIONS, table=None, query="select version * 10 from public.schema_version")
     assert schema_version(cells.new.home(ACME).pool, asked) == version(40)
+
+
+def test_a_backup_carries_the_version_of_its_schema(cells: Cells) -> None:
+    said = cells.backup().facts(POSTGRES)["schema_version"]
+    assert SchemaVersion.of(said) == version(1)
+
+
+def test_what_is_prepared_is_undone_unless_the_block_ends(cells: Cells) -> None:
+    source, restoring = cells.backup(), cells.old.restoring(ACME, ACME)
+    assert isinstance(restoring, Preparing)
+    deploy(cells.old_dsn, 1, "update documents set title = 'damaged' where tenant_id = 'acme'")
+    damaged = rows(cells.old_dsn, "select * from documents order by 1, 2")
+    fence = Fence(tenant=ACME, epoch=2, token=7)
+    cells.old.fence(fence, expires_in_s=None, drain_s=5)
+    differences = list(restoring.differences(source))
+    with pytest.raises(KeyboardInterrupt), restoring.prepared(source, differences, fence) as items:
+        assert items == 40
+        raise KeyboardInterrupt
+    assert rows(cells.old_dsn, "select * from documents order by 1, 2") == damaged
+    with restoring.prepared(source, differences, fence):
+        assert rows(cells.old_dsn, "select * from documents order by 1, 2") == damaged
+    assert list(restoring.differences(source)) == []
+    cells.old.open(fence)
 
 
 def test_a_backup_of_version_1_restores_into_version_4(cells: Cells) -> None:

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from tenure.backups.contract import CollectionFacts, Part, Sink
+from tenure.catalogue.evolution import Migrations
 from tenure.errors import FenceRefused, StoreRefused
 from tenure.model.finding import Finding
 from tenure.model.names import StoreName, TenantId
@@ -26,6 +27,7 @@ from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.connect import Connection, Pool, translate
 from tenure.stores.postgres.findings import refusal, warning
 from tenure.stores.postgres.home import Home
+from tenure.stores.postgres.schema_version import SCHEMA_VERSION, version_in
 from tenure.stores.postgres.tables import Table, TenantTable, describe, require
 
 WORKERS: Final = 4
@@ -52,8 +54,16 @@ class PostgresCapture:
     tenant's database does not exist; `owners`: whose its tables are, this store's or of one that rides with it."""
 
     def __init__(
-        self, *, tenant: TenantId, server: Pool, home: Home, owners: Mapping[TenantTable, StoreName]
+        self,
+        *,
+        tenant: TenantId,
+        server: Pool,
+        home: Home,
+        owners: Mapping[TenantTable, StoreName],
+        migrations: Migrations | None = None,
     ) -> None:
+        self.migrations: Final = migrations
+        """Where the version of the schema is recorded: backups carry it."""
         self._server: Final = server
         self._tenant: Final = tenant
         self._home: Final = home
@@ -168,11 +178,22 @@ class _Work:
         return rows * width
 
     def done(self) -> Captured:
+        facts = self._facts()
         workers = min(WORKERS, len(self._point.tables)) or 1
         with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="capture") as threads:
             running = [threads.submit(self._take_some) for _ in range(workers)]
             found = [facts for one in running for facts in one.result()]
-        return Captured(collections=sorted(found, key=lambda f: (f.store, f.collection)))
+        return Captured(collections=sorted(found, key=lambda f: (f.store, f.collection)), facts=facts)
+
+    def _facts(self) -> Mapping[str, Any]:
+        """The version of the schema in the snapshot."""
+        migrations = self._capture.migrations
+        if migrations is None:
+            return {}
+        try:
+            return {SCHEMA_VERSION: version_in(self._point.connection, migrations).as_dict()}
+        except psycopg.Error as error:
+            raise translate(error, self._capture.pool.where) from error
 
     def _take_some(self) -> list[CollectionFacts]:
         """Take table after table until none is left."""

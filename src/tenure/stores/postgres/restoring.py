@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Final
 
 import psycopg
@@ -233,23 +233,46 @@ class PostgresRestoring:
 
     def apply(self, source: Source, differences: Iterable[Difference], fence: Fence) -> int:
         """One transaction: all of it, or nothing."""
+        with self.prepared(source, differences, fence) as done:
+            return done
+
+    @contextmanager
+    def prepared(self, source: Source, differences: Iterable[Difference], fence: Fence) -> Iterator[int]:
+        """See `tenure.stores.backup.Preparing`: the transaction is open while the block runs."""
         self._require_ours(fence)
-        return sum(self._replaced(source, differences, fence).values())
+        with self._replacing(source, differences, fence) as counts:
+            yield sum(counts.values())
 
     def _replaced(self, source: Source, differences: Iterable[Difference], fence: Fence) -> dict[str, int]:
+        with self._replacing(source, differences, fence) as counts:
+            return counts
+
+    @contextmanager
+    def _replacing(
+        self, source: Source, differences: Iterable[Difference], fence: Fence
+    ) -> Iterator[dict[str, int]]:
+        """Everything is written and checked when the block begins, and committed when it ends."""
         parts = {p.live.collection: p for p in self._parts(source, EVERYTHING)}
         with unreplicated(self.pool, f"{self._origins}_000") as writer:
             writer.execute(streams.MONEY)
             staged = self._staged(writer, source, parts, differences)
-            try:
-                with writer.transaction():
+            with writer.transaction():
+                try:
                     require_fence(writer, fence, self.pool.where)
                     counts = {name: one.replace_rows(self._tenant) for name, one in staged.items()}
                     self._require_held(writer, staged)
-            except psycopg.errors.IntegrityError as error:
-                raise self._offending(staged, parts, error) from error
+                    writer.execute("set constraints all immediate")
+                except psycopg.errors.IntegrityError as error:
+                    broken_by = error
+                else:
+                    broken_by = None
+                if broken_by is None:
+                    yield counts
+                else:
+                    raise psycopg.Rollback
+            if broken_by is not None:
+                raise self._offending(staged, parts, broken_by) from broken_by
         self._raise_sequences([parts[name] for name in staged])
-        return counts
 
     def _staged(
         self,

@@ -10,6 +10,8 @@ from tenure.catalogue.evolution import Migrations
 from tenure.model.schema_version import MigrationTool, SchemaVersion, latest
 from tenure.stores.postgres.connect import Connection, Pool
 
+SCHEMA_VERSION: Final = "schema_version"
+"""What the version is called among the facts of a backup."""
 _ALEMBIC: Final = "select version_num::text from {} order by 1"
 _DJANGO: Final = "select app || '.' || name from {} order by id"
 _SQL: Final = "select {}::text from {}"

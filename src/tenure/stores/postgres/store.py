@@ -9,6 +9,7 @@ from typing import Final
 
 import psycopg
 
+from tenure.catalogue.evolution import Migrations
 from tenure.catalogue.patterns import Template
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
@@ -41,8 +42,8 @@ class PostgresStore:
     `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
     Schemas may be templates. With `database`, a template too, each tenant has a database of that name on the server,
     and `dsn` leads to another one of its databases. `columns` are those that the catalogue names, of `tables` and
-    `carried`, and `riders` the stores of the latter: only surveys need them. `others` gives the databases on this
-    server that are those of other stores: a search leaves them to these.
+    `carried`, and `riders` the stores of the latter. `migrations` say where the schema's version is recorded. `others`
+    gives the databases on this server that are those of other stores: a search leaves them to these.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PostgresStore:
         columns: Mapping[TenantTable, frozenset[str]] | None = None,
         riders: Mapping[TenantTable, StoreName] | None = None,
         others: Callable[[], frozenset[str]] = frozenset,
+        migrations: Migrations | None = None,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
@@ -80,6 +82,7 @@ class PostgresStore:
         )
         self._columns: Final = dict(columns or {})
         self._riders: Final = dict(riders or {})
+        self.migrations: Final = migrations
         self._others: Final = others
         self._homes: Final[dict[TenantId, Home]] = {}
         self._lock: Final = threading.Lock()
@@ -216,16 +219,17 @@ class PostgresStore:
             tenant=tenant,
             server=self.pool,
             home=home,
-            owners={table.of(tenant): store for table, store in self._owners.items()},
+            owners={table.of(tenant): store for table, store in self.owners.items()},
+            migrations=self.migrations,
         )
 
     def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
         return PostgresRestoring(
-            tenant=tenant, origin=origin, server=self.pool, home=self.home(tenant), owners=self._owners
+            tenant=tenant, origin=origin, server=self.pool, home=self.home(tenant), owners=self.owners
         )
 
     @property
-    def _owners(self) -> dict[TenantTable, StoreName]:
+    def owners(self) -> dict[TenantTable, StoreName]:
         """Whose the tables here are: this store's, or of one that rides with it."""
         return dict.fromkeys(self.tables, self.name) | {
             t: self._riders.get(t, self.name) for t in self.carried
