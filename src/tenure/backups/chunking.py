@@ -12,7 +12,7 @@ from pyfastcdc import FastCDC
 KIB: Final = 1024
 MOST_CHUNK_PLAIN: Final = 2048 * KIB
 """No chunk is larger before it is compressed and sealed."""
-_WINDOW: Final = 4 * MOST_CHUNK_PLAIN
+_WINDOW: Final = 2 * MOST_CHUNK_PLAIN
 """How much is gathered before it is cut: the rest behind the last cut is looked at twice."""
 
 

@@ -1,9 +1,10 @@
 """Seals chunks with a tenant's data key, and opens them: Zstandard, then AES-256-GCM under a key of the chunk's own.
 
-Promises: an id says nothing about the contents to whoever lacks the key, and equal contents of one tenant have equal ids;
-a chunk that was changed, cut short, given another id, or sealed for another tenant or with another key is never opened.
-No key ever seals two different texts: each chunk's key and nonce are derived from a keyed hash of exactly the bytes that
-are encrypted, so that they repeat only with these, also over versions of the compressor, crashes and copied machines.
+Promises: an id says nothing about the contents to whoever lacks the key, and equal contents of one tenant have equal
+ids; a chunk that was changed, cut short, given another id, or sealed for another tenant or with another key is never
+opened. No key ever seals two different texts: each chunk's key and nonce are derived from a keyed hash of exactly the
+bytes that are encrypted, so that they repeat only with these, also over versions of the compressor, crashes and copied
+machines.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Sealer:
     def _packed(self, plain: bytes) -> bytes:
         compressor = getattr(self._local, "compressor", None)
         if compressor is None:
-            options = {CompressionParameter.compression_level: LEVEL}
+            options: dict[int, int] = {CompressionParameter.compression_level: LEVEL}
             compressor = self._local.compressor = ZstdCompressor(options=options)
         packed = compressor.compress(plain, ZstdCompressor.FLUSH_FRAME)
         method = _ZSTD if len(packed) < len(plain) else _STORED
