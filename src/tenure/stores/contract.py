@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tenure.model.capacity import Need, What
 from tenure.model.comparison import Comparison, Difference
@@ -18,6 +18,9 @@ from tenure.model.finding import Finding
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+
+if TYPE_CHECKING:
+    from tenure.stores.backup import Capture, Restoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +34,13 @@ class Capabilities:
     fence_expires: bool
     """A fence with a deadline lifts itself."""
     rides_with: StoreName | None = None
-    """The store whose live copy carries this one's data as well."""
+    """The store whose live copy and backups carry this one's data as well."""
     fenced_with: StoreName | None = None
     """The store of the same cell whose fence is this one's too: it is fenced, opened and retired with that one."""
     stays: str | None = None
     """Why a move leaves this store's data where it is; None: it has a live copy."""
+    not_backed_up: str | None = None
+    """Why this store's data is in no backup; None: it has captures, or rides with a store that has."""
     lapses_after_days: int = 0
     """For how many days after an erasure whoever runs the store keeps copies of it that nobody can erase sooner
     (time travel, fail-safe)."""
@@ -185,6 +190,14 @@ class Store(Protocol):
     def retire(self, fence: Fence) -> None:
         """The tenant has left this store for good: keep refusing its writes where that costs nobody else anything,
         remove everything else. Idempotent. A later `fence` and `open` work as ever."""
+
+    def capture(self, tenant: TenantId) -> Capture:
+        """What takes the tenant's data for a backup; nothing happens until it is told to. Raises `StoreRefused` where
+        the store rides with another one or is not backed up."""
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        """What makes the tenant's data here equal to a backup of `origin`, which is the tenant itself or the one whose
+        data it is to become. Nothing happens until it is told to. Raises as `capture` does."""
 
     def close(self) -> None:
         """Give connections back. Idempotent."""
