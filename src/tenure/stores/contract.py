@@ -392,6 +392,10 @@ class TenantFence(Protocol):
     def name(self) -> StoreName:
         """The store that the fence is in."""
 
+    @property
+    def journal(self) -> Journal:
+        """Where the app notes, in that store, what it changes in the others."""
+
     def claim(self, fence: Fence) -> None:
         """See `Store.claim`."""
 

@@ -30,9 +30,7 @@ def dsn(fresh_database: Callable[..., str]) -> str:
 
 @pytest.fixture
 def carrier(dsn: str) -> Iterator[PostgresStore]:
-    store = PostgresStore(
-        name=StoreName("postgres"), cell=CellName("blue"), dsn=Secret(dsn), tables=[ITEMS]
-    )
+    store = PostgresStore(name=StoreName("postgres"), cell=CellName("blue"), dsn=Secret(dsn), tables=[ITEMS])
     yield store
     store.close()
 

@@ -52,8 +52,8 @@ union select 'the ' || reader || ' of ' || store from tenure.journal_reader wher
 
 
 def linked(pool: Pool, tenant: TenantId) -> list[str]:
-    """Names of the publications, subscriptions and slots of the tenant's links in this database, of the copies of stores
-    whose fence is here, and of who reads the journal besides."""
+    """Names of the publications, subscriptions and slots of the tenant's links in this database, of the copies of
+    stores whose fence is here, and of who reads the journal besides."""
     parameters = {"tenant": tenant, "prefix": f"{names.tenant_prefix(tenant)}_"}
     try:
         rows = pool.rows(_LINKED + _COPIERS, parameters)
