@@ -4,7 +4,8 @@
 
 A store gives, per collection (a table, its keys, its objects, a namespace), one stream `base`, in the order of its keys
 where the store has one, so that a mostly unchanged tenant gives mostly the same bytes; and, where it has no snapshots,
-streams `late` with what was taken again, and with what had gone by then. Every header has `format` and `version`.
+streams `late` with what was taken again, and with what had gone by then. The `format` in a header is a name and a
+version, such as `copy-text/1`.
 """
 
 from __future__ import annotations
@@ -109,9 +110,11 @@ class Capture(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What was loaded, by collection: how many items."""
+    """What was loaded, by collection: how many items. `left_out`: how many the store takes no more (log events of weeks
+    ago), which stay in the backup; `Restoring.preflight` has said so."""
 
     collections: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def items(self) -> int:

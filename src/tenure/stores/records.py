@@ -27,8 +27,8 @@ from tenure.backups.contract import Part, Source, StreamWriter
 from tenure.errors import StoreRefused
 from tenure.model.names import StoreName
 
-FORMAT: Final = "tenure-records"
-VERSION: Final = 1
+FORMAT: Final = "tenure-records/1"
+"""The `format` of a stream's header. What keys, heads and bodies are, is in `items`, as the store calls it."""
 MOST_WHOLE: Final = 1024 * 1024
 """Longer bodies come in segments, of about as much."""
 _FRAME: Final = Struct("<cIII")
@@ -236,15 +236,16 @@ class Latest:
         return None if row is None else int(row[0])
 
 
-def latest(source: Source, store: StoreName, collection: str, where: str) -> Iterator[Record]:
+def latest(source: Source, store: StoreName, collection: str, items: str, where: str) -> Iterator[Record]:
     """Every item of a collection at the backup's point, once, in bounded memory. Raises `StoreRefused` for streams that
-    hold something else."""
+    hold something else than such `items`."""
     streams = source.streams(store, collection)
     for stream in streams:
-        if (stream.header.get("format"), stream.header.get("version")) != (FORMAT, VERSION):
+        found = stream.header.get("format"), stream.header.get("items")
+        if found != (FORMAT, items):
             raise StoreRefused(
-                f"{where}: the backup's stream of {collection} is {stream.header.get('format')} version"
-                f" {stream.header.get('version')}, and this Tenure reads {FORMAT} version {VERSION}",
+                f"{where}: the backup's stream of {collection} is {found[0]} of {found[1]}, and this Tenure reads"
+                f" {FORMAT} of {items}",
                 hint="restore with the release that the backup names",
             )
 
