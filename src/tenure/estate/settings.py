@@ -16,6 +16,7 @@ from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, T
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.settings_pinecone import PineconeSettings
+from tenure.estate.settings_retention import TierBackup
 from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
 from tenure.estate.settings_vault import VaultSettings
 from tenure.estate.values import (
@@ -418,6 +419,11 @@ class Tier(Settings):
         default=None,
     )
     bounds: Bounds = setting("What its tenants' users must get.", default=Bounds())
+    backup: TierBackup | None = setting(
+        "Scheduled backups of its tenants, and how long they are kept. Without it a backup is made only when somebody "
+        "asks for one, and none is ever pruned.",
+        default=None,
+    )
     rollback_on_regression: bool = setting(
         "Whether `tenure watch` rolls a tenant back by itself when its cell leaves the bounds in the soak. The source "
         "is measured before the switch for that, canary or not.",

@@ -64,6 +64,11 @@ class TierBackup(Settings):
         "nobody, not even for an erasure: then only the tenant's key is destroyed. Needs buckets with object lock.",
         default=None,
     )
+    verify: Literal["sample", "full"] = setting(
+        "How much of a fresh backup, and of its copy, is read back before it counts as good. Whether every chunk is "
+        "there is looked at in either case.",
+        default="sample",
+    )
     drill: Every | None = setting(
         "How often one backup of the tier is restored into a scratch place and compared, that of the tenant whose turn "
         "it is.",

@@ -69,6 +69,10 @@ class Crew:
             )
         return begun.result()
 
+    def leave(self, begun: Future[Any]) -> None:
+        """Not to wait for it here, but `await_overdue` is to."""
+        self._overdue.add(begun)
+
     def await_overdue(self) -> None:
         """Wait for the end of what `outcome` has left behind: the timeouts of connections end it."""
         wait(self._overdue)

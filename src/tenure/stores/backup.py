@@ -111,9 +111,11 @@ class Capture(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What was loaded, by collection: how many items."""
+    """What was loaded, by collection: how many items. `left_out`: how many the store takes no more (log events of weeks
+    ago), which stay in the backup; `Restoring.preflight` has said so."""
 
     collections: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def items(self) -> int:

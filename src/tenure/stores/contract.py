@@ -344,7 +344,25 @@ class Journal(Protocol):
         """All visible rows as (id, key), in the order of their ids."""
 
     def settle(self, tenant: TenantId, ids: Sequence[int]) -> None:
-        """Delete exactly these rows. Idempotent."""
+        """Delete exactly these rows, a link's or a reader's. Idempotent."""
+
+    def subscribe(
+        self, tenant: TenantId, store: StoreName, reader: str, fence: Fence, *, deadline_s: float = 10.0
+    ) -> None:
+        """Keep what changes in the store for this reader as well, from now on: rows of its own, which no link takes
+        away, as this reader takes none of a link's. What an earlier one of that name has left goes first.
+
+        When it returns, no transaction is open that does not know of the reader. It counts as a link of the tenant
+        until `unsubscribe`. Raises `FenceRefused`, and `DeadlineExceeded` if open transactions do not end.
+        """
+
+    def unread(
+        self, tenant: TenantId, store: StoreName, reader: str, *, most: int
+    ) -> Sequence[tuple[int, str]]:
+        """The reader's first visible rows as (id, key), in the order of their ids; `settle` takes them away."""
+
+    def unsubscribe(self, tenant: TenantId, store: StoreName, reader: str, fence: Fence) -> None:
+        """Forget the reader and its rows. Idempotent, and works on what a crash has left. Raises `FenceRefused`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +391,10 @@ class TenantFence(Protocol):
     @property
     def name(self) -> StoreName:
         """The store that the fence is in."""
+
+    @property
+    def journal(self) -> Journal:
+        """Where the app notes, in that store, what it changes in the others."""
 
     def claim(self, fence: Fence) -> None:
         """See `Store.claim`."""
