@@ -272,6 +272,13 @@ class PostgresSettings(Settings):
         default=None,
     )
 
+    scratch_dsn: SecretSetting | None = setting(
+        "How Tenure reaches a server on which it may make and drop scratch databases for restores, as a role with "
+        "CREATEDB: any of its databases, in the version and with the extensions of this store's server. Not set: the "
+        "server of `dsn`.",
+        default=None,
+    )
+
     @property
     def replication_dsn(self) -> SecretRef:
         """How the other cells' servers reach it."""

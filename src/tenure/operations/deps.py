@@ -11,8 +11,10 @@ from tenure.backups.backups import Backups
 from tenure.errors import NotAllowed, UnknownName
 from tenure.estate.config import Estate
 from tenure.estate.settings import Canary, Tier
+from tenure.model.erasure import Names as LedgerNames
 from tenure.model.names import TenantId
 from tenure.model.operation import Operation
+from tenure.operations.restore.ports import Schemas
 from tenure.operations.session import Sessions, StoreFactory
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
@@ -85,6 +87,11 @@ class Deps:
     vaults: Vaults | None = None
     sealing: Backups | None = None
     """None where the estate has no `backups:` section: nothing is backed up."""
+
+    schemas: Schemas | None = None
+    """The ways between the schemas of backups and live ones; None where nothing is known of any."""
+    ledger: LedgerNames | None = None
+    """The key to the erasure ledger; None where the estate has none."""
 
     def backups(self) -> tuple[Vaults, Backups]:
         """What backups are made and read with. Raises `NotAllowed` where the estate has no such section."""

@@ -29,7 +29,7 @@ class Spool:
 
     def __init__(self, store: StoreName) -> None:
         self.store: Final = store
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
         self._counts: dict[str, dict[DifferenceKind, int]] = {}
         self._named: dict[str, dict[DifferenceKind, list[str]]] = {}
         self.items = 0
@@ -37,7 +37,9 @@ class Spool:
     def fill(self, differences: Iterable[Difference]) -> Spool:
         """Take these in, in their order."""
         for difference in differences:
-            self._file.write(json.dumps([difference.collection, difference.key, difference.kind.value]) + "\n")
+            self._file.write(
+                json.dumps([difference.collection, difference.key, difference.kind.value]) + "\n"
+            )
             counts = self._counts.setdefault(difference.collection, dict.fromkeys(DifferenceKind, 0))
             counts[difference.kind] += 1
             named = self._named.setdefault(difference.collection, {kind: [] for kind in DifferenceKind})

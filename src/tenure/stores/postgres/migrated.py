@@ -20,7 +20,7 @@ from psycopg import sql
 from tenure.backups.contract import CollectionFacts, Part, Source, Stream
 from tenure.catalogue.evolution import Migrations
 from tenure.errors import DataDiffers, DeadlineExceeded, StoreRefused
-from tenure.model.names import StoreName, TenantId
+from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.schema_version import SchemaVersion
 from tenure.model.secret import Secret
 from tenure.stores.postgres import capture, migrating, streams
@@ -79,7 +79,7 @@ class Staging:
         self._live: Final = tuple(t.of(tenant) for t in owners)
         self._owners: Final = {t.of(source.tenant): owner for t, owner in owners.items()}
         self._here: Final = dict(zip(self._live, self._owners, strict=True))
-        self.scratch: Final = Scratch(scratch_dsn, f"{name} in {home.cell}", purpose, home.cell, name)
+        self.scratch: Final = _scratch(scratch_dsn, name, home.cell, purpose)
 
     def stage(self, backup: SchemaVersion, live: SchemaVersion, *, reach: Reach = _NO_POINT) -> Staged:
         """Load, migrate and check. Repeating it begins anew; a staging that was finished by another process is kept.
@@ -273,6 +273,23 @@ class Staging:
     def _items(self) -> int:
         with self.scratch.pool.connection() as connection:
             return sum(_count(connection, t) for t in self._tables())
+
+
+def _scratch(dsn: Secret, name: StoreName, cell: CellName, purpose: str) -> Scratch:
+    return Scratch(dsn, f"{name} in {cell}", purpose, cell, name)
+
+
+class Leftover:
+    """What a staging has left, for whoever has to remove it without the backup. Implements `Stage` as far as that."""
+
+    def __init__(self, scratch_dsn: Secret, name: StoreName, cell: CellName, purpose: str) -> None:
+        self._scratch: Final = _scratch(scratch_dsn, name, cell, purpose)
+
+    def drop(self) -> None:
+        self._scratch.drop()
+
+    def close(self) -> None:
+        self._scratch.close()
 
 
 def _count(connection: Connection, table: Table) -> int:

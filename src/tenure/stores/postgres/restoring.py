@@ -256,6 +256,8 @@ class PostgresRestoring:
         with unreplicated(self.pool, f"{self._origins}_000") as writer:
             writer.execute(streams.MONEY)
             staged = self._staged(writer, source, parts, differences)
+            broken_by: psycopg.errors.IntegrityError | None = None
+            counts: dict[str, int] = {}
             with writer.transaction():
                 try:
                     require_fence(writer, fence, self.pool.where)
@@ -264,8 +266,6 @@ class PostgresRestoring:
                     writer.execute("set constraints all immediate")
                 except psycopg.errors.IntegrityError as error:
                     broken_by = error
-                else:
-                    broken_by = None
                 if broken_by is None:
                     yield counts
                 else:
