@@ -30,6 +30,7 @@ from tenure.model.operation import Event, Operation, OperationState, Step
 from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations import follow, upkeep
+from tenure.operations.backing_up import BackingUp
 from tenure.operations.capacity import Capacity, CapacityReport
 from tenure.operations.cataloguing import Cataloguing
 from tenure.operations.complete import SOAKING_AMONG, Complete
@@ -100,6 +101,8 @@ class Service:
         self._capacity = Capacity(deps, actor=self._actor)
         self.catalogue = Cataloguing(deps, actor=self._actor)
         """The data map against what is there."""
+        self.backups = BackingUp(deps, engine, self._fleet, actor=self._actor)
+        """Backups: taken, listed, verified, pruned."""
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -600,6 +603,7 @@ class Service:
             "verify": Verify(self._deps).spec,
             "rehearse": Rehearsal(self._deps).spec,
             "expire": Expiry(self._deps).spec,
+            **self.backups.specs(operation),
         }
         if operation.kind not in specs:
             raise UnknownName(f"operations of kind {operation.kind!r} are not known to this version")

@@ -280,7 +280,7 @@ class Taking:
             "chunks": prepared.tally.chunks,
             "sent_chunks": prepared.tally.put,
             "sent_bytes": prepared.tally.put_bytes,
-            "stores": {
+            "taken": {
                 name: {"items": one.items, "size_bytes": one.size_bytes} for name, one in taken.items()
             },
         }

@@ -21,7 +21,7 @@ from tenure.model.finding import Finding
 from tenure.model.names import StoreName, TenantId
 from tenure.stores.backup import Captured, Estimate
 from tenure.stores.contract import Fence, Pace, unhurried
-from tenure.stores.postgres import catalog_checks, home_checks, names, references, streams
+from tenure.stores.postgres import catalog_checks, cell_schema, home_checks, names, references, streams
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.compare import Side, expected_rows
 from tenure.stores.postgres.connect import Connection, Pool, translate
@@ -32,6 +32,9 @@ from tenure.stores.postgres.tables import Table, TenantTable, describe, require
 
 WORKERS: Final = 4
 ROW_OVERHEAD_BYTES: Final = 4
+READER: Final = "backup"
+TABLES: Final = StoreName("*")
+"""As whom, and for what, a capture has the means of fencing kept: no store has that name, so nothing is journaled."""
 PIN_S: Final = 0.02
 """About what it takes to fix a snapshot and to look at the sequences."""
 IDLE_S: Final = 900
@@ -91,8 +94,10 @@ class PostgresCapture:
         return Estimate(items=items, size_bytes=size, pin_s=PIN_S)
 
     def start(self, fence: Fence) -> None:
-        """There is nothing to note: a snapshot needs no changes."""
-        fences.claim(self._home.pool, fence)
+        """There is nothing to note: a snapshot needs no changes. But the means of fencing are put in place, and stay
+        until `close`: a hold is not to pay for them."""
+        fences.enrol(self._home.pool, self._home.all_tables, fence)
+        fences.stand_by(self._home.pool, fence, TABLES, READER)
 
     def first_pass(self, sink: Sink, progress: Pace = unhurried) -> None:
         """Takes nothing: a snapshot has everything."""
@@ -138,9 +143,13 @@ class PostgresCapture:
         finally:
             self._forget()
 
-    def close(self, fence: Fence) -> None:  # noqa: ARG002
-        """What a capture that has crashed had, went with its connections."""
+    def close(self, fence: Fence) -> None:
+        """The snapshot of a capture that has crashed went with its connection; what it needed for fencing goes now."""
         self._forget()
+        pool = self._home.pool
+        if not home_checks.database_missing(self._server, self._home) and cell_schema.installed(pool):
+            fences.remove_reader(pool, fence, TABLES, READER)
+            fences.leave(pool, fence)
 
     def _forget(self) -> None:
         point, self._point = self._point, None
