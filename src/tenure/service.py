@@ -40,6 +40,7 @@ from tenure.operations.fleet import Fleet
 from tenure.operations.move import Move
 from tenure.operations.planning import demand, plan_now, plan_to_approve
 from tenure.operations.rehearse import Rehearsal
+from tenure.operations.restoring import Restoring
 from tenure.operations.soak import Expiry, SoakState
 from tenure.operations.soak import look as look_at_soak
 from tenure.operations.status import TenantStatus, look_at, look_at_proposal, other_cell
@@ -103,6 +104,8 @@ class Service:
         """The data map against what is there."""
         self.backups = BackingUp(deps, engine, self._fleet, actor=self._actor)
         """Backups: taken, listed, verified, pruned."""
+        self.restores = Restoring(deps, engine, self._fleet, actor=self._actor)
+        """Restores of backups."""
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -604,6 +607,7 @@ class Service:
             "rehearse": Rehearsal(self._deps).spec,
             "expire": Expiry(self._deps).spec,
             **self.backups.specs(operation),
+            **self.restores.specs(operation),
         }
         if operation.kind not in specs:
             raise UnknownName(f"operations of kind {operation.kind!r} are not known to this version")

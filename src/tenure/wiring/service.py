@@ -29,6 +29,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.wiring.schemas import PostgresSchemas
 from tenure.wiring.stores import Stores
 from tenure.wiring.vaults import RegionVaults
 
@@ -145,6 +146,7 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         dispatcher=open_dispatcher(estate, registry),
         locks=locks,
         vaults=RegionVaults(estate, stores),
+        schemas=PostgresSchemas(estate, stores),
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
     engine = Engine(
