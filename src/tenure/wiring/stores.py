@@ -197,6 +197,7 @@ class Stores:
             ignore=tuple(k.pattern for k in where.ignore),
             others=partial(self._others, cell, where.name),
             trust_etags=settings.trust_etags,
+            journal=self._journal(cell, where.journal),
         )
 
     def _policy_mutex(self, cell: CellName, where: S3Map) -> Mutex:
