@@ -26,7 +26,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from bench.engine import empty, spread
-from rag_app.local import RagApp
+from rag_app.local import CORE, RagApp
 from tenure.engine.engine import Engine
 from tenure.estate.config import load_estate
 from tenure.estate.local import cells
@@ -94,7 +94,7 @@ def serve(estate_file: Path, done: Done) -> None:
 def estate_with_worker() -> Iterator[tuple[Path, Done]]:
     folder = Path(tempfile.mkdtemp(prefix="tenure-bench-"))
     folder.chmod(0o755)
-    local = cells.start(folder, RagApp(), owner=True, fleet=True)
+    local = cells.start(folder, RagApp(catalogue=CORE), owner=True, fleet=True)
     try:
         registry = open_registry(load_estate(local.estate_file))
         registry.migrate()

@@ -25,7 +25,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bench.switch import LOAD_RATE, STEADY_MIX, summary, switch
-from rag_app.local import RagApp
+from rag_app.local import CORE, RagApp
 from tenure.estate.local import cells
 from tenure.estate.local.running import down
 from tenure.model.names import CellName
@@ -96,7 +96,7 @@ def measured(rtt_ms: float, rate_mb: float, switches: int) -> Mapping[str, Any]:
     """One estate, one tenant: the first copy, and so many switches there and back, under load."""
     folder = Path(tempfile.mkdtemp(prefix="tenure-bench-"))
     folder.chmod(0o755)
-    app = RagApp()
+    app = RagApp(catalogue=CORE)  # the stores that `far_estate` knows how to move far away
     local = cells.start(folder, app, owner=True)
     try:
         estate = TestEstate(local=local, app=app)
@@ -114,7 +114,7 @@ def measured(rtt_ms: float, rate_mb: float, switches: int) -> Mapping[str, Any]:
             service = open_service(far_estate(local, ports))
             holds: dict[str, list[float]] = {"there": [], "back": []}
             parts: dict[str, list[float]] = {}
-            with estate.load(tenant, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX) as load:
+            with estate.load(tenant, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX["core"]) as load:
                 for number in range(switches):
                     operation = switch(service, number)
                     result = dict(operation.result or {})

@@ -25,6 +25,8 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import sql
 
+from rag_app.local import ALL
+from tenure.catalogue import load_catalogue
 from tenure.engine.engine import Engine
 from tenure.engine.spec import Done, OperationSpec, StepSpec
 from tenure.estate.local import EstateSpec, PostgresServer, RunningEstate, down, up
@@ -39,7 +41,8 @@ REPEATS: Final = 40
 WARM: Final = 6
 """The driver prepares a statement at its sixth time."""
 UNDER_WAY: Final = 20
-STORES: Final = ("postgres", "vectors", "redis", "objects")
+STORES: Final = tuple(load_catalogue(ALL).stores)
+"""Those of the sample app."""
 PLAN_MEASUREMENTS: Final = 20
 """As `tenure.operations.observe` asks for."""
 

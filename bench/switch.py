@@ -1,6 +1,9 @@
 """Switches a tenant back and forth between two cells under load, beside the floor of the same run.
 
-usage: python -m bench.switch [--switches 50]
+usage: python -m bench.switch [--switches 50] [--stores core|all]
+
+The sample app uses PostgreSQL, pgvector, Redis and S3 (`core`), or every store that it can (`all`): then Pinecone's
+stand-in and moto, which serve everybody from one process each, take part in what is measured.
 
 Prints the hold's p50, p99 and maximum, those of the floor (PostgreSQL's fence, mark and open alone, between the same
 servers, in turn with the switches), their ratio, what the load saw (requests, failures, lost writes), and what a
@@ -19,8 +22,8 @@ from pathlib import Path
 from statistics import median
 
 from rag_app.history import History, Op
-from rag_app.load import DEFAULT_MIX
-from rag_app.local import RagApp
+from rag_app.load import CORE_MIX, DEFAULT_MIX
+from rag_app.local import ALL, CORE, RagApp
 from tenure.engine.observer import nobody
 from tenure.estate.config import load_estate
 from tenure.estate.local import cells
@@ -40,7 +43,10 @@ LOAD_RATE = 90.0
 """Requests a second: half of them the moving tenant's, half the neighbour's."""
 CALM_BESIDE_S = 20.0
 """How long the neighbour is watched before the first move and after the last one."""
-STEADY_MIX = {**DEFAULT_MIX, Op.DELETE: DEFAULT_MIX[Op.CREATE]}
+CATALOGUES = {"core": CORE, "all": ALL}
+STEADY_MIX = {
+    name: {**mix, Op.DELETE: mix[Op.CREATE]} for name, mix in (("core", CORE_MIX), ("all", DEFAULT_MIX))
+}
 """As much is deleted as is created: the last switch of a run has as much to compare as the first."""
 CALM_S = 0.5
 """The pause before each measurement of the floor, so that it does not pay for what the switch before it did."""
@@ -150,10 +156,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--switches", type=int, default=50)
+    parser.add_argument("--stores", choices=sorted(CATALOGUES), default="core")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tenure-bench-"))
     folder.chmod(0o755)
-    app = RagApp()
+    app = RagApp(catalogue=CATALOGUES[arguments.stores])
     local = cells.start(folder, app, owner=True)
     try:
         estate = TestEstate(local=local, app=app)
@@ -167,7 +174,8 @@ def main() -> int:
         back: list[float] = []
         floors: list[float] = []
         parts: dict[str, list[float]] = {}
-        with estate.load(TENANT, NEIGHBOUR, folder=folder, rate=LOAD_RATE, mix=STEADY_MIX) as load:
+        mix = STEADY_MIX[arguments.stores]
+        with estate.load(TENANT, NEIGHBOUR, folder=folder, rate=LOAD_RATE, mix=mix) as load:
             time.sleep(CALM_BESIDE_S)
             began = time.time()
             for number in range(arguments.switches):
@@ -176,6 +184,9 @@ def main() -> int:
                 (forward if number % 2 == 0 else back).append(result["hold_ms"])
                 for name, ms in result["timing_ms"].items():
                     parts.setdefault(name, []).append(ms)
+                for part, stores in result["stores_ms"].items():
+                    for name, ms in stores.items():
+                        parts.setdefault(f"{part} {name}", []).append(ms)
                 time.sleep(CALM_S)
                 floors.append(floor.switch_ms())
                 sys.stderr.write(
@@ -199,6 +210,7 @@ def main() -> int:
         json.dumps(
             {
                 "switches": arguments.switches,
+                "stores": arguments.stores,
                 "hold_ms": hold,
                 "floor_ms": beside,
                 "hold_to_floor": {k: round(hold[k] / beside[k], 2) for k in ("p50", "p99", "max")},

@@ -273,20 +273,9 @@ def wait_until() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def cells_estate() -> Iterator[TestEstate]:
-    """The whole local estate: three cells with the sample app, the gateway and the control database."""
+    """The whole local estate with the sample app in PostgreSQL, pgvector, Redis and S3."""
     # Here, so that the tests of one store do not load all of Tenure.
-    from rag_app.local import RagApp
-    from tenure.estate.local import cells
-    from tests.estate import TestEstate
+    from tests.estate import running_estate
 
-    folder = Path(tempfile.mkdtemp(prefix="tenure-cells-"))
-    folder.chmod(0o755)
-    app = RagApp()
-    local = cells.start(folder, app, owner=True, durable=False)
-    try:
-        estate = TestEstate(local=local, app=app)
-        estate.migrate_registry()
+    with running_estate() as estate:
         yield estate
-    finally:
-        local.running.close()
-        down(folder, remove=True)

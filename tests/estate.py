@@ -1,19 +1,20 @@
 """A whole local estate for the tests: three cells with the sample app, the gateway, and small tenants in `blue`.
 
-One per test session; each test takes a tenant of its own, so that tests do not meet.
+One of four stores per test session, and one of all stores for the tests that need them. Each test takes a tenant of
+its own, so that tests do not meet.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,16 +23,21 @@ from typing import Any
 import boto3
 import psycopg
 import redis
+from pinecone import Index
 
 from rag_app.faults import Fault, write_faults
-from rag_app.load import DEFAULT_MIX, LoadSettings
+from rag_app.load import CORE_MIX, DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
-from rag_app.local import RagApp, settings_of
+from rag_app.local import ALL, CORE, RagApp, settings_of
+from rag_app.log_groups import STREAM, LogEvent, group_of, logs_client, put
 from rag_app.reader import CellReader
 from rag_app.seed import Sizes, seed
-from rag_app.settings import TenantAccess, faults_file
+from rag_app.settings import CellSettings, LogSettings, TenantAccess, VectorSettings, faults_file
+from rag_app.vectors import record_of
 from rag_app.verify import LostWrites, verify
+from rag_app.warehouse import Warehouse
 from tenure.estate.config import load_estate
+from tenure.estate.local import cells, down
 from tenure.estate.local.cell_plans import CELLS
 from tenure.estate.local.cells import LocalCells
 from tenure.model.names import CellName, TenantId
@@ -39,10 +45,11 @@ from tenure.service import Service
 from tenure.stores.postgres.names import tenant_prefix
 from tenure.stores.s3 import S3Store
 from tenure.wiring import Stores, open_registry, open_service
+from tests import warm
 
 _runs = itertools.count(1)
 NEIGHBOUR = "acme-neighbour"
-SIZES = Sizes(documents=60, chunks_per_document=2, files=15, keys=40)
+SIZES = Sizes(documents=60, chunks_per_document=2, files=15, keys=40, usage_events=50, log_events=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,10 @@ class CommandResult:
     def json(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.stdout)
         return value
+
+
+def _result(done: subprocess.CompletedProcess[str]) -> CommandResult:
+    return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
 class Sleeper:
@@ -116,38 +127,21 @@ class TestEstate:
         env: Mapping[str, str] | None = None,
     ) -> CommandResult:
         """Run `tenure` in a process of its own; `env` is added to this one's environment."""
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
+        return _result(
+            warm.run(
                 "tenure.cli.main",
-                "--config",
-                str(config or self.config),
-                "--quiet",
-                *args,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            env={**os.environ, "TENURE_CONFIG": str(self.config), **(env or {})},
-            stdin=subprocess.DEVNULL,
+                ["--config", str(config or self.config), "--quiet", *args],
+                timeout_s=timeout_s,
+                env={"TENURE_CONFIG": str(self.config), **(env or {})},
+            )
         )
-        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def killed_at(
         self, point: str, *args: str, timeout_s: float = 120.0, config: Path | None = None
     ) -> CommandResult:
         """Run a command in a process that kills itself with SIGKILL when it reaches `point`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.killed", str(config or self.config), point, *args],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            cwd=Path(__file__).parents[1],
-        )
-        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        given = [str(config or self.config), point, *args]
+        return _result(warm.run("tests.faults.killed", given, timeout_s=timeout_s))
 
     @contextmanager
     def stopped_at(self, point: str, *args: str, config: Path | None = None) -> Iterator[Sleeper]:
@@ -206,14 +200,15 @@ class TestEstate:
 
     @contextmanager
     def load(
-        self, *tenants: str, folder: Path, rate: float = 40.0, mix: Mapping[str, float] = DEFAULT_MIX
+        self, *tenants: str, folder: Path, rate: float = 40.0, mix: Mapping[str, float] | None = None
     ) -> Iterator[LoadProcess]:
+        """`mix` is by default that of all requests which the app's stores can answer."""
         settings = LoadSettings(
             gateway=self.local.gateway,
             tenants={tenant: self.app.tenants[tenant].host for tenant in tenants},
             rate=rate,
             workers=3,
-            mix=dict(mix),
+            mix=dict(mix or (DEFAULT_MIX if self.app.catalogue == ALL else CORE_MIX)),
             run=next(_runs),
         )
         with LoadProcess.start(settings, folder / "load.jsonl", folder / "load.log") as load:
@@ -297,11 +292,13 @@ class TestEstate:
                 Key=first if how == "mismatched" else f"{prefix}extra.txt",
                 Body=b"other",
             )
+        settings = settings_of(access)
         return {
             ("postgres", "public.chunks", how),
             ("vectors", "public.embeddings", how),
             ("redis", "counter:*", how),
             ("objects", "files/*", how),
+            *_damage_beside(settings, tenant, how),
         }
 
     def devastate(self, tenant: str, cell: str) -> int:
@@ -367,6 +364,71 @@ class TestEstate:
             registry.close()
 
 
+@contextmanager
+def running_estate(catalogue: Path = CORE) -> Iterator[TestEstate]:
+    """A whole local estate for the block: three cells with the sample app, the gateway and the control database.
+
+    The app uses the stores of `catalogue`: `CORE`, which most tests can do with, or `ALL`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tenure-cells-"))
+    folder.chmod(0o755)
+    app = RagApp(catalogue=catalogue)
+    local = cells.start(folder, app, owner=True, durable=False)
+    try:
+        estate = TestEstate(local=local, app=app)
+        estate.migrate_registry()
+        yield estate
+    finally:
+        local.running.close()
+        down(folder, remove=True)
+
+
+def _damage_beside(settings: CellSettings, tenant: str, how: str) -> Iterator[tuple[str, str, str]]:
+    if settings.vectors:
+        _damage_records(settings.vectors, tenant, how)
+        yield ("pinecone", "records", how)
+    if settings.warehouse:
+        _damage_usage(settings.warehouse, tenant, how)
+        yield ("analytics", "main.usage_events", how)
+    if settings.logs:
+        _damage_logs(settings.logs, tenant, how)
+        yield ("logs", "/rag_app/{tenant}", how)
+
+
+def _damage_records(vectors: VectorSettings, tenant: str, how: str) -> None:
+    with Index(host=vectors.host, api_key=vectors.api_key) as index:
+        first = next(str(record.id) for page in index.list(namespace=tenant) for record in page.vectors)
+        if how == "missing":
+            index.delete(ids=[first], namespace=tenant)
+        else:
+            other = record_of(int(first) if how == "mismatched" else 999_999_999, "other", "other words")
+            index.upsert(vectors=[other], namespace=tenant, show_progress=False)
+
+
+def _damage_usage(warehouse_file: Path, tenant: str, how: str) -> None:
+    """A whole day's rows are gone, or a day is there that should not be, or a row differs."""
+    last = "(select max(happened) from file.main.usage_events where tenant_id = $tenant)"
+    statement = {
+        "missing": f"delete from {{table}} where tenant_id = $tenant and happened::date = {last}::date",
+        "extra": "insert into {table} values ($tenant, 'extra', '2020-02-02', 'counted', 'x', 1)",
+        "mismatched": f"update {{table}} set units = -1 where tenant_id = $tenant and happened = {last}",
+    }[how]
+    with closing(Warehouse(warehouse_file)) as warehouse, warehouse.opened(write=True) as connection:
+        connection.execute(statement.format(table="file.main.usage_events"), {"tenant": tenant})
+
+
+def _damage_logs(settings: LogSettings, tenant: str, how: str) -> None:
+    """The stream is gone, or it has an event that it should not have: in an hour of its own, or among others."""
+    group = settings.group_prefix + group_of(tenant)
+    with closing(logs_client(settings)) as logs:
+        if how == "missing":
+            logs.delete_log_stream(logGroupName=group, logStreamName=STREAM)
+            return
+        events = logs.get_log_events(logGroupName=group, logStreamName=STREAM, startFromHead=True)["events"]
+        oldest_ms = events[0]["timestamp"] - (24 * 3_600_000 if how == "extra" else 0)
+        put(logs, group, STREAM, [LogEvent(time_ms=oldest_ms, message="other")])
+
+
 def _past_the_fence(dsn: str, statement: str, tenant: str) -> int:
     """Run a statement in a session with an origin, which the fence lets through: Tenure itself mends that way."""
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -401,6 +463,7 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("copier", "select store from tenure.copier where tenant_id = %(tenant)s"),
         ("journal reader", "select store from tenure.journal_reader where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
+        ("copier", "select store || ' of ' || link from tenure.copier where tenant_id = %(tenant)s"),
     )
     given = {"tenant": tenant, "prefix": tenant_prefix(TenantId(tenant))}
     with psycopg.connect(dsn, autocommit=True) as conn:

@@ -1,6 +1,7 @@
 """Moves several tenants under load while everything fails, by a seed; then looks for every promise that was not kept.
 
-usage: python -m bench.chaos [--seconds 600] [--seed 1] [--tenants 3] [--rate 40] [--workers 2] [--evidence FOLDER]
+usage: python -m bench.chaos [--seconds 600] [--seed 1] [--tenants 3] [--rate 40] [--workers 2] [--stores core|all]
+       [--evidence FOLDER]
 
 Random migrations, rollbacks, completions and cancels through the real command line; their processes are killed or put
 to sleep past their leases at named and at random points, and servers and networks fail meanwhile. The schedule is
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from bench.chaos.run import Settings, chaos
+from bench.switch import CATALOGUES
 from rag_app.local import RagApp
 from tenure.estate.local import cells
 from tenure.estate.local.running import down
@@ -46,6 +48,9 @@ def main() -> int:
         help="have a fleet of so many workers and a scheduler, which fail as well",
     )
     parser.add_argument(
+        "--stores", choices=sorted(CATALOGUES), default="core", help="those that the sample app uses"
+    )
+    parser.add_argument(
         "--evidence", type=Path, default=None, help="keep the history and what was done in this folder"
     )
     arguments = parser.parse_args()
@@ -61,7 +66,7 @@ def main() -> int:
     evidence.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tenure-chaos-"))
     folder.chmod(0o755)
-    app = RagApp()
+    app = RagApp(catalogue=CATALOGUES[arguments.stores])
     local = cells.start(folder, app, owner=True, fleet=arguments.workers > 0)
     try:
         estate = TestEstate(local=local, app=app)

@@ -12,8 +12,10 @@ import asyncio
 import json
 import logging
 import sys
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +23,13 @@ import psycopg
 import psycopg_pool
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
+from pinecone import PineconeException
 from redis.exceptions import RedisError
 
 from rag_app.faults import Faults
+from rag_app.metrics import CONTENT_TYPE, Metrics
 from rag_app.settings import CLIENT_IDS_FROM, TENANT_HEADER, AppConfig
+from rag_app.shipping import Background, LogShipper, MetricsReporter, UsageShipper, logged_at
 from rag_app.storage import Document, Storage
 from tenure.client import Fenced
 
@@ -33,10 +38,15 @@ logger = logging.getLogger("rag_app")
 CONFIG: Final = web.AppKey("config", AppConfig)
 FAULTS: Final = web.AppKey("faults", Faults)
 STORAGE: Final = web.AppKey("storage", Storage)
+METRICS: Final = web.AppKey("metrics", Metrics)
+LOGS: Final = web.AppKey[LogShipper | None]("logs")
 SERVED_BY: Final = "x-served-by"
 MAX_BODY_BYTES: Final = 1_000_000
 
-UNAVAILABLE: Final = (psycopg.Error, psycopg_pool.PoolTimeout, RedisError, BotoCoreError, ClientError)
+UNAVAILABLE: Final = (
+    *(psycopg.Error, psycopg_pool.PoolTimeout, RedisError),
+    *(BotoCoreError, ClientError, PineconeException),
+)
 """Nobody can say how much of the request was done."""
 
 routes = web.RouteTableDef()
@@ -46,6 +56,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def tenant_of(request: web.Request) -> str:
     """Whose request it is: by the host's name; on a host of no tenant, by the header. As the gateway
     decides it."""
+    if "tenant" not in request:
+        request["tenant"] = _tenant_of(request)
+    tenant: str = request["tenant"]
+    return tenant
+
+
+def _tenant_of(request: web.Request) -> str:
     tenants = request.app[STORAGE].tenants()
     host = request.host.split(":")[0].lower()
     for tenant, access in tenants.items():
@@ -77,6 +94,38 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = web.json_response({"error": "a store is not available"}, status=503)
     response.headers[SERVED_BY] = request.app[CONFIG].cell
     return response
+
+
+@web.middleware
+async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count every request of a tenant, and log it: what is logged waits in memory until the shipper fetches it."""
+    began, status = time.perf_counter(), 500
+    try:
+        response = await handler(request)
+        status = response.status
+    except web.HTTPException as error:
+        status = error.status
+        raise
+    finally:
+        tenant = request.get("tenant")
+        if tenant is not None:
+            took_s = time.perf_counter() - began
+            request.app[METRICS].observe(tenant, request.method, status, took_s)
+            if (logs := request.app[LOGS]) is not None:
+                logs.log(tenant, _logged(request, tenant, status, took_s))
+    return response
+
+
+def _logged(request: web.Request, tenant: str, status: int, took_s: float) -> dict[str, Any]:
+    return {
+        "time": logged_at(),
+        "cell": request.app[CONFIG].cell,
+        "tenant": tenant,
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "ms": round(took_s * 1000, 2),
+    }
 
 
 @web.middleware
@@ -126,7 +175,8 @@ async def create_document(request: web.Request) -> web.Response:
     if key is not None and (not isinstance(key, int) or not CLIENT_IDS_FROM <= key < 2**63):
         raise web.HTTPBadRequest(text=f"an id that you choose is a number from {CLIENT_IDS_FROM} on\n")
     stored = await request.app[STORAGE].put_document(tenant, key, document_of(fields), create=True)
-    return said(request, 201, id=stored)
+    assert stored is not None, "what is created is stored"
+    return said(request, 201, id=stored.value, event=stored.event)
 
 
 @routes.put(r"/documents/{id:\d{1,18}}")
@@ -135,13 +185,13 @@ async def update_document(request: web.Request) -> web.Response:
     stored = await request.app[STORAGE].put_document(tenant, key_of(request), document, create=False)
     if stored is None:
         raise web.HTTPNotFound(text="no such document\n")
-    return said(request, id=stored)
+    return said(request, id=stored.value, event=stored.event)
 
 
 @routes.delete(r"/documents/{id:\d{1,18}}")
 async def delete_document(request: web.Request) -> web.Response:
     deleted = await request.app[STORAGE].delete_document(tenant_of(request), key_of(request))
-    return said(request, id=key_of(request), deleted=deleted)
+    return said(request, id=key_of(request), deleted=deleted.value, event=deleted.event)
 
 
 @routes.get(r"/documents/{id:\d{1,18}}")
@@ -166,6 +216,14 @@ async def search(request: web.Request) -> web.Response:
     return said(request, hits=hits)
 
 
+@routes.get("/similar")
+async def similar(request: web.Request) -> web.Response:
+    hits = await request.app[STORAGE].similar(tenant_of(request), request.query.get("q", ""))
+    if hits is None:
+        raise web.HTTPNotFound(text="this cell has no index\n")
+    return said(request, hits=hits)
+
+
 @routes.get("/recent")
 async def recent(request: web.Request) -> web.Response:
     return said(request, documents=await request.app[STORAGE].recent(tenant_of(request)))
@@ -174,7 +232,8 @@ async def recent(request: web.Request) -> web.Response:
 @routes.post(r"/counters/{name:[\w.-]{1,80}}")
 async def count_up(request: web.Request) -> web.Response:
     name = request.match_info["name"]
-    return said(request, name=name, value=await request.app[STORAGE].count_up(tenant_of(request), name))
+    counted = await request.app[STORAGE].count_up(tenant_of(request), name)
+    return said(request, name=name, value=counted.value, event=counted.event)
 
 
 @routes.get(r"/counters/{name:[\w.-]{1,80}}")
@@ -192,8 +251,8 @@ async def put_session(request: web.Request) -> web.Response:
         raise web.HTTPBadRequest(text="a session has an id (text) and a ttl_s (seconds)\n")
     if not isinstance(values, dict) or not values or not all(isinstance(v, str) for v in values.values()):
         raise web.HTTPBadRequest(text="a session has fields: an object of texts\n")
-    await request.app[STORAGE].put_session(tenant, session, values, float(ttl_s))
-    return said(request, 201, id=session)
+    stored = await request.app[STORAGE].put_session(tenant, session, values, float(ttl_s))
+    return said(request, 201, id=session, event=stored.event)
 
 
 @routes.get(r"/sessions/{id:[\w.-]{1,80}}")
@@ -205,24 +264,47 @@ async def get_session(request: web.Request) -> web.Response:
     return said(request, id=session, fields=fields)
 
 
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    logs = request.app[LOGS]
+    text = request.app[METRICS].exposition(log_events_dropped=logs.dropped if logs else 0)
+    return web.Response(body=text.encode(), headers={"content-type": CONTENT_TYPE})
+
+
 @routes.get("/healthz")
 async def healthz(request: web.Request) -> web.Response:
     return said(request)
 
 
 def make_app(config: AppConfig) -> web.Application:
-    app = web.Application(middlewares=[answer, go_wrong], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[observed, answer, go_wrong], client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
     app[FAULTS] = Faults(config.faults_file)
+    app[METRICS] = Metrics()
+    app[LOGS] = LogShipper(config, config.logs) if config.logs else None
     app.add_routes(routes)
 
     async def stores(app: web.Application) -> Any:
         async with Storage(config) as storage:
             app[STORAGE] = storage
-            yield
+            with ExitStack() as shipping:
+                for background in _backgrounds(app):
+                    shipping.enter_context(background)
+                yield
 
     app.cleanup_ctx.append(stores)
     return app
+
+
+def _backgrounds(app: web.Application) -> Iterator[Background]:
+    """Those for the stores that the cell has."""
+    config = app[CONFIG]
+    if (logs := app[LOGS]) is not None:
+        yield logs
+    if config.logs:
+        yield MetricsReporter(config.logs, config.cell, app[METRICS])
+    if config.warehouse:
+        yield UsageShipper(config, config.warehouse)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -233,6 +315,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", required=True, type=int)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "pinecone"):  # a line for each request, which is logged already
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     config = AppConfig.load(arguments.config)
     if config.cell != arguments.cell:
         parser.error(f"{arguments.config} is the configuration of cell {config.cell}")

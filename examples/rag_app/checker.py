@@ -3,6 +3,9 @@
 Pure: it knows what the load generator wrote down (`rag_app.history`) and which cell served each tenant when, and
 nothing else. What it proves, and what it cannot, is in `docs/verification.md`.
 
+Pinecone is not judged: what it shows may be of some time ago, by its own rules. That it ends up with every acknowledged
+version, and that no usage event is lost on its way to analytics, is what `rag_app.verify` looks for.
+
 Each key in each store is a register of its own (a counter counts up). It is linearizable if every request can be
 given an instant between its begin and its answer such that, in the order of these instants, each read shows what was
 written last. An acknowledged write happened once, while its cell served the tenant; a refused one did not happen, and

@@ -60,6 +60,8 @@ class MoveEvidence:
     longest_wait_ms: float
     timing_ms: Mapping[str, float]
     """The parts of the hold, in order."""
+    stores_ms: Mapping[str, Mapping[str, float]]
+    """What each store took of a part."""
     added_ms: Mapping[str, float]
     neighbours_requests_failed: int
     total_s: float
@@ -105,6 +107,8 @@ class MoveEvidence:
 class Evidence:
     moves: Sequence[MoveEvidence]
     seconds: float
+    stays: Mapping[str, str]
+    """The stores whose data no move takes along, and why."""
 
     @property
     def broken(self) -> list[str]:
@@ -118,6 +122,7 @@ class Evidence:
         return {
             "schema_version": 1,
             "moves": [m.as_dict() for m in self.moves],
+            "stays": dict(self.stays),
             "promises_broken": self.broken,
             "seconds": round(self.seconds, 1),
         }
@@ -140,6 +145,7 @@ class Demo:
         self._stores = Stores(estate, self._registry.mutex)
         self._began = time.monotonic()
         self._runs = 0
+        self._stays: dict[str, str] = {}
 
     def close(self) -> None:
         self._service.close()
@@ -159,12 +165,14 @@ class Demo:
         counts = seed(settings_of(self._cells.cells[HOME]), sizes=sizes)
         rows = sum(c.documents + c.chunks for c in counts.values())
         self._say(
-            f"seeded {len(counts)} tenants in {HOME}: {rows:,} documents and chunks, as many vectors, files and keys"
+            f"seeded {len(counts)} tenants in {HOME}: {rows:,} documents and chunks, as many vectors, files, keys, "
+            "records, usage and log events"
         )
 
     def migrate(self, tenant: str, target: str) -> MoveEvidence:
         plan = self._service.plan_migrate(tenant, target)
         p = plan.prediction
+        self._stays = {f"{its.store} ({its.kind})": its.why for its in plan.staying}
         self._say(
             f"plan {plan.digest}: copy {p.copy_s:.1f} s, hold {p.hold_ms:.0f} ms, "
             f"rollback {p.rollback_ms:.0f} ms, {p.cost.total:.2f} {p.cost.currency}"
@@ -179,7 +187,7 @@ class Demo:
         )
 
     def evidence(self, moves: Sequence[MoveEvidence]) -> Evidence:
-        return Evidence(moves=moves, seconds=time.monotonic() - self._began)
+        return Evidence(moves=moves, seconds=time.monotonic() - self._began, stays=self._stays)
 
     # -- one move ----------------------------------------------------------------------------------------------------
 
@@ -236,6 +244,7 @@ class Demo:
             hold_ms=result["hold_ms"],
             longest_wait_ms=result["longest_wait_ms"],
             timing_ms=result["timing_ms"],
+            stores_ms=result["stores_ms"],
             added_ms={
                 "p50": round(during.p50_ms - base.p50_ms, 2),
                 "p99": round(during.p99_ms - base.p99_ms, 2),
@@ -253,10 +262,11 @@ class Demo:
         )
 
     def _quiet_digests(self) -> dict[tuple[CellName, StoreName, str, str], str]:
-        """The digest of every collection of every neighbour that stands still, in all cells."""
+        """The digest of every collection of every neighbour that stands still, in all cells, but for stores that no
+        move concerns."""
         found: dict[tuple[CellName, StoreName, str, str], str] = {}
         for cell in self._cells.cells:
-            for name in self._stores.names():
+            for name in self._stores.moving():
                 store = self._stores.store(cell, name)
                 for neighbour in QUIET_NEIGHBOURS:
                     for collection, seen in store.inventory(TenantId(neighbour)).collections.items():

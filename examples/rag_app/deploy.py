@@ -1,5 +1,5 @@
-"""Deploys the service's stores in one cell: role, schema and Tenure's client schema, bucket, one Redis user
-per tenant."""
+"""Deploys the service's stores in one cell: role, schema and Tenure's client schema, bucket, warehouse, one Redis user
+per tenant. The index is there already, and log groups are made when there is something to log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from psycopg import sql
 
 from rag_app.objects import s3_client
 from rag_app.settings import APP_ROLE, CellSettings, ObjectSettings, TenantAccess
+from rag_app.warehouse import Warehouse
 from tenure.client import install
 
 
@@ -23,10 +24,14 @@ def deploy(settings: CellSettings, tenants: Mapping[str, TenantAccess]) -> None:
     deploy_postgres(settings)
     deploy_redis(settings.redis_url, tenants)
     deploy_bucket(settings.objects)
+    if settings.warehouse:
+        with closing(Warehouse(settings.warehouse)) as warehouse:
+            warehouse.create()
 
 
 def deploy_postgres(settings: CellSettings) -> None:
-    schema = resources.files("rag_app").joinpath("schema.sql").read_bytes()
+    names = ("schema.sql", "usage.sql") if settings.warehouse else ("schema.sql",)
+    schema = b"\n".join(resources.files("rag_app").joinpath(name).read_bytes() for name in names)
     with psycopg.connect(settings.postgres_dsn, autocommit=True) as conn, conn.transaction():
         # Roles belong to the server, not to the database: two deployments may meet here.
         conn.execute("select pg_advisory_xact_lock(hashtextextended('rag_app:deploy', 0))")

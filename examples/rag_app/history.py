@@ -38,6 +38,7 @@ class Op(StrEnum):
     GET = "get"
     FILE = "file"
     SEARCH = "search"
+    SIMILAR = "similar"
     GET_COUNTER = "get_counter"
     GET_SESSION = "get_session"
 
@@ -52,7 +53,8 @@ class Request:
 
     `key` is `document:<id>`, `counter:<name>` or `session:<id>`. `version` is what a write was to leave
     behind (a delete's too: the versions of a key count up, whatever the write), for `count` the value
-    answered. `found` is the version that a read saw. `label` names a document in its own text.
+    answered. `found` is the version that a read saw. `label` names a document in its own text. A request without a
+    key says nothing about any: a creation that was never answered, or a read that may be of yesterday (`similar`).
     """
 
     tenant: str
@@ -69,6 +71,8 @@ class Request:
     label: str = ""
     expires: tuple[float, float] | None = None
     """Between which two instants a session that was written expires."""
+    event: str = ""
+    """The id of the usage event that was acknowledged with a write."""
 
     @property
     def is_write(self) -> bool:

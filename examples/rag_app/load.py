@@ -30,10 +30,16 @@ DEFAULT_MIX: Final[Mapping[str, float]] = {
     Op.PUT_SESSION: 10,
     Op.GET: 16,
     Op.FILE: 6,
-    Op.SEARCH: 8,
+    Op.SEARCH: 6,
+    Op.SIMILAR: 4,
     Op.GET_COUNTER: 8,
     Op.GET_SESSION: 8,
 }
+CORE_MIX: Final[Mapping[str, float]] = {
+    **{op: share for op, share in DEFAULT_MIX.items() if op != Op.SIMILAR},
+    Op.SEARCH: DEFAULT_MIX[Op.SEARCH] + DEFAULT_MIX[Op.SIMILAR],
+}
+"""For cells without an index in Pinecone."""
 SEQUENCE_IDS_SHARE: Final = 0.2
 """How many of the documents get their id from the cell's sequence instead of the client."""
 SESSION_TTL_S: Final = 6 * 3600.0
@@ -149,6 +155,9 @@ class Worker:
     async def step(self) -> None:
         """Make one request, of a kind that is possible now."""
         op = self._rng.choices(self._ops, self._weights)[0]
+        if op is Op.SIMILAR:
+            await self._similar()
+            return
         if op in {Op.UPDATE, Op.DELETE, Op.GET, Op.FILE, Op.SEARCH}:
             known = self._choice(op)
             if known:
@@ -211,6 +220,7 @@ class Worker:
                 outcome=answer.outcome,
                 status=answer.status,
                 cell=answer.cell,
+                event=_event(op, answer),
                 **more,
             )
         )
@@ -262,6 +272,11 @@ class Worker:
         else:
             self._note(op, key.name, _read(answer), found=_found(op, key, number, answer))
 
+    async def _similar(self) -> None:
+        """Pinecone shows what was written after a while: which documents it answers with says nothing."""
+        words = self._rng.choice(self._shared.documents[-600:] or [_Key("")]).label or self._tenant
+        self._note(Op.SIMILAR, "", await self._send("GET", "/similar", params={"q": words}))
+
     def _body(self, key: _Key, version: int) -> str:
         return body_of(self._tenant, key.label, version)
 
@@ -293,6 +308,12 @@ class Worker:
         answer = await self._send("GET", f"/sessions/{key.name}")
         found = int(answer.body["fields"]["version"]) if answer.outcome is Outcome.OK else ABSENT
         self._note(Op.GET_SESSION, f"session:{key.name}", _read(answer), found=found)
+
+
+def _event(op: Op, answer: _Answer) -> str:
+    """The usage event that a write's answer acknowledges."""
+    acknowledged = op in WRITES and answer.outcome is Outcome.OK
+    return str(answer.body.get("event", "")) if acknowledged else ""
 
 
 def _read(answer: _Answer) -> _Answer:

@@ -6,19 +6,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import psycopg
 import redis
+from pinecone import Index, NotFoundError
 
 from rag_app.objects import file_key, s3_client
 from rag_app.settings import CellSettings
+from rag_app.vectors import namespace_of, record_id
+from rag_app.warehouse import Warehouse
 
 T = TypeVar("T")
 
 _THREADS: Final = 8
 _BATCH: Final = 1_000
+_FETCH: Final = 200
+_OUTBOX: Final = "select id::text from usage_outbox where tenant_id = %s"
 _DOCUMENTS: Final = "select id, title, body from documents where tenant_id = %s and id = any(%s)"
 _CHUNKS: Final = """
 select c.document_id, c.text, e.embedding::text
@@ -38,6 +44,14 @@ class StoredDocument:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredRecord:
+    """What Pinecone has of a document."""
+
+    title: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredSession:
     """`expires`: seconds since 1970; infinity if it never does."""
 
@@ -54,6 +68,9 @@ class CellReader:
         self._conn = psycopg.connect(settings.postgres_dsn, autocommit=True)
         self._redis = redis.Redis.from_url(settings.redis_url, decode_responses=True)
         self._s3 = s3_client(settings.objects, connections=_THREADS)
+        vectors, warehouse = settings.vectors, settings.warehouse
+        self._vectors = Index(host=vectors.host, api_key=vectors.api_key) if vectors else None
+        self._warehouse = Warehouse(warehouse) if warehouse else None
 
     def __enter__(self) -> CellReader:
         return self
@@ -65,6 +82,9 @@ class CellReader:
         self._conn.close()
         self._redis.close()
         self._s3.close()
+        for optional in (self._vectors, self._warehouse):
+            if optional is not None:
+                optional.close()
 
     def documents(self, tenant: str, ids: Sequence[int]) -> dict[int, StoredDocument]:
         """In one snapshot, chunks and embeddings included."""
@@ -91,6 +111,31 @@ class CellReader:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="reader") as threads:
             found = zip(ids, threads.map(body, ids), strict=True)
             return {number: text for number, text in found if text is not None}
+
+    def records(self, tenant: str, ids: Sequence[int]) -> dict[int, StoredRecord] | None:
+        """As far as Pinecone shows them by now; None if the cell has no index."""
+        if self._vectors is None:
+            return None
+        found: dict[int, StoredRecord] = {}
+        for first in range(0, len(ids), _FETCH):
+            wanted = [record_id(number) for number in ids[first : first + _FETCH]]
+            with suppress(NotFoundError):
+                answer = self._vectors.fetch(ids=wanted, namespace=namespace_of(tenant))
+                for record in answer.vectors.values():
+                    title = (record.metadata or {}).get("title", "")
+                    found[int(record.id)] = StoredRecord(title=str(title), values=tuple(record.values or ()))
+        return found
+
+    def usage(self, tenant: str) -> tuple[set[str], dict[str, int]]:
+        """The usage events that wait in the outbox, and those in analytics with how often they are there.
+
+        In this order: what leaves the outbox in between is found in analytics. A cell without analytics has none.
+        """
+        if self._warehouse is None:
+            return set(), {}
+        waiting = {str(event) for (event,) in self._conn.execute(_OUTBOX, (tenant,))}
+        with self._warehouse.opened():
+            return waiting, self._warehouse.counts(tenant)
 
     def preview_titles(self, tenant: str, ids: Sequence[int]) -> dict[int, str]:
         titles = self._pipelined(ids, lambda pipe, n: pipe.hget(f"t:{tenant}:preview:{n}", "title"))

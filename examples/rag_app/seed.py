@@ -9,8 +9,11 @@ bucket.
 from __future__ import annotations
 
 import hmac
+import json
 import random
 import secrets
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,11 +23,15 @@ from typing import Any, Final
 
 import psycopg
 import redis
+from pinecone import Index
 from psycopg import sql
 
 from rag_app.embedding import CHUNK_CHARACTERS, as_vector, chunks_of, embed
+from rag_app.log_groups import STREAM, LogEvent, group_of, logs_client, put
 from rag_app.objects import file_key, s3_client
 from rag_app.settings import CLIENT_IDS_FROM, DOMAIN, CellSettings, ObjectSettings, TenantAccess, default_host
+from rag_app.vectors import namespace_of, record_of
+from rag_app.warehouse import UsageEvent, Warehouse
 
 _TEXT: Final = (
     "account answer archive audit backup balance batch bearing board branch budget cable carrier "
@@ -49,6 +56,9 @@ _EPOCH: Final = datetime(2025, 1, 18, 9, 0, tzinfo=UTC)
 _ID_BLOCK: Final = 1_000_000
 _STREAM_START_MS: Final = 1_737_190_800_000
 _HOUR_MS: Final = 3_600_000
+_UPSERT: Final = 500
+_USAGE_DAYS: Final = 5
+_LOGGED_MS: Final = 2 * _HOUR_MS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +94,14 @@ NEIGHBOURS: Final = TENANTS[5:]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a tenant of share 1.0 gets. `keys` are Redis keys of every type."""
+    """What a tenant of share 1.0 gets. `keys` are Redis keys of every type. Each document has a record in Pinecone."""
 
     documents: int = 3_000
     chunks_per_document: int = 3
     files: int = 300
     keys: int = 2_000
+    usage_events: int = 2_000
+    log_events: int = 400
 
     def scaled(self, share: float) -> Sizes:
         return Sizes(
@@ -97,6 +109,8 @@ class Sizes:
             chunks_per_document=self.chunks_per_document,
             files=max(1, round(self.files * share)),
             keys=max(20, round(self.keys * share)),
+            usage_events=max(_USAGE_DAYS, round(self.usage_events * share)),
+            log_events=max(5, round(self.log_events * share)),
         )
 
 
@@ -108,6 +122,8 @@ class Seeded:
     chunks: int
     files: int
     keys: int
+    usage_events: int
+    log_events: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +159,9 @@ def seed(
     """Write the tenants' data into all stores of one cell, straight and fast, with the deployer's
     credentials.
 
-    The same (tenant, seed, sizes) gives the same rows, objects and keys in any cell; only expiry counts
-    from now. Meant for cells that were just deployed: raises `ValueError` if a tenant has documents there
-    already.
+    The same (tenant, seed, sizes) gives the same rows, objects, keys and records in any cell; only expiry and the
+    times of log events count from now. Meant for cells that were just deployed: raises `ValueError` if a tenant has
+    documents there already.
     """
     known = {tenant.id: tenant for tenant in TENANTS}
     wanted = list(known) if tenants is None else list(tenants)
@@ -154,6 +170,7 @@ def seed(
         psycopg.connect(settings.postgres_dsn, autocommit=True) as conn,
         redis.Redis.from_url(settings.redis_url) as client,
         closing(s3_client(settings.objects, connections=8)) as s3,
+        closing(_Beside(settings)) as beside,
         ThreadPoolExecutor(8, thread_name_prefix="seed") as threads,
     ):
         for tenant in wanted:
@@ -167,9 +184,17 @@ def seed(
             ]
             chunks = _copy_rows(conn, tenant, documents)
             keys = _write_keys(client, tenant, rng, size.keys, documents)
+            beside.write(tenant, rng, size, documents)
             for upload in uploads:
                 upload.result()
-            done[tenant] = Seeded(documents=len(documents), chunks=chunks, files=len(files), keys=keys)
+            done[tenant] = Seeded(
+                documents=len(documents),
+                chunks=chunks,
+                files=len(files),
+                keys=keys,
+                usage_events=size.usage_events if settings.warehouse else 0,
+                log_events=size.log_events if settings.logs else 0,
+            )
         _raise_sequences(conn)
         conn.execute("analyze documents, chunks, embeddings")
     return done
@@ -278,3 +303,61 @@ def _write_keys(
         pipe.xreadgroup("readers", "reader-1", {name: ">"}, count=1)
     pipe.execute()
     return sessions + counters + previews + bool(previews) + queues + tags + rankings + events
+
+
+class _Beside:
+    """The stores that have no fence of their own, as far as the cell has them: Pinecone, analytics, logs."""
+
+    def __init__(self, settings: CellSettings) -> None:
+        vectors, warehouse, logs = settings.vectors, settings.warehouse, settings.logs
+        self._vectors = Index(host=vectors.host, api_key=vectors.api_key) if vectors else None
+        self._warehouse = Warehouse(warehouse) if warehouse else None
+        self._logs = logs_client(logs) if logs else None
+        self._prefix = logs.group_prefix if logs else ""
+
+    def close(self) -> None:
+        for optional in (self._vectors, self._warehouse, self._logs):
+            if optional is not None:
+                optional.close()
+
+    def write(self, tenant: str, rng: random.Random, size: Sizes, documents: list[_Document]) -> None:
+        if self._vectors:
+            for first in range(0, len(documents), _UPSERT):
+                records = [record_of(d.id, d.title, d.body) for d in documents[first : first + _UPSERT]]
+                self._vectors.upsert(vectors=records, namespace=namespace_of(tenant), show_progress=False)
+        if self._warehouse:
+            with self._warehouse.opened(write=True):
+                self._warehouse.add(tenant, list(_usage(rng, size.usage_events, documents)))
+        if self._logs:
+            put(self._logs, self._prefix + group_of(tenant), STREAM, _logged(tenant, rng, size.log_events))
+
+
+def _usage(rng: random.Random, events: int, documents: list[_Document]) -> Iterator[UsageEvent]:
+    """Spread over five days."""
+    for n in range(events):
+        yield UsageEvent(
+            id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            happened=_EPOCH + timedelta(days=n % _USAGE_DAYS, seconds=n),
+            kind=rng.choice(("document_stored", "document_deleted", "counted")),
+            subject=str(rng.choice(documents).id),
+            units=rng.randrange(1, 2_000),
+        )
+
+
+def _logged(tenant: str, rng: random.Random, events: int) -> list[LogEvent]:
+    """Spread over the last two hours, the newest a minute ago."""
+    newest = int(time.time() * 1000) - 60_000
+    return [
+        LogEvent(
+            time_ms=newest - n * _LOGGED_MS // events,
+            message=json.dumps(
+                {
+                    "tenant": tenant,
+                    "method": "GET",
+                    "path": f"/documents/{rng.randrange(10**6)}",
+                    "status": 200,
+                }
+            ),
+        )
+        for n in range(events)
+    ]

@@ -36,17 +36,49 @@ class ObjectSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VectorSettings:
+    """A cell's index in Pinecone, by its host."""
+
+    host: str
+    api_key: str
+
+    def __repr__(self) -> str:
+        return f"VectorSettings(host={self.host!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """A cell's log groups in CloudWatch Logs: those whose names begin with `group_prefix`."""
+
+    endpoint: str | None
+    region: str
+    group_prefix: str
+    access_key: str
+    secret_key: str
+
+    def __repr__(self) -> str:
+        return f"LogSettings(endpoint={self.endpoint!r}, group_prefix={self.group_prefix!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """One cell, with the credentials of the one who deploys: a PostgreSQL superuser and Redis's ACL admin."""
+    """One cell, with the credentials of the one who deploys: a PostgreSQL superuser and Redis's ACL admin.
+
+    `warehouse` is the DuckDB file with what tenants used. The service does without any of the last three that a cell
+    has not.
+    """
 
     cell: str
     postgres_dsn: str
     redis_url: str
     app_postgres_password: str
     objects: ObjectSettings
+    vectors: VectorSettings | None = None
+    warehouse: Path | None = None
+    logs: LogSettings | None = None
 
     def __repr__(self) -> str:
-        return f"CellSettings(cell={self.cell!r}, objects={self.objects!r})"
+        return f"CellSettings(cell={self.cell!r}, objects={self.objects!r}, vectors={self.vectors!r})"
 
     @property
     def app_dsn(self) -> str:
@@ -73,7 +105,7 @@ def default_host(tenant: str, domain: str = DOMAIN) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """What the app of one cell reads from its configuration file."""
+    """What the app of one cell reads from its configuration file. The last three may be left out there."""
 
     cell: str
     domain: str
@@ -83,6 +115,9 @@ class AppConfig:
     tenants_file: Path
     faults_file: Path
     objects: ObjectSettings
+    vectors: VectorSettings | None
+    warehouse: Path | None
+    logs: LogSettings | None
 
     @staticmethod
     def load(path: Path) -> AppConfig:
@@ -96,6 +131,7 @@ class AppConfig:
             return (folder / reference["file"]).read_text("utf-8").strip()
 
         objects = raw["objects"]
+        vectors, warehouse, logs = (raw.get(name) for name in ("vectors", "warehouse", "logs"))
         return AppConfig(
             cell=raw["cell"],
             domain=raw["domain"],
@@ -110,6 +146,16 @@ class AppConfig:
                 region=objects["region"],
                 access_key=secret(objects["access_key"]),
                 secret_key=secret(objects["secret_key"]),
+            ),
+            vectors=vectors and VectorSettings(host=vectors["host"], api_key=secret(vectors["api_key"])),
+            warehouse=warehouse and Path(warehouse["path"]),
+            logs=logs
+            and LogSettings(
+                endpoint=logs["endpoint"],
+                region=logs["region"],
+                group_prefix=logs["group_prefix"],
+                access_key=secret(logs["access_key"]),
+                secret_key=secret(logs["secret_key"]),
             ),
         )
 
@@ -142,6 +188,10 @@ def write_config(
         "s3-access-key": objects.app_access_key or objects.access_key,
         "s3-secret-key": objects.app_secret_key or objects.secret_key,
     }
+    if settings.vectors:
+        contents |= {"pinecone-api-key": settings.vectors.api_key}
+    if settings.logs:
+        contents |= {"logs-access-key": settings.logs.access_key, "logs-secret-key": settings.logs.secret_key}
     for name, content in contents.items():
         _write(secrets / name, content, mode=0o600)
     config = {
@@ -157,10 +207,30 @@ def write_config(
             "access_key": {"file": f"{secrets.name}/s3-access-key"},
             "secret_key": {"file": f"{secrets.name}/s3-secret-key"},
         },
+        **_beside(settings, secrets.name),
     }
     path = folder / f"{settings.cell}.json"
     _write(path, json.dumps(config, indent=2), mode=0o644)
     return path
+
+
+def _beside(settings: CellSettings, secrets: str) -> dict[str, Any]:
+    """The part of the configuration that a cell may do without."""
+    config: dict[str, Any] = {}
+    if settings.vectors:
+        api_key = {"file": f"{secrets}/pinecone-api-key"}
+        config["vectors"] = {"host": settings.vectors.host, "api_key": api_key}
+    if settings.warehouse:
+        config["warehouse"] = {"path": str(settings.warehouse)}
+    if logs := settings.logs:
+        config["logs"] = {
+            "endpoint": logs.endpoint,
+            "region": logs.region,
+            "group_prefix": logs.group_prefix,
+            "access_key": {"file": f"{secrets}/logs-access-key"},
+            "secret_key": {"file": f"{secrets}/logs-secret-key"},
+        }
+    return config
 
 
 def address_of(url: str) -> tuple[str, int]:

@@ -3,7 +3,8 @@ holds its permit.
 
 A write that is refused because the tenant is fenced raises `Fenced` and has done nothing anywhere: the
 permit is the first statement of each transaction, and PostgreSQL's fence waits for all permits before the
-other stores are fenced.
+other stores are fenced. What a tenant used is noted in the same transaction, before anything is done in
+another store; `rag_app.shipping` brings it to analytics.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import psycopg
 import redis.asyncio as aioredis
@@ -29,12 +30,14 @@ from redis.exceptions import NoPermissionError
 from rag_app.embedding import as_vector, chunks_of, embed
 from rag_app.objects import file_key, s3_client
 from rag_app.settings import AppConfig, TenantAccess, load_tenants
+from rag_app.vectors import VectorIndex, record_id
 from tenure.client import Fenced, apermit, atouch, translating
 
 Connection = psycopg.AsyncConnection[TupleRow]
 T = TypeVar("T")
 
 OBJECTS_STORE: Final = "objects"
+PINECONE_STORE: Final = "pinecone"
 PREVIEW_TTL_S: Final = 30 * 86_400
 RECENT_LENGTH: Final = 1_000
 ATTEMPTS: Final = 5
@@ -56,6 +59,9 @@ with pieces as (
 insert into embeddings (tenant_id, chunk_id, embedding)
 select %(tenant)s, added.id, pieces.vector::vector from added join pieces using (seq)
 """
+_USED: Final = """
+insert into usage_outbox (tenant_id, kind, subject, units) values (%s, %s, %s, %s) returning id::text
+"""
 _SEARCH: Final = """
 select c.document_id, d.title, c.seq, c.text, e.embedding <=> %(vector)s::vector as distance
 from embeddings e
@@ -72,6 +78,14 @@ class Document:
     title: str
     body: str
     meta: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Generic[T]):
+    """What a write has led to, and the id of the usage event that was acknowledged with it ("" if none was)."""
+
+    value: T
+    event: str = ""
 
 
 class _TriedPool(aioredis.BlockingConnectionPool):
@@ -103,6 +117,7 @@ class Storage:
         )
         self._s3 = s3_client(config.objects, connections=S3_THREADS)
         self._threads = ThreadPoolExecutor(S3_THREADS, thread_name_prefix="s3")
+        self._vectors = VectorIndex(config.vectors) if config.vectors else None
         self._redis: dict[str, aioredis.Redis] = {}
         self._tenants: dict[str, TenantAccess] = {}
         self._tenants_read_ns = 0
@@ -114,6 +129,8 @@ class Storage:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._pool.close()
+        if self._vectors:
+            await self._vectors.close()
         for client in self._redis.values():
             await client.aclose()
         self._threads.shutdown()
@@ -176,13 +193,13 @@ class Storage:
 
     async def put_document(
         self, tenant: str, document_id: int | None, document: Document, *, create: bool
-    ) -> int | None:
+    ) -> Done[int] | None:
         """Store a document in all stores; return its id, or None if it should exist and does not.
 
         With an id, doing it twice is the same as once.
         """
 
-        async def work(conn: Connection) -> int | None:
+        async def work(conn: Connection) -> Done[int] | None:
             meta = json.dumps(document.meta)
             if document_id is None:
                 await apermit(conn, tenant)
@@ -193,8 +210,7 @@ class Storage:
                 key = int(row[0])
             else:
                 key = document_id
-            name = file_key(tenant, key)
-            await atouch(conn, tenant, OBJECTS_STORE, name)
+            await self._touch(conn, tenant, key)
             if document_id is not None and create:
                 await conn.execute(_UPSERT, (tenant, key, document.title, document.body, meta))
             elif document_id is not None:
@@ -202,11 +218,21 @@ class Storage:
                 if not done.rowcount:
                     return None
             await self._put_chunks(conn, tenant, key, document)
+            event = await self._used(conn, tenant, "document_stored", str(key), len(document.body))
             await self._put_preview(tenant, key, document)
-            await self._put_file(name, document.body)
-            return key
+            writes = [self._put_file(file_key(tenant, key), document.body)]
+            if self._vectors:
+                writes.append(self._vectors.put(tenant, key, document.title, document.body))
+            await _all(writes)
+            return Done(value=key, event=event)
 
         return await self._write(tenant, work)
+
+    async def _touch(self, conn: Connection, tenant: str, key: int) -> None:
+        """Note that a document's file and its record are about to change."""
+        await atouch(conn, tenant, OBJECTS_STORE, file_key(tenant, key))
+        if self._vectors:
+            await atouch(conn, tenant, PINECONE_STORE, record_id(key))
 
     async def _put_chunks(self, conn: Connection, tenant: str, key: int, document: Document) -> None:
         texts = chunks_of(document.title, document.body)
@@ -222,12 +248,23 @@ class Storage:
             },
         )
 
+    async def _used(self, conn: Connection, tenant: str, kind: str, subject: str, units: int = 1) -> str:
+        """Note what the tenant does, where the cell has analytics; return the event's id."""
+        if self._config.warehouse is None:
+            return ""
+        row = await (await conn.execute(_USED, (tenant, kind, subject, units))).fetchone()
+        assert row is not None
+        return str(row[0])
+
     async def _put_file(self, name: str, body: str) -> None:
         await self._in_thread(
             lambda: self._s3.put_object(
                 Bucket=self._config.objects.bucket, Key=name, Body=body.encode(), ContentType="text/plain"
             )
         )
+
+    async def _delete_file(self, name: str) -> None:
+        await self._in_thread(lambda: self._s3.delete_object(Bucket=self._config.objects.bucket, Key=name))
 
     async def _put_preview(self, tenant: str, key: int, document: Document) -> None:
         preview, recent = f"t:{tenant}:preview:{key}", f"t:{tenant}:recent"
@@ -238,21 +275,23 @@ class Storage:
             pipe.zremrangebyrank(recent, 0, -RECENT_LENGTH - 1)
             await pipe.execute()
 
-    async def delete_document(self, tenant: str, key: int) -> bool:
+    async def delete_document(self, tenant: str, key: int) -> Done[bool]:
         """Delete a document from all stores; say whether there was one. Twice is the same as once."""
 
-        async def work(conn: Connection) -> bool:
-            name = file_key(tenant, key)
-            await atouch(conn, tenant, OBJECTS_STORE, name)
+        async def work(conn: Connection) -> Done[bool]:
+            await self._touch(conn, tenant, key)
             done = await conn.execute("delete from documents where tenant_id = %s and id = %s", (tenant, key))
+            there = done.rowcount > 0
+            event = await self._used(conn, tenant, "document_deleted", str(key)) if there else ""
             async with self._redis_of(tenant).pipeline(transaction=True) as pipe:
                 pipe.delete(f"t:{tenant}:preview:{key}")
                 pipe.zrem(f"t:{tenant}:recent", str(key))
                 await pipe.execute()
-            await self._in_thread(
-                lambda: self._s3.delete_object(Bucket=self._config.objects.bucket, Key=name)
-            )
-            return done.rowcount > 0
+            writes = [self._delete_file(file_key(tenant, key))]
+            if self._vectors:
+                writes.append(self._vectors.delete(tenant, key))
+            await _all(writes)
+            return Done(value=there, event=event)
 
         return await self._write(tenant, work)
 
@@ -270,6 +309,11 @@ class Storage:
             cursor = await conn.execute(_SEARCH, {"tenant": tenant, "vector": as_vector(embed(text))})
             names = ("document", "title", "seq", "text", "distance")
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def similar(self, tenant: str, text: str) -> list[dict[str, Any]] | None:
+        """The five documents whose beginning is nearest to the text, from Pinecone: what was written in the last
+        seconds may be missing, and what was deleted still be among them. None if the cell has no index."""
+        return await self._vectors.nearest(tenant, embed(text)) if self._vectors else None
 
     async def file(self, tenant: str, key: int) -> bytes | None:
         def get() -> bytes | None:
@@ -293,31 +337,46 @@ class Storage:
             previews: list[dict[str, str]] = await pipe.execute()
         return [{"id": key, **preview} for key, preview in zip(keys, previews, strict=True)]
 
-    async def count_up(self, tenant: str, name: str) -> int:
+    async def count_up(self, tenant: str, name: str) -> Done[int]:
         """Add one. Not idempotent: the permit comes first, so a request that is refused has not counted."""
 
-        async def work(conn: Connection) -> int:
+        async def work(conn: Connection) -> Done[int]:
             await apermit(conn, tenant)
-            return int(await self._redis_of(tenant).incr(f"t:{tenant}:counter:{name}"))
+            event = await self._used(conn, tenant, "counted", name)
+            return Done(
+                value=int(await self._redis_of(tenant).incr(f"t:{tenant}:counter:{name}")), event=event
+            )
 
         return await self._write(tenant, work)
 
     async def counter(self, tenant: str, name: str) -> int:
         return int(await self._redis_of(tenant).get(f"t:{tenant}:counter:{name}") or 0)
 
-    async def put_session(self, tenant: str, session: str, fields: dict[str, str], ttl_s: float) -> None:
+    async def put_session(
+        self, tenant: str, session: str, fields: dict[str, str], ttl_s: float
+    ) -> Done[None]:
         key = f"t:{tenant}:session:{session}"
 
-        async def work(conn: Connection) -> None:
+        async def work(conn: Connection) -> Done[None]:
             await apermit(conn, tenant)
+            event = await self._used(conn, tenant, "session_stored", session)
             async with self._redis_of(tenant).pipeline(transaction=True) as pipe:
                 pipe.delete(key)
                 pipe.hset(key, items=[text for field in fields.items() for text in field])
                 pipe.pexpire(key, int(ttl_s * 1000))
                 await pipe.execute()
+            return Done(value=None, event=event)
 
-        await self._write(tenant, work)
+        return await self._write(tenant, work)
 
     async def session(self, tenant: str, session: str) -> dict[str, str]:
         fields = await self._redis_of(tenant).hgetall(f"t:{tenant}:session:{session}")
         return {str(name): str(value) for name, value in fields.items()}
+
+
+async def _all(writes: Sequence[Awaitable[None]]) -> None:
+    """Wait for all of them, then raise what one has failed with: none may be under way when the permit ends."""
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rag_app.embedding import chunks_of, embed
 from rag_app.history import ABSENT, History, Op, Outcome, Request
-from rag_app.reader import CellReader, StoredDocument
+from rag_app.reader import CellReader, StoredDocument, StoredRecord
 from rag_app.texts import body_of, stated, title_of
 
 _EXPIRY_TOLERANCE_S: Final = 2.0
@@ -158,6 +158,7 @@ def verify(history: History, reader_of: Callable[[str], CellReader]) -> LostWrit
         _check_documents(findings, reader, tenant, [expectations(writes) for writes in kinds["document"]])
         _check_sessions(findings, reader, tenant, [expectations(writes) for writes in kinds["session"]])
         _check_counters(findings, reader, tenant, kinds["counter"])
+        _check_usage(findings, reader, tenant, [request for writes in keys.values() for request in writes])
     stale, reads = stale_reads(history)
     return LostWrites(
         lost=tuple(sorted(findings.lost)),
@@ -172,7 +173,7 @@ def verify(history: History, reader_of: Callable[[str], CellReader]) -> LostWrit
 def _check_documents(findings: _Findings, reader: CellReader, tenant: str, documents: list[Expected]) -> None:
     ids = [int(document.key.removeprefix("document:")) for document in documents]
     rows, files = reader.documents(tenant, ids), reader.files(tenant, ids)
-    titles = reader.preview_titles(tenant, ids)
+    titles, records = reader.preview_titles(tenant, ids), reader.records(tenant, ids)
     for number, expected in zip(ids, documents, strict=True):
         row = rows.get(number)
         version = _version(row.title if row else None, expected.label)
@@ -184,6 +185,8 @@ def _check_documents(findings: _Findings, reader: CellReader, tenant: str, docum
             findings.puzzle(tenant, "objects", expected.key, f"other bytes than v{version}'s")
         findings.judge(tenant, "objects", expected, version)
         findings.judge(tenant, "redis", expected, _version(titles.get(number), expected.label))
+        if records is not None:
+            _check_record(findings, tenant, expected, records.get(number))
 
 
 def _check_parts(
@@ -208,13 +211,44 @@ def _check_parts(
         )
         return
     for seq, (text, vector) in enumerate(row.chunks):
-        if vector is None or any(
-            abs(a - b) > _EMBEDDING_TOLERANCE for a, b in zip(vector, embed(text), strict=True)
-        ):
+        if vector is None or not _near(vector, embed(text)):
             found = "none" if vector is None else "another vector"
             wanted = f"the embedding of v{version}, chunk {seq}"
             findings.lost.append(
                 Lost(tenant=tenant, store="vectors", key=expected.key, expected=wanted, found=found)
+            )
+
+
+def _check_record(findings: _Findings, tenant: str, expected: Expected, record: StoredRecord | None) -> None:
+    """Pinecone has the document's version, with the vector of its first chunk."""
+    version = _version(record.title if record else None, expected.label)
+    if not findings.judge(tenant, "pinecone", expected, version) or record is None:
+        return
+    first = chunks_of(title_of(expected.label, version), body_of(tenant, expected.label, version))[0]
+    if not _near(record.values, embed(first)):
+        findings.puzzle(tenant, "pinecone", expected.key, f"another vector than v{version}'s")
+
+
+def _near(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) <= _EMBEDDING_TOLERANCE for a, b in zip(one, other, strict=True)
+    )
+
+
+def _check_usage(findings: _Findings, reader: CellReader, tenant: str, writes: list[Request]) -> None:
+    """What was acknowledged is in the outbox or in analytics, and there once."""
+    waiting, shipped = reader.usage(tenant)
+    for request in writes:
+        if request.outcome is not Outcome.OK or not request.event:
+            continue
+        findings.checked["analytics"] += 1
+        times = shipped.get(request.event, 0)
+        if times > 1:
+            findings.puzzle(tenant, "analytics", request.key, f"event {request.event} {times} times")
+        elif not times and request.event not in waiting:
+            wanted = f"event {request.event}"
+            findings.lost.append(
+                Lost(tenant=tenant, store="analytics", key=request.key, expected=wanted, found="nothing")
             )
 
 
@@ -279,7 +313,7 @@ def _reads_with_writes(history: History) -> Iterator[tuple[list[Request], Reques
         if request.is_write:
             writes[request.tenant, request.key].append(request)
     for request in history.requests:
-        if not request.is_write and request.outcome is Outcome.OK:
+        if not request.is_write and request.key and request.outcome is Outcome.OK:
             yield writes[request.tenant, request.key], request
 
 

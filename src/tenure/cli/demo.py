@@ -116,8 +116,9 @@ def show(evidence: Any) -> str:
     ]
     verdict = "every promise kept" if not evidence.broken else "NOT KEPT: " + "; ".join(evidence.broken)
     legend = [f"  {i}  {m.kind} {m.tenant}, {m.source} -> {m.target}" for i, m in enumerate(moves, 1)]
+    stays = [f"not moved: {store}: {why}" for store, why in evidence.stays.items()]
     columns = table(("", *(f"move {i}" for i in range(1, len(moves) + 1))), rows)
-    return "\n".join(["", *legend, "", columns, "", f"{verdict}; {evidence.seconds:.0f} s"])
+    return "\n".join(["", *legend, "", columns, "", *stays, f"{verdict}; {evidence.seconds:.0f} s"])
 
 
 def _counts(seen: Any) -> str:

@@ -53,7 +53,8 @@ def estate() -> None:
 @json_option
 @pass_context
 def up(context: Context, folder: Path, workers: int) -> None:
-    """Start PostgreSQL 16 and 18, Valkey, SeaweedFS, Envoy, the gate and the sample app; write tenure.yaml."""
+    """Start PostgreSQL 16 and 18, Valkey, SeaweedFS, a stand-in for Pinecone, Envoy, the gate and the sample app;
+    write tenure.yaml."""
     began = time.monotonic()
     app = example("local").RagApp()
     local = cells.start(folder, app, owner=False, fleet=workers > 0)

@@ -9,6 +9,8 @@ holder of the step), and after it the target does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
 from tenure.engine.context import CommitUndecided, StepContext
@@ -16,7 +18,7 @@ from tenure.errors import DataDiffers, FenceRefused, PlanStale, StoreUnavailable
 from tenure.model.comparison import Comparison, total
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.operations.deps import Deps
-from tenure.operations.pause import Pause, Timing
+from tenure.operations.pause import Clock, Pause, Timing
 from tenure.operations.session import Session
 from tenure.operations.steering import ungated
 from tenure.routing.contract import HoldReport
@@ -66,7 +68,7 @@ class Hold:
             self._commit()
             ctx.reach("switch.committed")
             self._pause.clock.lap("commit")
-            report = go_forward(self._deps, ctx, session, self._epoch + 1)
+            report = go_forward(self._deps, ctx, session, self._epoch + 1, self._pause.clock)
             self._pause.clock.lap("open")
         # The gate had opened by itself, or there was none: users waited for the target until now.
         if report.timed_out or ungated(ctx):
@@ -115,12 +117,8 @@ class Hold:
             compared = session.begin(session.copies[name].compare_changed)
             return session.outcome(compared, clock.left_s(), f"comparing {name} of {session.target}")
 
-        session.each(seal)
-        session.outcome(asked, clock.left_s(), "the control database")
-        ctx.reach("switch.sealed")
-        clock.lap("seal")
         session.require_evidence()
-        changed = session.each(compare)
+        changed = self._seal_and_compare(asked, clock.timed("seal", seal), clock.timed("compare", compare))
         if total(changed.values()):
             raise DataDiffers(
                 describe(changed), hint="the switch compares again and repairs before its next attempt"
@@ -131,6 +129,40 @@ class Hold:
         clock.lap("close")
         pause.require_time("the placement could change")
         return changed
+
+    def _seal_and_compare(
+        self,
+        asked: Future[None],
+        seal: Callable[[StoreName], None],
+        compare: Callable[[StoreName], Comparison],
+    ) -> dict[StoreName, Comparison]:
+        """Each store is compared as soon as it is sealed, and one that another's copy carries, as soon as that is.
+        Nothing of it is under way any more when this raises."""
+        ctx, session, clock = self._ctx, self._session, self._pause.clock
+        sealed: dict[StoreName, Future[None]] = {name: Future() for name in session.copies}
+
+        def work(name: StoreName) -> Comparison:
+            try:
+                seal(name)
+            except BaseException as error:
+                sealed[name].set_exception(error)
+                raise
+            sealed[name].set_result(None)
+            carrier = session.source_store(name).capabilities.rides_with
+            if carrier is not None:
+                session.outcome(sealed[carrier], clock.left_s(), f"sealing {carrier} of {session.target}")
+            return compare(name)
+
+        working = session.begin(lambda: session.each(work))
+        try:
+            wait(sealed.values())
+            clock.lap("seal")
+            if all(each.exception() is None for each in sealed.values()):
+                session.outcome(asked, clock.left_s(), "the control database")
+                ctx.reach("switch.sealed")
+        finally:
+            wait([working])
+        return working.result()
 
     def _commit(self) -> None:
         """Change the placement. If it has certainly not changed, the source opens again; if nobody can know yet
@@ -155,13 +187,16 @@ def describe(changed: dict[StoreName, Comparison]) -> str:
     return "source and target differ (" + "; ".join(parts) + ")"
 
 
-def go_forward(deps: Deps, ctx: StepContext, session: Session, epoch: int) -> HoldReport:
+def go_forward(
+    deps: Deps, ctx: StepContext, session: Session, epoch: int, clock: Clock | None = None
+) -> HoldReport:
     """After the point of no return: the target opens, the waiting requests go there. Repeats harmlessly."""
     placement = deps.registry.placements.get(session.tenant) if ctx.taken_over else None
     if placement is not None and placement.cell != session.target:
         raise PlanStale(f"{session.tenant} is served by {placement.cell}, not by {session.target}")
     fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
-    session.each(lambda n: session.target_store(n).open(fence), session.fenced())
+    opening = (clock or Clock(0.0)).timed("open", lambda n: session.target_store(n).open(fence))
+    session.each(opening, session.fenced())
     ctx.reach("switch.opened")
     report = _release(deps, ctx, session)
     ctx.reach("switch.released")

@@ -388,6 +388,7 @@ class Move:
         if switched is not None and steering.ungated(ctx) is None and not report.timed_out:
             record_measurement(self._deps, ctx, "hold", None, report.requests_held, 0, report.hold_ms / 1000)
         timing = switched.timing.as_dict() if switched is not None else {}
+        by_store = switched.timing.stores_as_dict() if switched is not None else {}
         changed = {n: c.as_dict() for n, c in switched.changed.items()} if switched is not None else {}
         ctx.record_result(
             hold_ms=round(report.hold_ms, 2),
@@ -396,10 +397,16 @@ class Move:
             gate_timed_out=report.timed_out,
             gated=steering.ungated(ctx) is None,
             timing_ms=timing,
+            stores_ms=by_store,
             changed=changed,
         )
         ctx.event(
-            "switched", source=session.source, target=session.target, hold_ms=report.hold_ms, timing_ms=timing
+            "switched",
+            source=session.source,
+            target=session.target,
+            hold_ms=report.hold_ms,
+            timing_ms=timing,
+            stores_ms=by_store,
         )
 
     def _soak_h(self, tenant: TenantId) -> float:

@@ -8,9 +8,9 @@ own deadline, by the gate's budget, and by the next holder of the step.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tenure.engine.context import StepContext
 from tenure.errors import DeadlineExceeded, FenceRefused, StoreUnavailable, TenureError
@@ -20,6 +20,7 @@ from tenure.operations.served import Served
 from tenure.routing.contract import HoldReport
 from tenure.stores.contract import Fence
 
+R = TypeVar("R")
 FENCE_MARGIN_S: Final = 0.1
 """The fence lifts itself this long before the gate does, so that released requests find the cell open."""
 REOPEN_ATTEMPTS: Final = 5
@@ -27,12 +28,17 @@ REOPEN_ATTEMPTS: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds of the parts of one hold, in order."""
+    """Milliseconds of the parts of one hold, in order, and of what each store took of a part: stores work at the same
+    time, so a part takes as long as the slowest of them."""
 
     parts: tuple[tuple[str, float], ...]
+    stores: Mapping[str, Mapping[StoreName, float]]
 
     def as_dict(self) -> dict[str, float]:
         return {name: round(ms, 2) for name, ms in self.parts}
+
+    def stores_as_dict(self) -> dict[str, dict[str, float]]:
+        return {part: {n: round(ms, 2) for n, ms in its.items()} for part, its in self.stores.items()}
 
 
 class Clock:
@@ -42,6 +48,7 @@ class Clock:
         self.began = self._last = time.perf_counter()
         self._deadline = self.began + budget_s
         self._parts: list[tuple[str, float]] = []
+        self._stores: dict[str, dict[StoreName, float]] = {}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -58,8 +65,21 @@ class Clock:
     def over(self) -> bool:
         return time.perf_counter() > self._deadline
 
+    def timed(self, part: str, work: Callable[[StoreName], R]) -> Callable[[StoreName], R]:
+        """`work` that notes how long each store takes for it."""
+        noted = self._stores.setdefault(part, {})
+
+        def run(name: StoreName) -> R:
+            began = time.perf_counter()
+            try:
+                return work(name)
+            finally:
+                noted[name] = (time.perf_counter() - began) * 1000
+
+        return run
+
     def timing(self) -> Timing:
-        return Timing(parts=tuple(self._parts))
+        return Timing(parts=tuple(self._parts), stores=self._stores)
 
 
 class Pause:
@@ -97,7 +117,8 @@ class Pause:
             deps.router.drain(served.tenant, served.cell, timeout_s=drain_s)
         ctx.reach(f"{self._step}.drained")
         clock.lap("drain")
-        served.each(lambda n: self._lower(n, min(drain_s, clock.left_s())), served.draining())
+        lower = clock.timed("fence", lambda n: self._lower(n, min(drain_s, clock.left_s())))
+        served.each(lower, served.draining())
         ctx.reach(f"{self._step}.fenced")
         clock.lap("fence")
 

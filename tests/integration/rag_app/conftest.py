@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -15,11 +16,21 @@ from typing import Any
 
 import psycopg
 import pytest
+from pinecone import Pinecone
 
 import rag_app
 from rag_app.deploy import deploy
-from rag_app.settings import CellSettings, ObjectSettings, TenantAccess, default_host, write_config
-from tenure.estate.local import S3Endpoint
+from rag_app.embedding import DIMENSIONS
+from rag_app.settings import (
+    CellSettings,
+    LogSettings,
+    ObjectSettings,
+    TenantAccess,
+    VectorSettings,
+    default_host,
+    write_config,
+)
+from tenure.estate.local import RunningEstate, S3Endpoint
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.contract import Fence
@@ -84,7 +95,7 @@ class Fencing:
         self._dsn = dsn
         tables = [
             TenantTable(schema="public", name=name, tenant_column="tenant_id")
-            for name in ("documents", "chunks", "embeddings")
+            for name in ("documents", "chunks", "embeddings", "usage_outbox")
         ]
         self._store = PostgresStore(
             name=StoreName("postgres"), cell=CellName("blue"), dsn=Secret(dsn), tables=tables
@@ -111,10 +122,35 @@ def _fence(tenant: str) -> Fence:
 
 
 @pytest.fixture
+def fresh_vectors(servers: RunningEstate) -> Iterator[Callable[[], VectorSettings]]:
+    """`fresh_vectors()` gives a new index, gone after the test."""
+    servers.start("pinecone-a")
+    endpoint = servers.pinecone("pinecone-a")
+    key = endpoint.api_key.reveal()
+    project = Pinecone(api_key=key, host=endpoint.control)
+    made: list[str] = []
+
+    def make() -> VectorSettings:
+        name = f"t-{secrets.token_hex(6)}"
+        values = {"type": "dense_vector", "dimension": DIMENSIONS, "metric": "cosine"}
+        host = project.indexes.create(name=name, schema={"fields": {"_values": values}}).host
+        made.append(name)
+        return VectorSettings(host=str(host), api_key=key)
+
+    yield make
+    for name in made:
+        project.indexes.delete(name)
+    project.close()
+
+
+@pytest.fixture
 def cell_settings(
     fresh_database: Callable[..., str],
     fresh_redis: Callable[..., str],
     fresh_bucket: Callable[..., tuple[S3Endpoint, str]],
+    fresh_vectors: Callable[[], VectorSettings],
+    moto: str,
+    tmp_path: Path,
 ) -> CellSettings:
     """A cell that nothing has been deployed to."""
     s3, bucket = fresh_bucket()
@@ -131,6 +167,15 @@ def cell_settings(
             secret_key=s3.secret_key.reveal(),
             app_access_key=s3.app_access_key.reveal(),
             app_secret_key=s3.app_secret_key.reveal(),
+        ),
+        vectors=fresh_vectors(),
+        warehouse=tmp_path / "blue.duckdb",
+        logs=LogSettings(
+            endpoint=moto,
+            region="us-east-1",
+            group_prefix=f"/{secrets.token_hex(6)}",
+            access_key="any",
+            secret_key="any",
         ),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from pinecone import Index
 
 from rag_app.deploy import deploy
+from rag_app.log_groups import STREAM, group_of, logs_client
 from rag_app.objects import s3_client
 from rag_app.settings import CellSettings
+from rag_app.warehouse import Warehouse
 
 from .conftest import ACME, ACME_HOST, GLOBEX, GLOBEX_HOST, TENANTS, App, Fencing
 
@@ -34,12 +38,50 @@ def contents(cell: CellSettings) -> dict[str, Any]:
         keys = {key: client.dump(key) for key in sorted(client.scan_iter())}
     with closing(s3_client(cell.objects)) as s3:
         listed = s3.list_objects_v2(Bucket=cell.objects.bucket).get("Contents", [])
-    return {**tables, "keys": keys, "objects": [(item["Key"], item["ETag"]) for item in listed]}
+    objects = [(item["Key"], item["ETag"]) for item in listed]
+    return {**tables, "keys": keys, "objects": objects, "records": records(cell)}
+
+
+def records(cell: CellSettings) -> dict[str, Any]:
+    """All records in the cell's index, by tenant and id."""
+    found = {}
+    with closing(Index(host=cell.vectors.host, api_key=cell.vectors.api_key)) as index:
+        for namespace in (one.name for page in index.list_namespaces() for one in page.namespaces):
+            ids = [str(record.id) for page in index.list(namespace=namespace) for record in page.vectors]
+            for record in index.fetch(ids=ids, namespace=namespace).vectors.values() if ids else ():
+                found[f"{namespace}/{record.id}"] = (list(record.values), record.metadata)
+    return found
+
+
+def used(cell: CellSettings, tenant: str) -> list[tuple[str, str, int]]:
+    """Kind, subject and units of what the tenant did, as analytics have it, the oldest first."""
+    with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened():
+        return warehouse.events(tenant)
+
+
+def waiting(cell: CellSettings, tenant: str) -> int:
+    with psycopg.connect(cell.postgres_dsn) as conn:
+        row = conn.execute("select count(*) from usage_outbox where tenant_id = %s", (tenant,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def logged(cell: CellSettings, tenant: str) -> list[dict[str, Any]]:
+    with closing(logs_client(cell.logs)) as logs:
+        try:
+            answer = logs.get_log_events(
+                logGroupName=cell.logs.group_prefix + group_of(tenant),
+                logStreamName=STREAM,
+                startFromHead=True,
+            )
+        except logs.exceptions.ResourceNotFoundException:
+            return []
+    return [json.loads(event["message"]) for event in answer["events"]]
 
 
 def test_a_document_is_stored_in_all_stores_and_deleted_from_all(app: App, cell: CellSettings) -> None:
     created = app("POST", "/documents", {"id": ID, "title": "Title", "body": LONG, "meta": {"a": 1}})
-    assert (created.status, created.json) == (201, {"cell": "blue", "id": ID})
+    assert (created.status, created.json["cell"], created.json["id"]) == (201, "blue", ID)
     assert created.headers["x-served-by"] == "blue"
     shown = app("GET", f"/documents/{ID}").json
     assert shown == {"cell": "blue", "id": ID, "title": "Title", "body": LONG, "meta": {"a": 1}}
@@ -48,6 +90,8 @@ def test_a_document_is_stored_in_all_stores_and_deleted_from_all(app: App, cell:
         {"id": str(ID), "title": "Title", "characters": str(len(LONG))}
     ]
     assert app("GET", "/search?q=word149+word148").json["hits"][0]["document"] == ID
+    [similar] = app("GET", "/similar?q=word1+word2").json["hits"]
+    assert (similar["document"], similar["title"]) == (ID, "Title")
 
     assert app("PUT", f"/documents/{ID}", {"title": "New", "body": "short"}).status == 200
     assert app("GET", f"/documents/{ID}").json["title"] == "New"
@@ -228,7 +272,92 @@ def test_a_write_that_another_stores_own_fence_refuses_is_not_acknowledged(
     assert app("POST", "/documents", {"id": ID, "title": "T", "body": "b"}).status == 201
 
 
-def test_files_are_journaled_while_changes_are_recorded(
+def test_what_a_tenant_did_is_in_analytics_once_and_what_is_fenced_stays_in_the_outbox(
+    app: App, cell: CellSettings, fencing: Fencing, wait_until: Callable[..., None]
+) -> None:
+    for method, path, fields in (
+        ("POST", "/documents", {"id": ID, "title": "T", "body": "four"}),
+        ("POST", "/counters/clicks", None),
+        ("POST", "/sessions", {"id": "s1", "fields": {"user": "ann"}}),
+        ("DELETE", f"/documents/{ID}", None),
+        ("DELETE", f"/documents/{ID}", None),
+    ):
+        assert app(method, path, fields).status in {200, 201}
+    wait_until(lambda: len(used(cell, ACME)) == 4, "the events are shipped")
+    wait_until(lambda: waiting(cell, ACME) == 0, "the outbox is empty")
+    done = [
+        ("document_stored", str(ID), 4),
+        ("counted", "clicks", 1),
+        ("session_stored", "s1", 1),
+        ("document_deleted", str(ID), 1),
+    ]
+    assert used(cell, ACME) == done
+    with psycopg.connect(cell.postgres_dsn, autocommit=True) as conn:
+        conn.execute("begin")
+        # What a shipper that died between its two commits leaves behind: shipped already, and in the outbox still.
+        conn.execute("select tenure.permit(%s)", (ACME,))
+        with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened():
+            [again] = [event for event, _ in warehouse.counts(ACME).items()][:1]
+        conn.execute(
+            "insert into usage_outbox (tenant_id, id, kind, subject) values (%s, %s, 'counted', 'clicks')",
+            (ACME, again),
+        )
+        conn.execute("commit")
+    wait_until(lambda: waiting(cell, ACME) == 0, "the outbox is empty again")
+    assert used(cell, ACME) == done
+
+    app("POST", "/counters/clicks")
+    fencing.lower(ACME)
+    app("POST", "/counters/clicks", host=GLOBEX_HOST)
+    wait_until(lambda: len(used(cell, GLOBEX)) == 1, "the neighbour's event is shipped")
+    assert len(used(cell, ACME)) + waiting(cell, ACME) == 5
+    fencing.lift(ACME)
+    wait_until(lambda: len(used(cell, ACME)) == 5, "what was fenced is shipped")
+
+
+def test_every_request_is_logged_for_its_tenant_and_counted(
+    app: App, cell: CellSettings, wait_until: Callable[..., None]
+) -> None:
+    assert app("GET", f"/documents/{ID}").status == 404
+    assert app("POST", "/counters/clicks").status == 200
+    assert app("GET", "/counters/clicks", host=GLOBEX_HOST).status == 200
+    assert app("GET", "/healthz").status == 200
+    wait_until(lambda: len(logged(cell, ACME)) == 2 and logged(cell, GLOBEX), "the requests are logged")
+    assert [(e["tenant"], e["method"], e["path"], e["status"]) for e in logged(cell, ACME)] == [
+        (ACME, "GET", f"/documents/{ID}", 404),
+        (ACME, "POST", "/counters/clicks", 200),
+    ]
+    [theirs] = logged(cell, GLOBEX)
+    assert theirs["tenant"] == GLOBEX
+    answer = app("GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    assert f'rag_requests_total{{tenant="{ACME}",method="GET",status="404"}} 1' in lines
+    assert f'rag_requests_total{{tenant="{ACME}",method="POST",status="200"}} 1' in lines
+    assert f'rag_request_seconds_count{{tenant="{GLOBEX}"}} 1' in lines
+
+
+def test_what_is_shipped_is_journaled_while_changes_are_recorded(
+    app: App, cell: CellSettings, fencing: Fencing, wait_until: Callable[..., None]
+) -> None:
+    fencing.record(ACME)
+    app("POST", "/counters/clicks")
+
+    def journal() -> dict[str, set[str]]:
+        with psycopg.connect(cell.postgres_dsn) as conn:
+            found = conn.execute("select store, key from tenure.journal where tenant_id = %s", (ACME,))
+            rows: dict[str, set[str]] = {}
+            for store, key in found:
+                rows.setdefault(store, set()).add(key)
+            return rows
+
+    wait_until(lambda: {"analytics", "logs"} <= journal().keys(), "both shippers have noted what they change")
+    assert all(re.fullmatch(r"main\.usage_events/\d{4}-\d\d-\d\d", key) for key in journal()["analytics"])
+    hour = rf"/rag_app/{ACME}:requests:\d{{4}}-\d\d-\d\dT\d\d"
+    assert all(re.fullmatch(hour, key) for key in journal()["logs"])
+
+
+def test_files_and_records_are_journaled_while_changes_are_recorded(
     app: App, cell: CellSettings, fencing: Fencing
 ) -> None:
     app("POST", "/documents", {"id": ID, "title": "T", "body": "b"})
@@ -238,8 +367,11 @@ def test_files_are_journaled_while_changes_are_recorded(
     app("DELETE", f"/documents/{ID}")
     app("POST", "/documents", {"id": ID, "title": "T", "body": "b"}, host=GLOBEX_HOST)
     with psycopg.connect(cell.postgres_dsn) as conn:
-        rows = conn.execute("select tenant_id, store, key from tenure.journal order by id").fetchall()
-    assert rows == [(ACME, "objects", f"tenants/{ACME}/files/{ID}.txt")] * 2
+        rows = conn.execute(
+            "select tenant_id, store, key from tenure.journal where store in ('objects', 'pinecone') order by id"
+        ).fetchall()
+    both = [(ACME, "objects", f"tenants/{ACME}/files/{ID}.txt"), (ACME, "pinecone", str(ID))]
+    assert rows == both * 2
 
 
 def test_deploying_again_changes_nothing_and_lifts_no_fence(

@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from pinecone import Index
 
 from rag_app.checker import Served, check
 from rag_app.history import History, Op, Outcome, Request
@@ -27,6 +28,7 @@ from rag_app.reader import CellReader
 from rag_app.settings import CellSettings
 from rag_app.texts import body_of, title_of
 from rag_app.verify import verify
+from rag_app.warehouse import Warehouse
 
 from .conftest import ACME, ACME_HOST, EXAMPLES, GLOBEX, GLOBEX_HOST, App, Fencing
 
@@ -78,7 +80,8 @@ def test_all_that_the_load_wrote_is_found_and_each_planted_loss_as_well(
     assert found.clean, (found.lost, found.stale, found.unexplained)
     assert found.writes_acked == counts.writes_acked > 200
     assert found.reads_checked > 100
-    assert set(found.checked) == {"postgres", "vectors", "objects", "redis"}
+    assert set(found.checked) == {"postgres", "vectors", "objects", "redis", "pinecone", "analytics"}
+    wait_until(lambda: not reader.usage(ACME)[0], "every event is shipped")
 
     updated = latest(history, Op.UPDATE)
     plants: list[tuple[str, str, Callable[[], object]]] = [
@@ -94,6 +97,8 @@ def test_all_that_the_load_wrote_is_found_and_each_planted_loss_as_well(
         ("redis", counted.key, lambda: _redis(cell).decr(f"t:{ACME}:counter:{name}")),
         ("redis", session.key, lambda: _redis(cell).delete(f"t:{ACME}:session:{session_name}")),
         ("postgres", deleted.key, lambda: _plant_deleted_row(cell, deleted)),
+        ("pinecone", updated.key, lambda: _plant_no_record(cell, updated)),
+        ("analytics", counted.key, lambda: _plant_no_event(cell, counted)),
     ]
     for store, key, plant in plants:
         before = {(lost.store, lost.key) for lost in verify(history, lambda _: reader).lost}
@@ -305,6 +310,16 @@ def _plant_no_embedding(cell: CellSettings, request: Request) -> None:
             " (select min(id) from chunks where tenant_id = %s and document_id = %s)",
             (ACME, ACME, _number(request)),
         )
+
+
+def _plant_no_record(cell: CellSettings, request: Request) -> None:
+    with Index(host=cell.vectors.host, api_key=cell.vectors.api_key) as index:
+        index.delete(ids=[str(_number(request))], namespace=ACME)
+
+
+def _plant_no_event(cell: CellSettings, request: Request) -> None:
+    with closing(Warehouse(cell.warehouse)) as warehouse, warehouse.opened(write=True) as connection:
+        connection.execute("delete from file.main.usage_events where id = ?", [request.event])
 
 
 def _plant_old_row(cell: CellSettings, request: Request) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
 import pytest
 import redis
+from pinecone import Index
 
 from rag_app.deploy import deploy, deploy_postgres
+from rag_app.log_groups import STREAM, group_of, logs_client
 from rag_app.objects import s3_client
 from rag_app.seed import NEIGHBOURS, SCENARIO_TENANTS, TENANTS, Sizes, default_access, seed
-from rag_app.settings import CellSettings
+from rag_app.settings import CellSettings, VectorSettings
 from tenure.catalogue import Catalogue, RedisMap, load_catalogue
 
 from .conftest import EXAMPLES
@@ -52,12 +56,30 @@ def objects(cell: CellSettings) -> list[tuple[str, str]]:
         return [(item["Key"], item["ETag"]) for page in pages for item in page.get("Contents", [])]
 
 
+def beside(cell: CellSettings, tenant: str) -> tuple[Any, ...]:
+    """What a tenant has in Pinecone and in analytics, and the messages that were logged of it."""
+    with closing(Index(host=cell.vectors.host, api_key=cell.vectors.api_key)) as index:
+        ids = [str(record.id) for page in index.list(namespace=tenant) for record in page.vectors]
+        fetched = index.fetch(ids=ids, namespace=tenant).vectors
+        records = {one: (tuple(record.values), record.metadata) for one, record in fetched.items()}
+    with duckdb.connect(cell.warehouse, read_only=True) as warehouse:
+        events = warehouse.execute(
+            "select * from usage_events where tenant_id = ? order by id", [tenant]
+        ).fetchall()
+    with closing(logs_client(cell.logs)) as logs:
+        group = cell.logs.group_prefix + group_of(tenant)
+        logged = logs.get_log_events(logGroupName=group, logStreamName=STREAM, startFromHead=True)["events"]
+    return records, events, [event["message"] for event in logged]
+
+
 @pytest.fixture
 def other_cell(
     cell_settings: CellSettings,
     fresh_database: Callable[..., str],
     fresh_redis: Callable[..., str],
     fresh_bucket: Callable[..., tuple[object, str]],
+    fresh_vectors: Callable[[], VectorSettings],
+    tmp_path: Path,
 ) -> CellSettings:
     return replace(
         cell_settings,
@@ -65,6 +87,9 @@ def other_cell(
         postgres_dsn=fresh_database(),
         redis_url=fresh_redis("valkey-b"),
         objects=replace(cell_settings.objects, bucket=fresh_bucket()[1]),
+        vectors=fresh_vectors(),
+        warehouse=tmp_path / "green.duckdb",
+        logs=replace(cell_settings.logs, group_prefix="/green" + cell_settings.logs.group_prefix),
     )
 
 
@@ -77,6 +102,10 @@ def test_the_same_seed_gives_the_same_data_in_every_cell(
         seed(cell, sizes=SIZES)
     assert rows(cell_settings) == rows(other_cell)
     assert objects(cell_settings) == objects(other_cell)
+    for tenant in TENANTS:
+        ours_beside, theirs_beside = (beside(cell, tenant.id) for cell in (cell_settings, other_cell))
+        assert ours_beside == theirs_beside
+        assert all(ours_beside)
     ours, theirs = keys(cell_settings), keys(other_cell)
     assert ours.keys() == theirs.keys()
     for key, (kind, value, ttl_min) in ours.items():
@@ -103,6 +132,8 @@ def test_every_tenant_has_data_of_every_kind_and_what_was_said_is_there(cell_set
         redis_map = next(store for store in catalogue.stores.values() if isinstance(store, RedisMap))
         assert [key for key in mine if redis_map.classify(key) is None] == []
         assert sum(key.startswith(f"tenants/{tenant}/") for key in files) == sizes.files
+        said = (sizes.documents, sizes.usage_events, sizes.log_events)
+        assert tuple(map(len, beside(cell_settings, tenant))) == said
         with psycopg.connect(cell_settings.postgres_dsn) as conn:
             for table, number in (
                 ("documents", sizes.documents),

@@ -86,8 +86,8 @@ class CellAccess:
     secret_key: str
     app_access_key: str
     app_secret_key: str
-    analytics: Path
-    """The DuckDB file of its analytics, which the app creates when it is deployed."""
+    analytics: Path | None = None
+    """The DuckDB file of its analytics, which the app creates when it is deployed, where the catalogue names some."""
     pinecone_host: str = ""
     """Empty, with the two below, where the app's catalogue names no store of kind `pinecone`."""
     pinecone_control: str = ""

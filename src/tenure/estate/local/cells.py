@@ -202,8 +202,9 @@ def _access(running: RunningEstate, cell: CellPlan, kinds: Collection[str]) -> C
         secret_key=objects.secret_key.reveal(),
         app_access_key=objects.app_access_key.reveal(),
         app_secret_key=objects.app_secret_key.reveal(),
-        analytics=running.folder / "analytics" / f"{cell.name}.duckdb",
     )
+    if "analytics" in kinds:
+        access = replace(access, analytics=running.folder / "analytics" / f"{cell.name}.duckdb")
     if "pinecone" in kinds:
         pinecone = running.pinecone(cell.pinecone)
         access = replace(

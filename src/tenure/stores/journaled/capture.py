@@ -14,7 +14,7 @@ from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
 from tenure.stores.backup import Captured, Estimate
 from tenure.stores.contract import Fence, Journal, Pace, unhurried
-from tenure.stores.journaled.backup_ports import Backed, Packed, Packing, Place
+from tenure.stores.journaled.backup_ports import Backed, Changed, Packed, Packing, Place
 from tenure.stores.journaled.ledger import Ledger
 from tenure.stores.records import FORMAT, RecordWriter
 
@@ -188,7 +188,11 @@ class JournaledCapture:
         if isinstance(packed.body, bytes):
             writer.item(key, packed.head, packed.body)
         else:
-            writer.long(key, packed.head, packed.body)
+            try:
+                writer.long(key, packed.head, packed.body)
+            except Changed:
+                self._ledger.forget(Place(collection, packed.key))
+                return
         self._ledger.put(collection, packed)
 
     def rest(self, sink: Sink, progress: Pace = unhurried) -> Captured:  # noqa: ARG002

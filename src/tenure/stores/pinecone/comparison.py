@@ -9,6 +9,7 @@ from typing import Final
 from tenure.model.comparison import DifferenceKind
 from tenure.model.names import TenantId
 from tenure.stores.journaled import Tally
+from tenure.stores.pinecone.freshness import Moments
 from tenure.stores.pinecone.records import Record
 from tenure.stores.pinecone.store import PineconeStore
 
@@ -18,9 +19,16 @@ AHEAD: Final = 4
 
 
 class Comparer:
-    """Implements `tenure.stores.journaled.Comparer`. Both sides are read as fresh as they were when it was asked."""
+    """Implements `tenure.stores.journaled.Comparer`. Both sides are read as fresh as they were when it was asked.
 
-    def __init__(self, source: PineconeStore, target: PineconeStore, tenant: TenantId) -> None:
+    While users wait it asks for no more than was written: the source as it was when a record was last named, which the
+    copy has seen already, and the target as the copy has left it.
+    """
+
+    def __init__(
+        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, moments: Moments
+    ) -> None:
+        self._moments = moments
         self._source = source
         self._target = target
         self._tenant = tenant
@@ -43,22 +51,26 @@ class Comparer:
             settle()
         return tally
 
-    def these(self, keys: Collection[str], *, thorough: bool = True) -> Tally:  # noqa: ARG002
+    def these(self, keys: Collection[str], *, thorough: bool = True) -> Tally:
         tally = Tally()
         ordered = sorted(keys)
         if not ordered:
             return tally
-        self._catch_up()
+        if thorough:
+            self._catch_up()
+        else:
+            self._catch_up(ours=self._moments.named, theirs=self._moments.wrote)
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             ours, theirs = self._fetching(batch)
             _compare(batch, ours.result(), theirs.result(), tally)
         return tally
 
-    def _catch_up(self) -> None:
-        theirs = self._target.pool.submit(self._target.freshness(self._tenant).catch_up)
-        self._source.freshness(self._tenant).catch_up()
-        theirs.result()
+    def _catch_up(self, *, ours: float | None = None, theirs: float | None = None) -> None:
+        """Return when reads see what was written before these moments; None: before now."""
+        target = self._target.pool.submit(self._target.freshness(self._tenant).catch_up, since=theirs)
+        self._source.freshness(self._tenant).catch_up(since=ours)
+        target.result()
 
     def _fetching(self, keys: list[str]) -> tuple[Future[dict[str, Record]], Future[dict[str, Record]]]:
         return (

@@ -14,6 +14,7 @@ from tenure.stores.contract import Journal
 from tenure.stores.journaled import Allowed, Item, JournaledCopy
 from tenure.stores.pinecone.backup import COLLECTION, names_record
 from tenure.stores.pinecone.comparison import Comparer
+from tenure.stores.pinecone.freshness import Moments
 from tenure.stores.pinecone.preflight import findings
 from tenure.stores.pinecone.records import Record
 from tenure.stores.pinecone.store import PineconeStore
@@ -39,7 +40,7 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
     ) -> None:
         if source_journal is None or target_journal is None:
             raise UsageError(f"{source.name} cannot be moved without a journal")
-        named = _Named()
+        moments = Moments()
         super().__init__(
             link=link,
             tenant=tenant,
@@ -49,9 +50,9 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
             target_journal=target_journal,
             source_record=source.link_record(tenant),
             target_record=target.link_record(tenant),
-            listing=_Listing(source, target, tenant, named),
-            comparer=Comparer(source, target, tenant),
-            transfer=lambda allowed: _Transfer(source, target, tenant, named, allowed),
+            listing=_Listing(source, target, tenant, moments),
+            comparer=Comparer(source, target, tenant, moments),
+            transfer=lambda allowed: _Transfer(source, target, tenant, moments, allowed),
             batch=BATCH,
             workers=COPIERS,
             handover_s=target.handover_s,
@@ -80,16 +81,11 @@ class PineconeCopy(JournaledCopy[PineconeStore, str]):
         )
 
 
-class _Named:
-    """When a record was last named to be copied again: what was written before has to be seen by who copies it."""
-
-    def __init__(self) -> None:
-        self.at = time.monotonic()
-
-
 class _Listing:
-    def __init__(self, source: PineconeStore, target: PineconeStore, tenant: TenantId, named: _Named) -> None:
-        self._named = named
+    def __init__(
+        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, moments: Moments
+    ) -> None:
+        self._moments = moments
         self._source = source
         self._target = target
         self._tenant = tenant
@@ -109,7 +105,7 @@ class _Listing:
 
     def mine(self, key: str) -> bool:
         """Whatever may be an id: the namespace is the tenant's own."""
-        self._named.at = time.monotonic()
+        self._moments.named = time.monotonic()
         return names_record(key)
 
     def collection(self, key: str) -> str:  # noqa: ARG002
@@ -127,12 +123,17 @@ class _Transfer:
     """
 
     def __init__(
-        self, source: PineconeStore, target: PineconeStore, tenant: TenantId, named: _Named, allowed: Allowed
+        self,
+        source: PineconeStore,
+        target: PineconeStore,
+        tenant: TenantId,
+        moments: Moments,
+        allowed: Allowed,
     ) -> None:
         self._source = source
         self._target = target
         self._tenant = tenant
-        self._named = named
+        self._moments = moments
         self._allowed = allowed
         self._lock = threading.Lock()
         self._there: set[str] = set()
@@ -142,7 +143,7 @@ class _Transfer:
             self._there = {key for key in keys if key in target}
 
     def copy(self, keys: Sequence[str]) -> int:
-        self._source.freshness(self._tenant).catch_up(since=self._named.at)
+        self._source.freshness(self._tenant).catch_up(since=self._moments.named)
         found = self._source.fetch(self._tenant, keys)
         equal = self._equal(found)
         wanted = [record for key, record in found.items() if key not in equal]
@@ -152,6 +153,7 @@ class _Transfer:
             self._target.client.upsert(namespace, wanted, allowed=self._still_allowed)
         if gone:
             self._target.client.delete(namespace, gone, allowed=self._still_allowed)
+        self._moments.wrote = time.monotonic()
         return sum(record.size_bytes for record in wanted)
 
     def _equal(self, found: Mapping[str, Record]) -> set[str]:

@@ -24,6 +24,15 @@ DOUBTFUL_S: Final = 0.2
 """From this pause on it is asked whether there is such a namespace at all: without one, no number ever shows."""
 
 
+class Moments:
+    """Of one copy, in monotonic seconds: when a record was last `named` to be copied again, so that what was written
+    before has to be seen on the source by whoever copies or compares it, and when the copy last `wrote` to the target.
+    """
+
+    def __init__(self) -> None:
+        self.named = self.wrote = time.monotonic()
+
+
 class Freshness:
     """Waits for one namespace of one index. Thread-safe: who comes while others wait is served by one look for all."""
 

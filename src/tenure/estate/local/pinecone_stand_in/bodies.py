@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import mul
 from typing import Any, Final
 
 import orjson
@@ -67,7 +68,7 @@ def score(metric: str, dense: Sequence[float], sparse: Body, record: Body) -> fl
     if dense and len(values) == len(dense):
         if metric == "euclidean":
             return -math.dist(dense, values)
-        dot = float(sum(a * b for a, b in zip(dense, values, strict=True)))
+        dot = float(sum(map(mul, dense, values)))
         if metric == "cosine":
             return dot / (math.hypot(*dense) * math.hypot(*values) or 1.0)
     else:

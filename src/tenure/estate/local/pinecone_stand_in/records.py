@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ create index if not exists log_of_namespace on log (index_name, namespace, seq);
 """
 
 Body = dict[str, Any]
+PARSED: Final = 20_000
+"""So many records stay parsed: a search looks at every one of its namespace."""
 
 
 def float32(values: Sequence[float]) -> list[float]:
@@ -188,9 +191,9 @@ class Records:
             self._db.execute("delete from records where index_name = ? and namespace = ?", here)
         elif "filter" in change and "set" in change:
             hit = list(self.matching(*here, lambda one: matches(change["filter"], one.get("metadata", {}))))
-            for record in hit:
-                record["metadata"] = {**record.get("metadata", {}), **change["set"]}
-            self._put(here, hit)
+            self._put(
+                here, [{**one, "metadata": {**one.get("metadata", {}), **change["set"]}} for one in hit]
+            )
         elif "filter" in change:
             hit = list(self.matching(*here, lambda one: matches(change["filter"], one.get("metadata", {}))))
             self._apply(index, namespace, {"ids": [record["id"] for record in hit]})
@@ -240,12 +243,13 @@ class Records:
         return [row[0] for row in rows]
 
     def matching(self, index: str, namespace: str, keep: Callable[[Body], bool]) -> Iterator[Body]:
-        """The records that `keep` wants, in the order of their ids."""
+        """The records that `keep` wants, in the order of their ids. Not to be changed: they are kept for the next
+        search."""
         rows = self._db.execute(
             "select body from records where index_name = ? and namespace = ? order by id", (index, namespace)
         )
         for (body,) in rows:
-            record: Body = orjson.loads(body)
+            record = _parsed(body)
             if keep(record):
                 yield record
 
@@ -268,6 +272,12 @@ class Records:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
+
+
+@lru_cache(maxsize=PARSED)
+def _parsed(body: bytes) -> Body:
+    record: Body = orjson.loads(body)
+    return record
 
 
 class _Transaction:
