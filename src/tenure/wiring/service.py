@@ -29,6 +29,7 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.wiring.backups import open_backups
 from tenure.wiring.stores import Stores
 from tenure.wiring.vaults import RegionVaults
 
@@ -145,6 +146,7 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         dispatcher=open_dispatcher(estate, registry),
         locks=locks,
         vaults=RegionVaults(estate, stores),
+        sealing=open_backups(estate) if estate.backups is not None else None,
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
     engine = Engine(
