@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rag_app.settings import TenantAccess
 from tenure.estate.config import load_estate
-from tenure.model.names import CellName, TenantId
+from tenure.model.names import TenantId
 from tenure.wiring import open_registry
+from tenure.wiring.backups import open_ledger
 from tests.estate import TestEstate
 from tests.restores import back_up, restore, scratch_databases, sql
 
@@ -211,7 +212,8 @@ def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
     estate_ = load_estate(estate.config)
     registry = open_registry(estate_)
     try:
-        names = ledger_names(estate_)
+        names = open_ledger(estate_)
+        assert names is not None
         registry.erasures.note(
             None, request="gdpr_req_1", key_id=names.key_id, tenant=names.tenant(TenantId(tenant))
         )
