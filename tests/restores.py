@@ -57,11 +57,17 @@ def back_up(estate: TestEstate, tenant: str) -> str:
     return str(done.json["result"]["backup"])
 
 
+def planned(estate: TestEstate, backup: str, *options: str, refused: bool = False) -> dict[str, Any]:
+    """The plan of a restore, which is refused or not."""
+    plan = estate.command("restore", backup, *options, "--plan", "--json")
+    assert plan.exit_code == (4 if refused else 0), plan.stdout + plan.stderr
+    return plan.json
+
+
 def restore(estate: TestEstate, backup: str, *options: str) -> CommandResult:
     """Restore it as its plan says."""
-    plan = estate.command("restore", backup, *options, "--plan", "--json")
-    assert plan.exit_code == 0, plan.stdout + plan.stderr
-    return estate.command("restore", backup, *options, "--apply", plan.json["digest"], "--json")
+    plan = planned(estate, backup, *options)
+    return estate.command("restore", backup, *options, "--apply", plan["digest"], "--json")
 
 
 def sql(estate: TestEstate, cell: str, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
@@ -76,5 +82,7 @@ def scratch_databases(estate: TestEstate) -> list[str]:
     return [
         str(name)
         for cell in estate.local.cells
-        for (name,) in sql(estate, cell, "select datname from pg_database where datname like 'tenure_restore_%'")
+        for (name,) in sql(
+            estate, cell, "select datname from pg_database where datname like 'tenure_restore_%'"
+        )
     ]

@@ -29,9 +29,8 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
-from tenure.wiring.schemas import PostgresSchemas
-=======
 from tenure.wiring.backups import open_backups, open_ledger
+from tenure.wiring.schemas import PostgresSchemas
 from tenure.wiring.stores import Stores
 from tenure.wiring.vaults import RegionVaults
 
