@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rag_app.history import Op
 from rag_app.settings import TenantAccess
 from tenure.estate.config import load_estate
 from tenure.model.names import TenantId
@@ -15,6 +17,7 @@ from tests.estate import TestEstate
 from tests.restores import back_up, planned, restore, scratch_databases, sql
 
 DAMAGED = ("mismatched", "missing", "extra")
+_IDS = "select id from documents where tenant_id = %(t)s order by 1"
 
 
 def state(estate: TestEstate, tenant: str, cell: str) -> dict[tuple[str, str], tuple[int, str]]:
@@ -25,23 +28,33 @@ def state(estate: TestEstate, tenant: str, cell: str) -> dict[tuple[str, str], t
 def test_a_damaged_tenant_is_restored_in_place_under_load(
     estate: TestEstate, tenant: str, new_tenant: Callable[[], str], tmp_path: Path
 ) -> None:
-    """No request fails, users wait, and what was damaged in any store is as in the backup."""
-    other = new_tenant()
-    before, neighbour = state(estate, tenant, "blue"), state(estate, "neighbour", "blue")
+    """No request fails, users wait; what was damaged in any store is as in the backup; what was written since is told
+    before it is discarded, to the last document; and what is written afterwards stays."""
+    other, neighbour = new_tenant(), state(estate, "neighbour", "blue")
     backup = back_up(estate, tenant)
     for how in DAMAGED:
         estate.damage(tenant, "blue", how)
-    assert state(estate, tenant, "blue") != before
-    reads = {"list": 1.0, "search": 1.0}
-    with estate.load(tenant, other, folder=tmp_path, mix=reads) as load:
+    with estate.load(tenant, other, folder=tmp_path, mix={Op.CREATE: 2.0, Op.SEARCH: 2.0}) as load:
         done = restore(estate, backup)
         assert done.exit_code == 0, done.stderr
+        restored_at = time.time()
         history = load.stop()
+    assert history.counts().failed == 0
     assert done.json["state"] == "succeeded"
     assert done.json["result"]["serves"] == "blue"
-    assert history.requests
-    assert history.counts().failed == 0
-    assert state(estate, tenant, "blue") == before
+    left = planned(estate, backup)["changes"]
+    assert [c for c in left if c["added"] or c["changed"]] == []
+    found = {f"document:{row[0]}" for row in sql(estate, "blue", _IDS, t=tenant)}
+    made = [r for r in history.requests if r.tenant == tenant and r.op is Op.CREATE]
+    discarded = [r for r in made if r.key not in found]
+    assert discarded
+    assert len(discarded) < len(made)
+    assert not any(r.start > restored_at for r in discarded)
+    (documents,) = [c for c in done.json["result"]["changes"] if c["collection"] == "public.documents"]
+    assert documents["removed"] == len(discarded)
+    assert {f"document:{row[0]}" for row in sql(estate, "blue", _IDS, t=other)} >= {
+        r.key for r in history.requests if r.tenant == other and r.op is Op.CREATE
+    }
     assert state(estate, "neighbour", "blue") == neighbour
     assert estate.left_behind(tenant) == []
 
@@ -163,8 +176,7 @@ def test_a_backup_is_restored_under_another_name_with_its_ids(estate: TestEstate
     done = restore(estate, backup, "--as", copy, "--host", f"{copy}.rag.localhost")
     assert done.exit_code == 0, done.stderr
     assert state(estate, tenant, "blue") == before
-    ids = "select id from documents where tenant_id = %(t)s order by 1"
-    assert sql(estate, "blue", ids, t=copy) == sql(estate, "blue", ids, t=tenant)
+    assert sql(estate, "blue", _IDS, t=copy) == sql(estate, "blue", _IDS, t=tenant)
     counts = {place: items for place, (items, _) in state(estate, copy, "blue").items()}
     assert counts == {place: items for place, (items, _) in before.items()}
     shown = estate.command("tenant", "show", copy, "--json").json

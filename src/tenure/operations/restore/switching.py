@@ -9,6 +9,7 @@ tenant goes on as it was; whatever goes wrong after it, the next holder of the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -27,12 +28,14 @@ from tenure.operations.restore.ground import Ground
 from tenure.operations.restore.loading import close
 from tenure.operations.restore.spool import Spool
 from tenure.operations.served import Served
-from tenure.plan.restore import Mode
+from tenure.plan.restore import CollectionChange, Mode
 from tenure.routing.contract import HoldReport
 from tenure.stores.backup import Preparing
 from tenure.stores.contract import Fence
 
 APPLY: Final = "restore_apply"
+SHOWN: Final = 200
+"""Of the collections that changed, so many are kept with the operation."""
 
 
 class Switching:
@@ -50,6 +53,7 @@ class Switching:
             else served_in(deps, ground.tenant, ground.request.source, ground.crew)
         )
         self._timing: dict[str, float] = {}
+        self._applied: tuple[CollectionChange, ...] = ()
 
     def run(self) -> StepOutcome:
         """Switch, or leave the tenant as it was. Past the point of no return, finish what was begun."""
@@ -69,6 +73,9 @@ class Switching:
         steering.steer(self._deps, ctx, self._serving, epoch=self._placement.epoch)
         self._serving.each_anchored(lambda n: self._serving.store(n).claim(fence))
         ctx.rehearse_commit(expected_epoch=self._placement.epoch, to_cell=self._ground.cell)
+        too_long = self._warm()
+        if too_long is not None:
+            return Retry(after_s=5.0, reason=too_long.message, error=too_long)
         ctx.reach("switch.ready")
         try:
             report = self._hold(fence)
@@ -76,8 +83,23 @@ class Switching:
             if ctx.committed:
                 raise
             return Retry(after_s=1.0, reason=error.message, error=error)
+        self._tell_applied()
         self._record(report)
         return Done(result={"hold_ms": round(report.hold_ms, 2)})
+
+    def _warm(self) -> DeadlineExceeded | None:
+        """Compare before anybody waits: what is read then is at hand in the hold, and nobody is held in vain."""
+        if self._mode is not Mode.IN_PLACE:
+            return None
+        budget_s, began = self._deps.estate.hold.budget_s, time.monotonic()
+        self._ground.changes()
+        took_s = time.monotonic() - began
+        if took_s < budget_s:
+            return None
+        return DeadlineExceeded(
+            f"comparing the backup with what is live takes {took_s:.1f} s, and users may wait {budget_s:g} s",
+            hint="restore into another cell, restore less, or raise hold.budget_ms in tenure.yaml",
+        )
 
     # -- the hold ----------------------------------------------------------------------------------------------------
 
@@ -215,10 +237,7 @@ class Switching:
                 f"{ground.cell} is not as the backup of {ground.origin} after all: {wrong}",
                 hint=f"tenure op resume {self._ctx.operation.id} writes it again",
             )
-        if found:
-            self._ctx.later_event(
-                "applied", changes=[c.as_dict() for c in ground.counted(list(found.values()))]
-            )
+        self._applied = ground.counted(list(found.values()))
 
     def _open(self) -> HoldReport:
         """The cell that serves from now on opens, and the requests that wait go there."""
@@ -249,6 +268,7 @@ class Switching:
                 self._require_equal(found)
                 self._note_applied()
         report = self._open()
+        self._tell_applied()
         if held:
             self._record(report)
 
@@ -280,6 +300,13 @@ class Switching:
 
     def _fence(self, epoch: int) -> Fence:
         return Fence(tenant=self._ground.tenant, epoch=epoch, token=self._ctx.token)
+
+    def _tell_applied(self) -> None:
+        """What was written over, in the end: also what came after the step `compare` had looked."""
+        if self._applied:
+            changes = [c.as_dict() for c in self._applied[:SHOWN]]
+            self._ctx.record_result(changes=changes)
+            self._ctx.event("applied", changes=changes)
 
     def _record(self, report: HoldReport) -> None:
         self._ctx.record_result(
