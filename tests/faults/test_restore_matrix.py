@@ -21,7 +21,7 @@ from tests.restores import back_up, planned, restoring_estate, scratch_databases
 
 pytestmark = pytest.mark.faults
 _numbers = itertools.count(1)
-_MIX = {Op.CREATE: 1.0, Op.SEARCH: 1.0}
+_MIX: dict[str, float] = {Op.CREATE: 1.0, Op.SEARCH: 1.0}
 _IDS = "select id from documents where tenant_id = %(t)s"
 
 
@@ -50,7 +50,9 @@ def tenant(estate: TestEstate) -> Iterator[str]:
     name = f"crash-{next(_numbers)}"
     estate.add_tenant(name)
     yield name
-    assert estate.left_behind(name) == []
+    with estate.service() as service:
+        moved = service.status(name).placement.cell != "blue"
+    assert moved or estate.left_behind(name) == []  # a former copy that nobody asked to erase stays fenced
     assert scratch_databases(estate) == []
 
 

@@ -135,7 +135,7 @@ def test_a_request_comes_back_from_its_operation() -> None:
     assert request.selection(StoreName("objects")) is None
     chosen = request.selection(StoreName("postgres"))
     assert chosen is not None
-    assert chosen.keys("public.chunks") == {'["acme", "1"]'}
+    assert chosen.keys("public.chunks") == frozenset({'["acme", "1"]'})
     assert chosen.keys("public.documents") is None
     assert not chosen.has_collection("public.embeddings")
 

@@ -26,6 +26,11 @@ SHOWN_KEYS = 5
     metavar="CELL",
     help="Restore into this cell, which has nothing of the tenant, and serve it there.",
 )
+@click.option(
+    "--erase-former",
+    is_flag=True,
+    help="With --to: delete in the end what the cell that served the tenant has. Default: it stays there, closed.",
+)
 @click.option("--as", "name", metavar="NAME", help="Restore as a new tenant of this name.")
 @click.option("--host", help="The new tenant's host name. Default: as the gateway's domain gives it.")
 @click.option("--tier", help="The new tenant's tier. Default: the backup's.")
@@ -55,6 +60,7 @@ def restore(
     context: Context,
     backup: str,
     to: str | None,
+    erase_former: bool,
     name: str | None,
     host: str | None,
     tier: str | None,
@@ -74,7 +80,15 @@ def restore(
     if (host or tier) and name is None:
         raise click.UsageError("--host and --tier go with --as")
     wish = Wish(
-        backup=backup, to=to, name=name, host=host, tier=tier, stores=stores, tables=tables, items=items
+        backup=backup,
+        to=to,
+        name=name,
+        host=host,
+        tier=tier,
+        stores=stores,
+        tables=tables,
+        items=items,
+        erase_former=erase_former,
     )
     with context.service() as service:
         if only_plan:
@@ -108,6 +122,7 @@ def _command(wish: Wish) -> str:
         ("--tier", wish.tier),
     ):
         parts += [f"{option} {value}"] if value is not None else []
+    parts += ["--erase-former"] if wish.erase_former else []
     for option, values in (("--store", wish.stores), ("--table", wish.tables), ("--row", wish.items)):
         parts += [f"{option} {_quoted(value)}" for value in values]
     return " ".join(parts)

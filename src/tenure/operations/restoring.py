@@ -45,6 +45,7 @@ class Wish:
     stores: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
+    erase_former: bool = False
 
 
 class Restoring:
@@ -80,7 +81,7 @@ class Restoring:
             )
         protected = protectable(self._deps, request)
         operation = self._engine.create(
-            Restore(self._deps).spec(request.mode, protected=protected),
+            Restore(self._deps).spec(request.mode, protected=protected, erases_former=request.erases_former),
             tenant=plan.tenant,
             request={**request.as_dict(), "protected": protected, **self._protection(request, protected)},
             plan=plan.as_dict(),
@@ -109,7 +110,16 @@ class Restoring:
                 f"{target} is to serve all of {tenant}: a part of the backup can only be restored in place",
                 hint="leave --to away, or --store, --table, --row and --object",
             )
-        request = Request(backup=record.id, tenant=tenant, source=source, target=target, mode=mode)
+        if wish.erase_former and mode is not Mode.OTHER_CELL:
+            raise UsageError("there is no former copy to erase", hint="--erase-former goes with --to")
+        request = Request(
+            backup=record.id,
+            tenant=tenant,
+            source=source,
+            target=target,
+            mode=mode,
+            erases_former=wish.erase_former,
+        )
         return self._choosing(request, wish)
 
     def _new_tenant(self, wish: Wish, record: BackupRecord, tenant: TenantId) -> Request:
@@ -292,4 +302,5 @@ def _with(request: Request, chosen: Chosen) -> Request:
         mode=request.mode,
         chosen=chosen,
         newcomer=request.newcomer,
+        erases_former=request.erases_former,
     )

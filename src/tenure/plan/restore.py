@@ -21,6 +21,11 @@ from tenure.plan.move import Cost, PlannedStep, cost_of
 from tenure.plan.observation import CellObservation, Prices, Rate, ResidencyRule
 from tenure.plan.schema_path import SchemaPath, Way
 
+CLEAR: Final = PlannedStep(
+    name="clear",
+    does="delete the former copy from the cell that served the tenant, and see that it is gone",
+    after_commit=True,
+)
 NAMED: Final = 20
 """Of the items that differ in a collection, so many are named; all are counted."""
 LOAD_BYTES_PER_S: Final = 5_000_000.0
@@ -165,6 +170,8 @@ class RestoreObservation:
     prices: Prices
     loaded: Rate | None = None
     applied: Rate | None = None
+    erases_former: bool = False
+    """Into another cell: the former copy is deleted in the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,11 +258,17 @@ class RestorePlan:
         }
 
 
+def steps_of(mode: Mode, *, protected: bool, erases_former: bool) -> tuple[PlannedStep, ...]:
+    """The steps of such a restore, in their order."""
+    steps = tuple(s for s in STEPS[mode] if s.name != "protect" or protected)
+    return (*steps, CLEAR) if erases_former else steps
+
+
 def plan_restore(seen: RestoreObservation) -> RestorePlan:
     """Plan to restore `seen.backup` for `seen.tenant`."""
     prediction = _predict(seen)
     findings = tuple(sorted({*seen.findings, *_rules(seen, prediction)}))
-    steps = tuple(s for s in STEPS[seen.mode] if s.name != "protect" or seen.protected)
+    steps = steps_of(seen.mode, protected=seen.protected, erases_former=seen.erases_former)
     decisive = {
         "kind": "restore",
         "mode": seen.mode.value,
@@ -372,7 +385,7 @@ def _rules(seen: RestoreObservation, prediction: Prediction) -> tuple[Finding, .
                 fix=f"choose a cell in {', '.join(rule.regions)}",
             )
         )
-    if seen.legal_hold is not None and seen.mode is Mode.IN_PLACE:
+    if seen.legal_hold is not None and (seen.mode is Mode.IN_PLACE or seen.erases_former):
         found.append(
             Finding(
                 severity=Severity.REFUSAL,

@@ -167,6 +167,20 @@ def test_a_backup_is_restored_into_another_cell(estate: TestEstate, tenant: str)
     assert {f["code"] for f in again["findings"] if f["severity"] == "refusal"} == {"target_not_empty"}
 
 
+def test_the_former_copy_is_erased_where_that_is_asked_for(estate: TestEstate, tenant: str) -> None:
+    before, backup = state(estate, tenant, "blue"), back_up(estate, tenant)
+    neighbour = state(estate, "neighbour", "blue")
+    done = restore(estate, backup, "--to", "green", "--erase-former")
+    assert done.exit_code == 0, done.stderr
+    assert done.json["result"]["erased_from"] == "blue"
+    assert state(estate, tenant, "green") == before
+    assert not any(items for items, _ in state(estate, tenant, "blue").values())
+    assert state(estate, "neighbour", "blue") == neighbour
+    back = restore(estate, backup, "--to", "blue", "--erase-former")
+    assert back.exit_code == 0, back.stderr
+    assert state(estate, tenant, "blue") == before
+
+
 def test_a_backup_is_restored_under_another_name_with_its_ids(estate: TestEstate, tenant: str) -> None:
     before, backup = state(estate, tenant, "blue"), back_up(estate, tenant)
     copy = f"{tenant}-copy"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from tenure.engine.context import StepContext
-from tenure.errors import NotAllowed
+from tenure.errors import DataDiffers, NotAllowed
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.operations.backup.observe import served
 from tenure.operations.deps import Deps
@@ -111,19 +111,57 @@ class Loading:
         finally:
             crew.close()
 
+    @staticmethod
+    def clear_former(deps: Deps, ctx: StepContext, request: Request) -> int:
+        """Delete the tenant from the cell that served it before. Raises `DataDiffers` if anything is left.
+
+        Asks right before, and not the clock, whether this step is still ours and the tenant is served elsewhere.
+        """
+        crew = Crew(f"restore-{request.tenant[:8]}", workers=8)
+        try:
+            there = served(deps, request.tenant, request.source, crew)
+            fence = deps.fence(request.tenant, ctx.token)
+            for _ in range(2):
+                ctx.require_lease()
+                known = deps.registry.tenants.get(request.tenant)
+                if (
+                    known.legal_hold is not None
+                    or deps.registry.placements.get(request.tenant).cell == there.cell
+                ):
+                    raise NotAllowed(
+                        f"nothing of {request.tenant} is deleted from {there.cell}: "
+                        f"{known.legal_hold or 'it is served there'}",
+                        hint=f"tenure tenant show {request.tenant}",
+                    )
+                close(there, fence)
+            gone = erase(ctx, there, fence)
+            ctx.reach("clear.erased")
+            left = there.each(lambda n: there.store(n).inventory(request.tenant).items)
+            if any(left.values()):
+                raise DataDiffers(
+                    f"{there.cell} still holds items of {request.tenant}: {dict(left)}",
+                    hint=f"tenure op resume {ctx.operation.id}; something writes there past the fence",
+                )
+            for names in (there.riders(), there.draining(), there.others()):
+                there.each(lambda n: there.store(n).retire(fence), names)
+            return gone
+        finally:
+            crew.close()
+
 
 def close(there: Served, fence: Fence) -> None:
     """Fence the tenant in a cell that does not serve it, for good."""
     there.each_anchored(lambda n: there.store(n).fence(fence, expires_in_s=None, drain_s=DRAIN_S))
 
 
-def erase(ctx: StepContext, there: Served, fence: Fence) -> None:
-    """Delete what was loaded; those that are fenced with others go before these."""
+def erase(ctx: StepContext, there: Served, fence: Fence) -> int:
+    """Delete all of the tenant there; stores that are fenced with others go before these."""
     gone: dict[StoreName, int] = {}
     groups: Sequence[Sequence[StoreName]] = (there.riders(), there.others(), there.draining())
     for names in groups:
         gone |= there.each(lambda n: there.store(n).erase(fence), names) if names else {}
-    ctx.event("load_taken_back", cell=there.cell, items=dict(gone))
+    ctx.event("copy_erased", cell=there.cell, items=dict(gone))
+    return sum(gone.values())
 
 
 def require_passive(deps: Deps, ctx: StepContext, tenant: TenantId, cell: CellName, mode: Mode) -> None:

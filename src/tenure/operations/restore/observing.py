@@ -137,6 +137,7 @@ def _observation(
         prices=prices_of(deps),
         loaded=_rate(deps, LOAD, request),
         applied=_rate(deps, APPLY, request),
+        erases_former=request.erases_former,
     )
 
 

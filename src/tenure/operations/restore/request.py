@@ -35,6 +35,8 @@ class Request:
     mode: Mode
     chosen: Chosen | None = None
     newcomer: Newcomer | None = field(default=None)
+    erases_former: bool = False
+    """Into another cell: what is left in the former one is deleted in the end."""
 
     def selection(self, store: StoreName) -> Selection | None:
         """What of that store is restored; None for nothing."""
@@ -53,6 +55,8 @@ class Request:
             "to": self.target,
             "mode": self.mode.value,
         }
+        if self.erases_former:
+            value["erases_former"] = True
         if self.chosen is not None:
             value["chosen"] = chosen_dict(self.chosen)
         if self.newcomer is not None:
@@ -72,6 +76,7 @@ class Request:
             mode=Mode(value["mode"]),
             chosen=None if chosen is None else _chosen(chosen),
             newcomer=None if newcomer is None else Newcomer(**newcomer),
+            erases_former=bool(value.get("erases_former", False)),
         )
 
 

@@ -31,7 +31,7 @@ from tenure.operations.restore.observing import observe
 from tenure.operations.restore.request import Request
 from tenure.operations.restore.switching import Switching
 from tenure.operations.served import Crew, Served
-from tenure.plan.restore import STEPS, CollectionChange, Mode, RestorePlan, plan_restore
+from tenure.plan.restore import CollectionChange, Mode, RestorePlan, plan_restore, steps_of
 from tenure.stores.contract import Fence
 
 SWITCH_ATTEMPTS: Final = 5
@@ -50,7 +50,7 @@ class Restore:
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
 
-    def spec(self, mode: Mode, *, protected: bool) -> OperationSpec:
+    def spec(self, mode: Mode, *, protected: bool, erases_former: bool = False) -> OperationSpec:
         """With `protected` as the operation's request says that what is live is backed up first."""
         steps = {
             "preflight": StepSpec(name="preflight", run=self.preflight, phase="preflight"),
@@ -61,8 +61,9 @@ class Restore:
             "arm": StepSpec(name="arm", run=self.arm, phase="ready"),
             "switch": StepSpec(name="switch", run=self.switch, phase="armed", max_attempts=SWITCH_ATTEMPTS),
             "settle": StepSpec(name="settle", run=self.settle, phase="committed"),
+            "clear": StepSpec(name="clear", run=self.clear, phase="clearing"),
         }
-        names = [s.name for s in STEPS[mode] if s.name != "protect" or protected]
+        names = [s.name for s in steps_of(mode, protected=protected, erases_former=erases_former)]
         return OperationSpec(
             kind="restore",
             steps=tuple(steps[name] for name in names),
@@ -72,7 +73,12 @@ class Restore:
 
     def spec_of(self, operation: Operation) -> OperationSpec:
         """The specification of an operation that was created with one."""
-        return self.spec(Mode(operation.request["mode"]), protected=bool(operation.request["protected"]))
+        request = operation.request
+        return self.spec(
+            Mode(request["mode"]),
+            protected=bool(request["protected"]),
+            erases_former=bool(request.get("erases_former", False)),
+        )
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -170,10 +176,19 @@ class Restore:
         ctx.reach("settle.dropped")
         cost = cost_so_far(self._deps, ctx.operation)
         ctx.record_cost(**cost.as_dict())
-        left = {"left_in": request.source} if request.mode is Mode.OTHER_CELL else {}
+        left = {}
+        if request.mode is Mode.OTHER_CELL and not request.erases_former:
+            left["left_in"] = request.source
         ctx.record_result(backup=request.backup, serves=placement.cell, mode=request.mode.value, **left)
         ctx.event("restored", backup=request.backup, serves=placement.cell, cost=cost.as_dict(), **left)
         return Done(result={"serves": placement.cell})
+
+    def clear(self, ctx: StepContext) -> StepOutcome:
+        """Delete what the tenant had in its former cell, which stays closed to it, as after `tenure complete`."""
+        gone = Loading.clear_former(self._deps, ctx, _request(ctx))
+        ctx.record_result(erased=gone, erased_from=_request(ctx).source)
+        ctx.event("former_copy_erased", cell=_request(ctx).source, items=gone)
+        return Done(result={"erased": gone})
 
     # -- abort -------------------------------------------------------------------------------------------------------
 
