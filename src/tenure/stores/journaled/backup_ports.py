@@ -16,6 +16,9 @@ from tenure.stores.records import Record
 STAMP = "stamp"
 """The entry of an item's head by which two of its states are told apart."""
 
+ALL = ""
+"""The key that stands for every item of a collection, where the app has noted that it changes all of them."""
+
 
 class Place(NamedTuple):
     """Where an item is."""
@@ -81,7 +84,8 @@ class Packing(Items, Protocol):
     """For captures."""
 
     def named(self, key: str) -> Iterable[Place]:
-        """The items that a key in the journal names; none where it is nothing of the tenant's."""
+        """The items that a key in the journal names (`ALL` of a collection, it may be); none where it is nothing of the
+        tenant's."""
 
     def suspects(self) -> Iterable[Place]:
         """Items that may have changed without a word in the journal, looked at while nobody waits."""
@@ -112,6 +116,9 @@ class Unpacking(Items, Protocol):
     @property
     def removes(self) -> bool:
         """Whether the store can remove single items. If not, what is only live is no difference."""
+
+    def about(self, source: Source) -> None:
+        """This backup is the one that everything after this is about."""
 
     def here(self, place: Place) -> Place:
         """Where an item of the backup's tenant belongs here."""

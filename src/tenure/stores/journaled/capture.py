@@ -14,7 +14,7 @@ from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
 from tenure.stores.backup import Captured, Estimate
 from tenure.stores.contract import Fence, Journal, Pace, unhurried
-from tenure.stores.journaled.backup_ports import Backed, Changed, Packed, Packing, Place
+from tenure.stores.journaled.backup_ports import ALL, Backed, Changed, Packed, Packing, Place
 from tenure.stores.journaled.ledger import Ledger
 from tenure.stores.records import FORMAT, RecordWriter
 
@@ -128,14 +128,24 @@ class JournaledCapture:
         """Take what the journal names. Its rows go when their items are in the stream."""
         taken = 0
         while rows := journal.unread(self._tenant, self._store.name, READER, most=ROWS):
-            places = {place: None for _, key in rows for place in self._packing.named(key)}
+            named = {place: None for _, key in rows for place in self._packing.named(key)}
             # A row is seen when its transaction is over, so its change was acknowledged before this.
             self._packing.fresh()
-            taken += self._take_late(sink, places)
+            taken += self._take_late(sink, self._each(named))
             journal.settle(self._tenant, [row for row, _ in rows])
             if len(rows) < ROWS:
                 break
         return taken
+
+    def _each(self, places: Iterable[Place]) -> Iterator[Place]:
+        """For a place that stands for a whole collection, every item that there is or was."""
+        for place in places:
+            if place.key != ALL:
+                yield place
+                continue
+            there = (key for page in self._packing.keys(place.collection) for key in page)
+            for key in dict.fromkeys((*there, *self._ledger.keys(place.collection))):
+                yield Place(place.collection, key)
 
     def _from_listing(self, sink: Sink) -> int:
         self._packing.fresh()

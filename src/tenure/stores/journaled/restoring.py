@@ -39,6 +39,7 @@ class JournaledRestoring:
         self._unpacking: Final = unpacking
 
     def preflight(self, source: Source) -> Sequence[Finding]:
+        self._unpacking.about(source)
         return sorted(self._unpacking.backup_findings(source))
 
     # -- comparing ---------------------------------------------------------------------------------------------------
@@ -158,6 +159,7 @@ class JournaledRestoring:
     def _collections(self, source: Source) -> list[str]:
         if source.tenant != self._origin:
             raise StoreRefused(f"this is a backup of {source.tenant}, not of {self._origin}")
+        self._unpacking.about(source)
         return list(dict.fromkeys(stream.collection for stream in source.streams(self._store.name)))
 
     def _items(self, source: Source, collection: str, chosen: Chosen) -> Iterator[tuple[Place, Record]]:

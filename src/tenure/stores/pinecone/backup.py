@@ -172,6 +172,9 @@ class RecordUnpacking(RecordItems):
         self._origin: Final = origin
         self._named_by: Final = [field for field, of in store.fields.items() if of is DataClass.TENANT]
 
+    def about(self, source: Source) -> None:
+        """Its streams say everything."""
+
     def here(self, place: Place) -> Place:
         return place
 
