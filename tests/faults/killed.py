@@ -125,6 +125,10 @@ def main() -> int:
                 (report,) = service.check_soaks(tenant, end=True, observer=killer)
                 assert report.ended is not None
                 operation = report.ended
+            case "backup", [tenant]:
+                operation = service.backups.create(tenant, apply=None, observer=killer)
+            case "prune", [tenant]:
+                operation = service.backups.prune(tenant, apply=None, observer=killer)
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:

@@ -187,7 +187,7 @@ class BackingUp:
                 copy_to=tier.backup.copy_to,
             )
             for name, tier in self._deps.estate.tiers.items()
-            if tier.backup is not None
+            if tier.backup is not None and tier.backup.every is not None
         }
         past = {
             tenant: Past(point_at=seen.point_at, regions=seen.regions, tried_at=seen.tried_at)
