@@ -1,4 +1,4 @@
-"""What tests of backups ask of an estate besides its command line: what is in the vaults, and what a backup contains."""
+"""What tests of backups ask of an estate besides its command line: what is in the vaults, and what is in a backup."""
 
 from __future__ import annotations
 
