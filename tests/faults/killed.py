@@ -131,6 +131,10 @@ def main() -> int:
                 name = None if tenant == service.backups.get(backup).tenant else tenant
                 wish = Wish(backup=backup, to=to, name=name)
                 operation = service.restores.restore(wish, apply=None, observer=killer)
+            case "backup", [tenant]:
+                operation = service.backups.create(tenant, apply=None, observer=killer)
+            case "prune", [tenant]:
+                operation = service.backups.prune(tenant, apply=None, observer=killer)
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:

@@ -141,6 +141,47 @@ def prune(context: Context, tenant: str, only_plan: bool, digest: str | None, he
     raise_unless_successful(done)
 
 
+@backup.command("drill")
+@click.argument("backup_", metavar="[BACKUP]", required=False)
+@click.option(
+    "--in",
+    "cell",
+    metavar="CELL",
+    help="Where to restore it. Default: a cell that has nothing of the tenant.",
+)
+@click.option("--region", help="From this region's vault.")
+@here_option
+@json_option
+@pass_context
+def drill(context: Context, backup_: str | None, cell: str | None, region: str | None, here: bool) -> None:
+    """Restore a backup into a scratch place, compare it with what it was, measure, and remove it again; a tenant's
+    newest one where BACKUP is a tenant.
+
+    Without BACKUP: the last drills, with the time and the point of recovery that each has measured.
+    """
+    with context.service() as service:
+        if backup_ is None:
+            found = service.backups.drills()
+            if context.as_json:
+                emit_json("drills", {"drills": [shown.drill_dict(one) for one in found]})
+            else:
+                click.echo(shown.show_drills(found))
+            return
+        done = service.backups.drill(
+            backup_, cell=cell, region=region, observer=context.observer(), here=here
+        )
+    _show_operation(context, done)
+    result = done.result or {}
+    if not context.as_json and "recovery_s" in result:
+        click.echo(
+            f"recovery time {result['recovery_s']:.1f} s, recovery point {result['recovery_point_s']:.0f} s ago, data "
+            + ("equal" if result["equal"] else "DIFFERS")
+        )
+        for problem in result["problems"]:
+            click.echo(f"  {problem}")
+    raise_unless_successful(done)
+
+
 def _sent(sent_bytes: int | None) -> str:
     return "" if sent_bytes is None else f", of which {size(sent_bytes)} were not in the vault yet"
 

@@ -19,7 +19,7 @@ PROBLEMS_SHOWN = 20
 def show_backup_plan(plan: BackupPlan) -> str:
     """The plan as people read it."""
     keeping, seen = plan.keeping, plan.prediction
-    kept = "for ever" if keeping.keep_days is None else f"for {keeping.keep_days} days"
+    kept = "for ever" if keeping.keep_days is None else f"for {keeping.keep_days:g} days"
     copied = f", copied to {keeping.copy_to}" if keeping.copy_to is not None else ""
     locked = (
         f", locked ({keeping.lock}) until {keeping.locked_until:%Y-%m-%d}"

@@ -32,12 +32,14 @@ Every = Annotated[
 
 
 class TierBackup(Settings):
-    """Scheduled backups of the tier's tenants. Times are UTC."""
+    """How the tier's tenants are backed up. Times are UTC."""
 
     title: ClassVar[str] = "tiers.NAME.backup"
-    every: Every = setting(
+    every: Every | None = setting(
         "How often: `daily` begins at midnight, `weekly` on Sunday, `monthly` on the first. A cron expression says it "
-        "more closely (`30 1 * * *`); minute, hour, day, month, day of the week by name."
+        "more closely (`30 1 * * *`); minute, hour, day, month, day of the week by name. Without it only when somebody "
+        "asks for a backup.",
+        default=None,
     )
     window_h: Annotated[float, Field(ge=0, le=168)] = setting(
         "The time from that beginning over which the tenants are spread, each at a place of its own that stays the "
@@ -45,14 +47,14 @@ class TierBackup(Settings):
         default=4,
         unit="h",
     )
-    keep_days: Annotated[int, Field(ge=1, le=36_500)] = setting(
+    keep_days: Annotated[float, Field(gt=0, le=36_500)] = setting(
         "How long each backup is kept at least, by the vault's own clock and the control database's. Nothing makes it "
         "shorter, however many newer ones there are.",
         unit="days",
     )
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = setting(
-        "How many good backups are kept in each region however old they are. Only one counts for each time that the "
-        "schedule has, so that many fresh ones do not push out the others.",
+        "How many good backups are kept in each region however old they are, besides the newest one. Only one counts "
+        "for each time that the schedule has, so that many fresh ones do not push out the others.",
         default=2,
     )
     copy_to: Region | None = setting(
@@ -78,4 +80,4 @@ class TierBackup(Settings):
     @property
     def period_days(self) -> float:
         """About how far apart its backups are; a cron expression counts as daily, which keeps rather more."""
-        return PERIOD_DAYS.get(self.every, PERIOD_DAYS["daily"])
+        return PERIOD_DAYS.get(self.every or "daily", PERIOD_DAYS["daily"])

@@ -36,12 +36,13 @@ class Depth(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BackupCopy:
-    """A backup in the vault of one region. `stored_at` is the vault's clock. `whole` is what the last verification
-    found; None without one."""
+    """A backup in the vault of one region. `stored_at` is the vault's clock, `contents` the digest of the list of its
+    chunks there. `whole` is what the last verification found; None without one."""
 
     region: str
     state: CopyState
     stored_at: datetime
+    contents: str
     locked_until: datetime | None = None
     verified_at: datetime | None = None
     depth: Depth | None = None

@@ -16,6 +16,7 @@ from tenure.model.backup import BackupRecord, BackupState, Depth, DrillRecord
 from tenure.model.names import TenantId, tenant_id
 from tenure.model.operation import Operation
 from tenure.operations.backup.backup import SAMPLE, TenantBackup
+from tenure.operations.backup.drill import Drill, scratch_cells, usable
 from tenure.operations.backup.observe import observe
 from tenure.operations.backup.prune import Prune, plan_now
 from tenure.operations.deps import Deps
@@ -145,6 +146,28 @@ class BackingUp:
             found.append(checked)
         return record, tuple(found)
 
+    # -- drills ------------------------------------------------------------------------------------------------------
+
+    def drill(
+        self,
+        backup: str,
+        *,
+        cell: str | None = None,
+        region: str | None = None,
+        observer: Observer,
+        here: bool = True,
+    ) -> Operation:
+        """Restore a backup (a tenant's newest one) into a cell that has nothing of the tenant, compare, and remove it
+        again. Raises `NotAllowed` where there is no such cell."""
+        record = self.get(backup)
+        self._known(record.tenant)
+        self._free(record.tenant)
+        request = self._drill_request(record, cell=cell, region=region)
+        operation = self._engine.create(
+            Drill(self._deps).spec(), tenant=record.tenant, request=request, requested_by=self._actor
+        )
+        return self._fleet.run(operation, observer, here=here)
+
     def drills(self, tier: str | None = None) -> tuple[DrillRecord, ...]:
         """The drills, the newest first."""
         return self._deps.registry.backups.drills(tier=tier)
@@ -187,7 +210,7 @@ class BackingUp:
                 copy_to=tier.backup.copy_to,
             )
             for name, tier in self._deps.estate.tiers.items()
-            if tier.backup is not None
+            if tier.backup is not None and tier.backup.every is not None
         }
         past = {
             tenant: Past(point_at=seen.point_at, regions=seen.regions, tried_at=seen.tried_at)
@@ -224,6 +247,25 @@ class BackingUp:
                     request={"from": cell, "to": cell},
                 )
 
+    def drills_due(self, period_of: PeriodOf) -> Iterator[Wanted]:
+        """For each tier that asks for drills and had none in this period, of the tenant whose last one is oldest."""
+        if self._deps.sealing is None:
+            return
+        registry, now = self._deps.registry, self._deps.registry.backups.now()
+        for name, tier in self._deps.estate.tiers.items():
+            if tier.backup is None or tier.backup.drill is None:
+                continue
+            past = registry.backups.drills(tier=name, limit=MOST)
+            if any(drill.at >= period_of(tier.backup.drill, now) for drill in past):
+                continue
+            last = {drill.tenant: drill.at for drill in reversed(past)}
+            tenants = [tenant.id for tenant in registry.tenants.list() if tenant.tier == name]
+            for tenant in sorted(tenants, key=lambda t: (t in last, last.get(t, now), t)):
+                wanted = self._drill_wanted(tenant)
+                if wanted is not None:
+                    yield wanted
+                    break
+
     # -- specifications ----------------------------------------------------------------------------------------------
 
     def specs(self, operation: Operation) -> Mapping[str, Callable[[], OperationSpec]]:
@@ -233,6 +275,7 @@ class BackingUp:
                 copies=operation.request.get("copy_to") is not None
             ),
             "prune": Prune(self._deps).spec,
+            "drill": Drill(self._deps).spec,
         }
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -259,6 +302,42 @@ class BackingUp:
                 "period": period.isoformat(),
             },
         )
+
+    def _drill_wanted(self, tenant: TenantId) -> Wanted | None:
+        """A drill of the tenant's newest good backup, if it has one and a place for it."""
+        if self._deps.registry.operations.active_for(tenant) is not None:
+            return None
+        for record in self._deps.registry.backups.list(tenant=tenant, limit=50):
+            if any(copy.good for copy in record.copies):
+                try:
+                    request = self._drill_request(record, cell=None, region=None)
+                except NotAllowed:
+                    return None
+                steps = Drill(self._deps).spec().step_names()
+                return Wanted(kind="drill", tenant=tenant, steps=steps, request=request)
+        return None
+
+    def _drill_request(self, record: BackupRecord, *, cell: str | None, region: str | None) -> dict[str, Any]:
+        serves = self._deps.registry.placements.get(record.tenant).cell
+        places = scratch_cells(self._deps, record.tenant)
+        if cell is not None:
+            self._deps.estate.cell(cell)
+            places = [place for place in places if place == cell]
+        chosen = next((place for place in places if usable(self._deps, record.tenant, place)), None)
+        if chosen is None:
+            raise NotAllowed(
+                f"there is no place for a drill of {record.tenant}"
+                + (f" in {cell}" if cell is not None else "")
+                + ": it takes a cell that has nothing of it, is not linked to its own, and where its data may lie",
+                hint="tenure tenant show says where its data is; --in CELL chooses",
+            )
+        good = [c.region for c in record.there if region is None or c.region == region]
+        if not good:
+            raise UsageError(
+                f"backup {record.id} is in no vault{f' of {region}' if region else ''}",
+                hint=f"tenure backup show {record.id}",
+            )
+        return {"from": serves, "to": chosen, "backup": record.id, "region": good[0]}
 
     def _in_vault(self, record: BackupRecord, region: str) -> Backup | None:
         vaults, _ = self._deps.backups()

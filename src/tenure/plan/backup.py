@@ -57,7 +57,7 @@ class Keeping:
     copy_to: str | None
     lock: str | None
     locked_until: datetime | None
-    keep_days: int | None
+    keep_days: float | None
     """None: the tier says nothing, and no prune ever takes it."""
 
 

@@ -1,8 +1,9 @@
 """Which backups are kept and which may go: a pure decision about one tenant's backups in one vault.
 
 The invariant: nothing goes before `keep_days` have passed by both clocks that no writer of backups can set, the vault's
-and the control database's; at least `keep_at_least` good ones stay, however old; whoever adds backups, however many,
-makes nothing go that a single further scheduled backup would not. Absence of anything is never a reason to delete.
+and the control database's; the newest good one stays, and `keep_at_least` others, however old; whoever adds backups,
+however many, makes nothing go that a single further scheduled backup would not. Absence of anything is never a reason
+to delete.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _kept(one: Held, stored: datetime, *, spared: bool, now: datetime, tenant_ho
         left = stored + one.policy.keep - now
         return f"kept for {_days(one.policy.keep)}, {_days(left)} of them to come"
     if spared:
-        return f"one of the {one.policy.keep_at_least} good ones that are always kept"
+        return "one of the good ones that are always kept"
     return None
 
 
@@ -134,7 +135,7 @@ def _stored(one: Held) -> datetime | None:
 
 
 def _spared(held: Sequence[Held]) -> frozenset[str]:
-    """The good ones that stay whatever their age: the first of each of the newest periods."""
+    """The good ones that stay whatever their age: the newest, and the first of each of the newest periods."""
     good = sorted((one for one in held if _counts(one)), key=lambda one: (_at(one), one.id))
     firsts: list[Held] = []
     for one in good:
@@ -144,7 +145,7 @@ def _spared(held: Sequence[Held]) -> frozenset[str]:
             firsts.append(one)
     most = max((one.policy.keep_at_least for one in firsts if one.policy is not None), default=0)
     newest = firsts[-most:] if most else []
-    return frozenset(one.id for one in newest)
+    return frozenset(one.id for one in (*newest, *good[-1:]))
 
 
 def _counts(one: Held) -> bool:

@@ -21,7 +21,7 @@ from tenure.registry.document import document
 from tenure.registry.leases import held
 
 _COPIES = """
-    select backup, region, state, stored_at, locked_until, verified_at, depth, whole, problems, deleted_at,
+    select backup, region, state, stored_at, contents, locked_until, verified_at, depth, whole, problems, deleted_at,
         deleted_because
     from registry.backup_copies where backup = any(%s) order by backup, stored_at, region
 """
@@ -113,7 +113,7 @@ class Backups:
             ).rowcount
             if not done:
                 raise PlanStale(f"backup {backup} is not being taken, or is another one")
-            _store(connection, backup, region, stored_at, locked_until)
+            _store(connection, backup, region, stored_at, contents, locked_until)
 
     def abandon(self, lease: Lease, backup: str) -> None:
         """Note that it will never be complete. A no-op for one that is, or that was never begun."""
@@ -130,11 +130,12 @@ class Backups:
         region: str,
         *,
         stored_at: datetime,
+        contents: str,
         locked_until: datetime | None = None,
     ) -> None:
         """Note that the vault of another region has it as well. Idempotent; `stored_at` stays what it was first."""
         with held(self._database, lease) as connection:
-            _store(connection, backup, region, stored_at, locked_until)
+            _store(connection, backup, region, stored_at, contents, locked_until)
 
     def verified(
         self, lease: Lease | None, backup: str, region: str, *, depth: Depth, problems: Sequence[str]
@@ -293,15 +294,17 @@ def _store(
     backup: str,
     region: str,
     stored_at: datetime,
+    contents: str,
     locked_until: datetime | None,
 ) -> None:
     connection.execute(
         """
-        insert into registry.backup_copies (backup, region, stored_at, locked_until) values (%s, %s, %s, %s)
+        insert into registry.backup_copies (backup, region, stored_at, contents, locked_until)
+        values (%s, %s, %s, %s, %s)
         on conflict (backup, region) do update
         set locked_until = greatest(registry.backup_copies.locked_until, excluded.locked_until)
         """,
-        (backup, region, stored_at, locked_until),
+        (backup, region, stored_at, contents, locked_until),
     )
 
 
@@ -331,6 +334,7 @@ def _copy(row: DictRow) -> BackupCopy:
         region=row["region"],
         state=CopyState(row["state"]),
         stored_at=row["stored_at"],
+        contents=row["contents"],
         locked_until=row["locked_until"],
         verified_at=row["verified_at"],
         depth=None if row["depth"] is None else Depth(row["depth"]),

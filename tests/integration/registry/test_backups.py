@@ -101,6 +101,7 @@ def test_what_a_backup_is_cannot_be_changed_by_any_code(
             "update registry.backups set point_at = point_at - interval '1 year'",
             "update registry.backups set contents = 'other'",
             "update registry.backup_copies set stored_at = stored_at - interval '1 year'",
+            "update registry.backup_copies set contents = 'other'",
             "delete from registry.backups",
             "delete from registry.backup_copies",
             "truncate registry.backup_copies",
@@ -150,7 +151,7 @@ def test_the_latest_backup_is_the_newest_good_one(registry: Registry, lease: Lea
     taken(registry, lease, "b-1", point_at=NOW - timedelta(days=2))
     taken(registry, lease, "b-2", point_at=NOW - timedelta(days=1))
     taken(registry, lease, "b-3", good=False)
-    registry.backups.store(lease, "b-2", "us", stored_at=NOW)
+    registry.backups.store(lease, "b-2", "us", stored_at=NOW, contents="c2")
     registry.backups.verified(lease, "b-2", "us", depth=Depth.FULL, problems=())
     latest = registry.backups.latest()[ACME]
     assert latest.point_at == NOW - timedelta(days=1)

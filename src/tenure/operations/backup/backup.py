@@ -117,6 +117,7 @@ class TenantBackup:
             backup.id,
             order.copy_to,
             stored_at=made.backup.stored_at,
+            contents=made.backup.contents,
             locked_until=made.backup.lock.until if made.backup.lock is not None else None,
         )
         ctx.reach("copy.noted")

@@ -33,6 +33,7 @@ class Point:
     at: datetime
     hold: HoldReport
     timing_ms: Mapping[str, float]
+    stores_ms: Mapping[str, Mapping[str, float]]
 
 
 def take_point(
@@ -63,7 +64,8 @@ def take_point(
             f"{served.cell} could not be opened again for {served.tenant}: {'; '.join(messages(problems))}",
             hint="the next attempt opens it first",
         )
-    return Point(at=at, hold=report, timing_ms=pause.clock.timing().as_dict())
+    timing = pause.clock.timing()
+    return Point(at=at, hold=report, timing_ms=timing.as_dict(), stores_ms=timing.stores_as_dict())
 
 
 def _closed(
@@ -94,11 +96,12 @@ def _closed(
     # Stores with snapshots are pinned while the others are being fenced: what is fenced does not change any more.
     draining = [name for name in captures if name in set(served.draining())]
     rest = [name for name in captures if name not in set(draining)]
-    first = crew.begin(lambda: served.each(pin, draining))
+    pinning = clock.timed("pin", pin)
+    first = crew.begin(lambda: served.each(pinning, draining))
     try:
-        served.each(lower, others)
+        served.each(clock.timed("fence", lower), others)
         crew.outcome(asked, clock.left_s(), "the control database")
-        served.each(pin, rest)
+        served.each(pinning, rest)
     finally:
         crew.leave(first)
     first.result()

@@ -105,7 +105,7 @@ def _held(
         known,
         vault_stored_at=there.stored_at,
         good=copy is not None and copy.good,
-        same=record is not None and (record.contents, record.key, record.tenant) == said,
+        same=record is not None and copy is not None and (copy.contents, record.key, record.tenant) == said,
         disputed=there.disputed or there.hidden,
         locked_until=there.lock.until if there.lock is not None else None,
         object_hold=there.legal_hold,

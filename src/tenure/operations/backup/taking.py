@@ -277,6 +277,8 @@ class Taking:
             "requests_held": point.hold.requests_held,
             "longest_wait_ms": round(point.hold.longest_wait_ms, 2),
             "timing_ms": dict(point.timing_ms),
+            "stores_ms": {part: dict(its) for part, its in point.stores_ms.items()},
+            "left_out": ctx.operation.data.get("left_out", {}),
             "chunks": prepared.tally.chunks,
             "sent_chunks": prepared.tally.put,
             "sent_bytes": prepared.tally.put_bytes,

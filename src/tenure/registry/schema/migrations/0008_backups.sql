@@ -25,12 +25,14 @@ create table if not exists registry.backups (
 
 create index if not exists backups_by_tenant on registry.backups (tenant, begun_at);
 
--- One row per region whose vault has the backup, or had it. `stored_at` is the vault's clock.
+-- One row per region whose vault has the backup, or had it. `stored_at` is the vault's clock, `contents` the digest of the
+-- list of its chunks there.
 create table if not exists registry.backup_copies (
     backup text collate "C" not null references registry.backups (id),
     region text collate "C" not null,
     state text not null default 'stored' check (state in ('stored', 'deleting', 'deleted')),
     stored_at timestamptz not null,
+    contents text not null,
     locked_until timestamptz,
     verified_at timestamptz,
     depth text check (depth in ('sample', 'full')),
@@ -60,9 +62,9 @@ end $$;
 
 create or replace function registry.keep_backup_copy() returns trigger language plpgsql as $$
 begin
-    if new.stored_at is distinct from old.stored_at or old.state = 'deleted' then
+    if (new.stored_at, new.contents) is distinct from (old.stored_at, old.contents) or old.state = 'deleted' then
         raise exception using errcode = 'TR005',
-            message = format('when %s was stored in %s, and that it was deleted, cannot be changed', old.backup, old.region);
+            message = format('what %s in %s is, and that it was deleted, cannot be changed', old.backup, old.region);
     end if;
     return new;
 end $$;
