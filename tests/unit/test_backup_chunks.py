@@ -6,6 +6,7 @@ import random
 import secrets
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,8 @@ TEXT = b"".join(rows(4000))
 
 
 def cut(data: bytes, pieces: list[int], cutting: Cutting = CUTTING) -> list[bytes]:
-    chunker, chunks, at = Chunker(cutting), [], 0
+    chunker, at = Chunker(cutting), 0
+    chunks: list[bytes] = []
     for size in pieces:
         chunks += chunker.add(data[at : at + size])
         at += size
@@ -126,7 +128,6 @@ def test_a_chunk_that_was_sealed_under_an_id_that_is_not_its_own_is_refused() ->
 def test_no_key_and_nonce_are_ever_used_for_two_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when another compressor packs the same contents differently: these get a key of their own."""
     used: dict[tuple[bytes, bytes], bytes] = {}
-    real = sealing.AESGCM
 
     class Watched:
         def __init__(self, key: bytes) -> None:
@@ -134,7 +135,7 @@ def test_no_key_and_nonce_are_ever_used_for_two_texts(monkeypatch: pytest.Monkey
 
         def encrypt(self, nonce: bytes, data: bytes, bound: bytes) -> bytes:
             assert used.setdefault((self._key, nonce), data + bound) == data + bound
-            return real(self._key).encrypt(nonce, data, bound)
+            return AESGCM(self._key).encrypt(nonce, data, bound)
 
     monkeypatch.setattr(sealing, "AESGCM", Watched)
     seen = set()
