@@ -399,6 +399,7 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("touched in bulk", "select relation from tenure.touched_in_bulk where tenant_id = %(tenant)s"),
         ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
         ("copier", "select store from tenure.copier where tenant_id = %(tenant)s"),
+        ("journal reader", "select store from tenure.journal_reader where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
     )
     given = {"tenant": tenant, "prefix": tenant_prefix(TenantId(tenant))}
