@@ -65,7 +65,7 @@ class MigrateSettings(Settings):
         "What that URL begins with, such as `postgresql+psycopg` for SQLAlchemy.", default="postgresql"
     )
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = setting(
-        "After how long it is ended, with everything that it has started.", default=900.0, unit="seconds"
+        "After how long it is ended, with everything that it has started.", default=900.0, unit="s"
     )
     environment: Environment = setting(
         "More of its environment, which otherwise has only `PATH`, `HOME`, `LANG`, `TZ`, `TMPDIR` and "
