@@ -89,7 +89,8 @@ def test_a_killed_restore_in_place_is_resumed(
         assert resumed.exit_code == 0, resumed.stderr
         assert resumed.json["state"] == "succeeded"
         history = load.stop()
-    left = planned(estate, backup)["changes"]
+    # The list of recent documents goes on with those that were created after the restore.
+    left = [c for c in planned(estate, backup)["changes"] if c["collection"] != "recent"]
     assert [c for c in left if c["added"] or c["changed"]] == []
     since = datetime.fromisoformat(resumed.json["committed_at"]).timestamp()
     assert lost_since(estate, tenant, history, since) == []

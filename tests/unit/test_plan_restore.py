@@ -11,7 +11,8 @@ from tenure.model.names import CellName, StoreName, TenantId
 from tenure.operations.restore.request import Newcomer, Request
 from tenure.operations.restoring import names
 from tenure.plan.observation import CellObservation, Prices, Rate, ResidencyRule
-from tenure.plan.restore import BackupFacts, CollectionChange, Mode, RestoreObservation, plan_restore
+from tenure.plan.restore import BackupFacts, CollectionChange, RestoreObservation, plan_restore
+from tenure.plan.restore_steps import Mode
 from tenure.plan.schema_path import SchemaPath, Way
 
 BLUE = CellObservation(name=CellName("blue"), region="us-east-1", infrastructure="v1", hour_price=3600.0)

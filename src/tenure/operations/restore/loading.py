@@ -19,7 +19,7 @@ from tenure.operations.observe import record_measurement
 from tenure.operations.restore.ground import Ground
 from tenure.operations.restore.request import Request
 from tenure.operations.served import Crew, Served
-from tenure.plan.restore import Mode
+from tenure.plan.restore_steps import Mode
 from tenure.stores.contract import Fence, Pace
 
 DRAIN_S = 5.0

@@ -18,7 +18,8 @@ from tenure.operations.restore.erased import erasures_of
 from tenure.operations.restore.ground import SCHEMA_CODES, Ground
 from tenure.operations.restore.request import Request, chosen_dict
 from tenure.plan.observation import Rate, ResidencyRule
-from tenure.plan.restore import CollectionChange, Mode, RestoreObservation
+from tenure.plan.restore import CollectionChange, RestoreObservation
+from tenure.plan.restore_steps import Mode
 from tenure.plan.schema_path import SchemaPath, Way
 
 LOAD: Final = "restore_load"

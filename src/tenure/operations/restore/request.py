@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
-from tenure.plan.restore import Mode
+from tenure.plan.restore_steps import Mode
 from tenure.stores.backup import EVERYTHING, Selection
 
 Chosen = Mapping[str, Mapping[str, tuple[str, ...] | None] | None]

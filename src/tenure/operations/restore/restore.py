@@ -31,7 +31,8 @@ from tenure.operations.restore.observing import observe
 from tenure.operations.restore.request import Request
 from tenure.operations.restore.switching import Switching
 from tenure.operations.served import Crew, Served
-from tenure.plan.restore import CollectionChange, Mode, RestorePlan, plan_restore, steps_of
+from tenure.plan.restore import CollectionChange, RestorePlan, plan_restore
+from tenure.plan.restore_steps import Mode, steps_of
 from tenure.stores.contract import Fence
 
 SWITCH_ATTEMPTS: Final = 5

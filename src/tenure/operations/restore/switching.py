@@ -28,7 +28,8 @@ from tenure.operations.restore.ground import Ground
 from tenure.operations.restore.loading import close
 from tenure.operations.restore.spool import Spool
 from tenure.operations.served import Served
-from tenure.plan.restore import CollectionChange, Mode
+from tenure.plan.restore import CollectionChange
+from tenure.plan.restore_steps import Mode
 from tenure.routing.contract import HoldReport
 from tenure.stores.backup import Preparing
 from tenure.stores.contract import Fence
