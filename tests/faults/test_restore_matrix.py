@@ -160,6 +160,7 @@ def test_a_killed_restore_under_another_name_is_resumed_or_cancelled(
         if ending == "cancel" and committed(new_point):
             assert ended.exit_code == 4, ended.stderr
             ended = estate.command("op", "resume", operation.id, timeout_s=240)
+        assert ended.exit_code == 0, ended.stderr
         gone = ending == "cancel" and not committed(new_point)
         counts = {place: items for place, (items, _) in state(estate, copy, "blue").items()}
         with estate.service() as service:

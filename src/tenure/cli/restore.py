@@ -8,9 +8,15 @@ from typing import Any
 import click
 
 from tenure.cli.context import Context, confirm_by_name, here_option, json_option, pass_context
-from tenure.cli.move import apply_option, operation_dict, plan_option, raise_unless_successful, show_outcome
+from tenure.cli.move import (
+    apply_option,
+    operation_dict,
+    plan_option,
+    raise_unless_successful,
+    show_outcome,
+    status_of,
+)
 from tenure.cli.output import emit_json, size, table
-from tenure.errors import UnknownName
 from tenure.model.operation import Operation
 from tenure.operations.restoring import Wish
 from tenure.plan.restore import RestorePlan
@@ -199,12 +205,10 @@ def _changes(plan: RestorePlan) -> list[str]:
 
 def _show_done(context: Context, service: Service, done: Operation) -> None:
     """The outcome, what it changed, and where traffic goes now; an aborted restore of a new tenant leaves none."""
-    sentence, steps = "", ["tenure op resume " + done.id] if done.needs_resume else []
-    try:
-        status = service.status(str(done.tenant))
-        sentence, steps = status.sentence, [*steps, *status.next_steps]
-    except UnknownName:
-        sentence = f"{done.tenant} is no tenant."
+    status = status_of(service, done)
+    steps = [f"tenure op resume {done.id}"] if done.needs_resume else []
+    steps += status.next_steps if status is not None else []
+    sentence = status.sentence if status is not None else f"{done.tenant} is no tenant."
     if context.as_json:
         emit_json("operation", {**operation_dict(done), "sentence": sentence}, steps)
         return
