@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, OperationSpec, StepOutcome, StepSpec
-from tenure.errors import DataDiffers, NotAllowed, PlanStale
+from tenure.errors import DataDiffers, NotAllowed, PlanStale, StoreUnavailable
 from tenure.model.names import CellName, TenantId
 from tenure.model.operation import Operation, OperationState
 from tenure.model.tenancy import Tenant
@@ -173,7 +173,7 @@ class Restore:
             with self._served(ctx, request.target) as there:
                 steering.let_go(self._deps, ctx, there, epoch=placement.epoch)
         ctx.reach("settle.routed")
-        drop_staged(self._deps, request.target, ctx.operation.id)
+        self._drop_staged(ctx, request)
         ctx.reach("settle.dropped")
         cost = cost_so_far(self._deps, ctx.operation)
         ctx.record_cost(**cost.as_dict())
@@ -203,10 +203,20 @@ class Restore:
         if request.mode is not Mode.IN_PLACE:
             Loading.take_back(deps, ctx, request)
         ctx.reach("abort.erased")
-        drop_staged(deps, request.target, ctx.operation.id)
+        self._drop_staged(ctx, request)
         self._unregister(ctx, request)
         ctx.reach("abort.dropped")
         ctx.event("cleaned_up", tenant=request.tenant)
+
+    def _drop_staged(self, ctx: StepContext, request: Request) -> None:
+        """In both cells. That the former one is away does not keep the restore from its end: it is told."""
+        drop_staged(self._deps, request.target, ctx.operation.id)
+        if request.source == request.target:
+            return
+        try:
+            drop_staged(self._deps, request.source, ctx.operation.id)
+        except StoreUnavailable as error:
+            ctx.event("scratch_not_dropped", cell=request.source, because=error.message)
 
     def _unregister(self, ctx: StepContext, request: Request) -> None:
         """A tenant that this restore has written down goes; one of that name with another host is somebody else's."""
