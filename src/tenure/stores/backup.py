@@ -166,6 +166,10 @@ class Preparing(Protocol):
         """As `apply`, with everything written and checked when the block begins. The end of the block makes it so; an
         exception from it leaves everything as it was. Raises as `apply` does, before the block begins."""
 
+    def forget(self) -> None:
+        """Remove what a process that was killed amid `prepared`, `apply` or `load` has left beside the tenant's data.
+        Idempotent; not while another one is at it."""
+
 
 def refused(store: StoreName, cell: CellName, reason: str) -> StoreRefused:
     """What `Store.capture` and `Store.restoring` raise where a store is not in backups by itself."""

@@ -19,7 +19,7 @@ from tenure.model.names import CellName, TenantId
 from tenure.model.operation import Operation, OperationState
 from tenure.model.tenancy import Tenant
 from tenure.operations import steering
-from tenure.operations.backup.observe import served
+from tenure.operations.backup.observe import captured, served
 from tenure.operations.backup.taking import Taking
 from tenure.operations.deps import Deps
 from tenure.operations.observe import cost_so_far
@@ -33,6 +33,7 @@ from tenure.operations.restore.switching import Switching
 from tenure.operations.served import Crew, Served
 from tenure.plan.restore import CollectionChange, RestorePlan, plan_restore
 from tenure.plan.restore_steps import Mode, steps_of
+from tenure.stores.backup import Preparing
 from tenure.stores.contract import Fence
 
 SWITCH_ATTEMPTS: Final = 5
@@ -202,11 +203,20 @@ class Restore:
         ctx.reach("abort.open")
         if request.mode is not Mode.IN_PLACE:
             Loading.take_back(deps, ctx, request)
+        for cell in {request.source, request.target}:
+            self._forget(request, cell)
         ctx.reach("abort.erased")
         self._drop_staged(ctx, request)
         self._unregister(ctx, request)
         ctx.reach("abort.dropped")
         ctx.event("cleaned_up", tenant=request.tenant)
+
+    def _forget(self, request: Request, cell: CellName) -> None:
+        """What a process that was killed while it wrote has left in the stores."""
+        for name in captured(self._deps, cell):
+            restoring = self._deps.factory.store(cell, name).restoring(request.tenant, request.tenant)
+            if isinstance(restoring, Preparing):
+                restoring.forget()
 
     def _drop_staged(self, ctx: StepContext, request: Request) -> None:
         """In both cells. That the former one is away does not keep the restore from its end: it is told."""

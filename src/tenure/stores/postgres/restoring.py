@@ -243,6 +243,9 @@ class PostgresRestoring:
         with self._replacing(source, differences, fence) as counts:
             yield sum(counts.values())
 
+    def forget(self) -> None:
+        drop_origins(self.pool, self._origins)
+
     def _replaced(self, source: Source, differences: Iterable[Difference], fence: Fence) -> dict[str, int]:
         with self._replacing(source, differences, fence) as counts:
             return counts
