@@ -203,8 +203,8 @@ class Restore:
         ctx.reach("abort.open")
         if request.mode is not Mode.IN_PLACE:
             Loading.take_back(deps, ctx, request)
-        for cell in {request.source, request.target}:
-            self._forget(request, cell)
+        if request.mode is Mode.IN_PLACE or ctx.operation.data.get("loading"):
+            self._forget(request, request.target)
         ctx.reach("abort.erased")
         self._drop_staged(ctx, request)
         self._unregister(ctx, request)
