@@ -27,7 +27,7 @@ from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, LogsCopy, LogsStore
 from tenure.stores.cloudwatch.copy import LATE_S
 from tenure.stores.cloudwatch.events import HOUR_MS, Stream
-from tenure.stores.cloudwatch.hours import key_of
+from tenure.stores.cloudwatch.hour_keys import key_of
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.aws_faults import FaultyAws, refused
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
