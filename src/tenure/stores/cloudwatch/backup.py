@@ -21,7 +21,7 @@ from tenure.backups.contract import Source
 from tenure.backups.contract import Stream as BackupStream
 from tenure.catalogue import LogPlace, NamePattern
 from tenure.catalogue.patterns import PLACEHOLDER
-from tenure.errors import StoreRefused
+from tenure.errors import StoreRefused, StoreUnavailable
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
 from tenure.stores.cloudwatch.errors import translated
@@ -41,6 +41,9 @@ LATE_EVERY_S: Final = 30.0
 KEPT_BYTES: Final = 16 << 20
 """So many bytes of hours are kept from when they were listed until they are packed, and of one hour in memory."""
 BLOCK: Final = 1 << 20
+ATTEMPTS: Final = 6
+PAUSE_S: Final = 0.2
+"""Before an hour is looked at again; twice as long each time."""
 ABOUT_BYTES: Final = 200
 """What an event is taken to hold, where nobody has looked."""
 
@@ -302,27 +305,36 @@ class HourUnpacking(HourItems):
             return Counter(self._store.events(stream, start=start, end=start + HOUR_MS))
 
     def write(self, records: Iterator[tuple[Place, Record]], allowed: Allowed) -> Iterator[tuple[int, int]]:
-        """Adds what each hour lacks. Raises `StoreRefused` for events that are refused as too old nevertheless."""
+        """Adds what each hour lacks. What was not answered is looked at again, so that nothing is there twice. Raises
+        `StoreRefused` for events that are refused as too old nevertheless."""
         for place, record in records:
-            stream = stream_of(place.collection)
-            lacking = events_of(record) - self._live_events(place.key)
+            wanted = events_of(record)
+            for attempt in range(ATTEMPTS):
+                try:
+                    yield 1, self._add(place, wanted, allowed)
+                    break
+                except StoreUnavailable:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                time.sleep(PAUSE_S * 2**attempt)
 
-            def too_old(newest: int, place: Place = place) -> None:
-                at = datetime.fromtimestamp(newest / 1000, UTC)
-                raise StoreRefused(
-                    f"{self._store.where}: events of {place.key} up to {at:%H:%M:%S} UTC were refused as too old",
-                    hint="the group's retention has become shorter: restore again, which leaves them out and says so",
-                )
-
-            size = bring(
-                self._store,
-                stream,
-                lacking,
-                retention_days=partial(self._retention.get, stream.group),
-                allowed=allowed,
-                too_old=too_old,
+    def _add(self, place: Place, wanted: Counter[Event], allowed: Allowed) -> int:
+        def too_old(newest: int) -> None:
+            at = datetime.fromtimestamp(newest / 1000, UTC)
+            raise StoreRefused(
+                f"{self._store.where}: events of {place.key} up to {at:%H:%M:%S} UTC were refused as too old",
+                hint="the group's retention has become shorter: restore again, which leaves them out and says so",
             )
-            yield 1, size
+
+        stream = stream_of(place.collection)
+        return bring(
+            self._store,
+            stream,
+            wanted - self._live_events(place.key),
+            retention_days=partial(self._retention.get, stream.group),
+            allowed=allowed,
+            too_old=too_old,
+        )
 
     def remove(self, collection: str, keys: Sequence[str], allowed: Allowed) -> None:  # noqa: ARG002
         raise StoreRefused(f"{self._store.where} cannot delete single events")
