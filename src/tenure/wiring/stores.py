@@ -196,6 +196,7 @@ class Stores:
             ignore=tuple(k.pattern for k in where.ignore),
             others=partial(self._others, cell, where.name),
             trust_etags=settings.trust_etags,
+            journal=self._journal(cell, where.journal),
         )
 
     def _vault(self, cell: CellName, where: VaultMap, settings: VaultSettings) -> VaultStore:

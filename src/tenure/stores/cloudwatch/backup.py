@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from tenure.backups.contract import Source
 from tenure.backups.contract import Stream as BackupStream
@@ -53,21 +53,42 @@ class _Hour:
 
     def __init__(self) -> None:
         self.sum: Final = Sum()
-        self._file: Final = tempfile.SpooledTemporaryFile(max_size=KEPT_BYTES)  # noqa: SIM115
+        self._lines = bytearray()
+        self._file: IO[bytes] | None = None
 
     def add(self, event: Event) -> None:
         self.sum.add(event)
-        self._file.write(line_of(event))
+        self._lines += line_of(event)
+        if len(self._lines) > KEPT_BYTES:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file.write(self._lines)
+            self._lines.clear()
+
+    @property
+    def in_memory(self) -> bool:
+        return self._file is None
 
     @property
     def stamp(self) -> str:
-        return f"{self.sum.events}:{self.sum.digest}"
+        return stamp_of(self.sum)
 
     def blocks(self) -> Iterator[bytes]:
-        self._file.seek(0)
-        while block := self._file.read(BLOCK):
-            yield block
-        self._file.close()
+        """Once."""
+        if self._file is not None:
+            self._file.seek(0)
+            while block := self._file.read(BLOCK):
+                yield block
+            self.close()
+        yield bytes(self._lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def stamp_of(total: Sum) -> str:
+    return f"{total.events}:{total.digest}"
 
 
 def line_of(event: Event) -> bytes:
@@ -107,6 +128,8 @@ class HourItems:
 
     def keys(self, collection: str) -> Iterator[Sequence[str]]:
         """Nothing lists hours: reads the stream, and keeps what it has read for `pack`, as far as that is little."""
+        self._kept.clear()
+        self._kept_bytes = 0
         stream = stream_of(collection)
         events = self._store.events(stream)
         grouped = groupby(events, key=lambda event: event.timestamp // HOUR_MS)
@@ -123,9 +146,11 @@ class HourItems:
             yield [key]
 
     def _keep(self, key: str, hour: _Hour) -> None:
-        if self._kept_bytes + hour.sum.size_bytes <= KEPT_BYTES:
+        if hour.in_memory and self._kept_bytes + hour.sum.size_bytes <= KEPT_BYTES:
             self._kept[key] = hour
             self._kept_bytes += hour.sum.size_bytes
+        else:
+            hour.close()
 
     def _read(self, key: str) -> _Hour | None:
         """The hour as it is now; None where it has no events."""
@@ -137,8 +162,16 @@ class HourItems:
         return hour if hour.sum.events else None
 
     def stamps(self, collection: str, keys: Sequence[str]) -> Mapping[str, str]:  # noqa: ARG002
-        hours = self._store.pool.map(self._read, keys)
-        return {key: hour.stamp for key, hour in zip(keys, hours, strict=True) if hour is not None}
+        sums = self._store.pool.map(self._sum, keys)
+        return {key: stamp_of(total) for key, total in zip(keys, sums, strict=True) if total.events}
+
+    def _sum(self, key: str) -> Sum:
+        total = Sum()
+        stream, start = hour_of(key)
+        with translated(self._store.where):
+            for event in self._store.events(stream, start=start, end=start + HOUR_MS):
+                total.add(event)
+        return total
 
     def named(self, key: str) -> Iterable[Place]:
         found = parsed(key)
@@ -291,8 +324,8 @@ class HourUnpacking(HourItems):
         total = Sum()
         for event in live.elements():
             total.add(event)
-        self._live[key] = f"{total.events}:{total.digest}" if live else None
-        return "lacks events" if events_of(record) - live else f"{total.events}:{total.digest}"
+        self._live[key] = stamp_of(total) if live else None
+        return "lacks events" if events_of(record) - live else stamp_of(total)
 
     def stamps(self, collection: str, keys: Sequence[str]) -> Mapping[str, str]:
         known = {key: self._live.pop(key) for key in keys if key in self._live}

@@ -30,14 +30,20 @@ class Place(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Packed:
     """An item as it goes into a backup. `head` is plain JSON, with the item's `STAMP`. The body is read once, before
-    the next item is asked for. `items`, `size_bytes` and `digest` are what it adds to `Store.inventory`."""
+    the next item is asked for. `items`, `size_bytes` and `digest` are what it adds to `Store.inventory`; a digest that
+    takes the body's bytes is asked for when these were read."""
 
     key: str
     head: Mapping[str, Any]
     body: bytes | Iterable[bytes]
     items: int
     size_bytes: int
-    digest: int
+    digest: int | Callable[[], int]
+
+
+class Changed(Exception):
+    """The item became another one while its body was read. It counts as not taken, and is taken again: at the latest
+    under the fence, where nothing may change any more."""
 
 
 class Backed(Protocol):

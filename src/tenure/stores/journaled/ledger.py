@@ -69,7 +69,7 @@ class Ledger(_Vanishing):
     def put(self, collection: str, packed: Packed) -> None:
         """The item is as this from now on."""
         self.forget(Place(collection, packed.key))
-        digest = packed.digest & _MASK
+        digest = (packed.digest if isinstance(packed.digest, int) else packed.digest()) & _MASK
         self._rows.execute(
             "insert into taken values (?, ?, ?, ?, ?, ?)",
             (
