@@ -35,6 +35,7 @@ from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 from tests.folders import prepare
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
+ADDS_ONLY = True
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}
 GROUPS: Final = {
     "cloudwatch_logs": ("/app/{tenant}", None),
@@ -211,6 +212,10 @@ class LogsRig:
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         hour = next(self._clock)
         return self.places[0].group.text, json.dumps(key_of(self.stream(tenant, item), hour))
+
+    def backup_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
+        """A backup's collections are streams."""
+        return str(self.stream(tenant, item)), self.difference_key(tenant, item)[1]
 
     # -- around it ---------------------------------------------------------------------------------------------------
 
