@@ -3,7 +3,8 @@ was is told or refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,17 +147,17 @@ def test_a_unit_that_changes_while_the_tenant_is_fenced_gives_no_point(
         store, backup = rig.store(BLUE), MemoryBackup(ACME)
         capture = store.capture(ACME)
         capture.start(fence())
-        contents, looks = ClickHouseServer.contents, iter(range(1000))
+        sums, looks = ClickHouseServer._sums, iter(range(1000))
 
-        def restless(*given: Any, **named: Any) -> Mapping[str, Content]:
+        def restless(*given: Any) -> dict[str, tuple[Content, Content]]:
             n = next(looks)
             return {
-                part: Content(rows=c.rows, size_bytes=c.size_bytes, digest=c.digest + n)
-                for part, c in contents(*given, **named).items()
+                part: (replace(content, digest=content.digest + n), others)
+                for part, (content, others) in sums(*given).items()
             }
 
         with monkeypatch.context() as patched:
-            patched.setattr(ClickHouseServer, "contents", restless)
+            patched.setattr(ClickHouseServer, "_sums", restless)
             capture.first_pass(backup)
             assert capture.settle(backup) == 1
             store.fence(fence(), expires_in_s=None, drain_s=5.0)

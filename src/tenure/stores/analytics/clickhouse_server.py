@@ -365,48 +365,71 @@ class ClickHouseServer:
     def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
         """Each in ClickHouse's own format, in the order of the sorting key. A unit that changes while it is read is
         read again, and given up (`Changed`) if it never rests."""
-        for partition in partitions:
-            yield from self._packed(table, tenant, partition)
-
-    def _packed(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[Pack]:
-        columns = [c for c in self.columns(table.name) if not c.computed]
-        names = [c.name for c in columns]
-        for attempt in range(READINGS):
-            before = self.contents(table, tenant, [partition], only=names)
-            if not before:
-                return
-            spool = Spool(self._native(table, tenant, partition))
-            try:
-                others = self.contents(table, tenant, [partition], only=others_of(table, names))
-                torn = self.contents(table, tenant, [partition], only=names) != before
-                if torn and attempt + 1 < READINGS:
-                    continue
-                yield Pack(
-                    partition=partition,
-                    form=FORM,
-                    columns=[(c.name, c.type) for c in columns],
-                    content=before[partition],
-                    others=others.get(partition, before[partition]),
-                    body=given_up() if torn else spool.blocks(),
-                )
-                return
-            finally:
-                spool.close()
-
-    def _native(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[bytes]:
         columns = self.columns(table.name)
+        written_names = [c.name for c in columns if not c.computed]
+        query = self._native(table, columns)
+        before = self._sums(table, columns, tenant, partitions)
+        for partition in partitions:
+            now = before.get(partition)
+            for attempt in range(READINGS):
+                if now is None:
+                    break
+                parameters = {"tenant": tenant, "parts": [partition]}
+                spool = Spool(self._http.stream(query, parameters, "Native"))
+                try:
+                    after = self._sums(table, columns, tenant, [partition]).get(partition)
+                    if after != now and attempt + 1 < READINGS:
+                        now = after
+                        continue
+                    yield Pack(
+                        partition=partition,
+                        form=FORM,
+                        columns=[(c.name, c.type) for c in columns if c.name in written_names],
+                        content=now[0],
+                        others=now[1],
+                        body=given_up() if after != now else spool.blocks(),
+                    )
+                    break
+                finally:
+                    spool.close()
+
+    def _sums(
+        self, table: AnalyticsTable, columns: Sequence[Column], tenant: TenantId, partitions: Sequence[str]
+    ) -> dict[str, tuple[Content, Content]]:
+        """By partition, the content of all columns and that of all but the tenant's, as of one moment each."""
+        others = others_of(table, [c.name for c in columns if not c.computed])
+        query = composed(
+            "select $partition as part, count(), sum(length(row)),"
+            " sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', $columns) as row))),"
+            " sum(length(rest)), sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', $others) as rest)))"
+            " from $table where $tenant and part in {parts:Array(String)} group by part",
+            partition=partition_of(table, columns),
+            columns=written(columns),
+            others=written([c for c in columns if c.name in others]),
+            table=self._from(table.name),
+            tenant=is_tenant(table, columns),
+        )
+        rows = self._http.select(query, {"tenant": tenant, "parts": list(partitions)})
+        return {
+            str(part): (
+                Content(rows=int(count), size_bytes=int(size), digest=int(digest)),
+                Content(rows=int(count), size_bytes=int(less), digest=int(other)),
+            )
+            for part, count, size, digest, less, other in rows
+        }
+
+    def _native(self, table: AnalyticsTable, columns: Sequence[Column]) -> Quoted:
         (key,) = self._http.select(
             "select sorting_key from system.tables where database = {schema:String} and name = {name:String}",
             {"schema": table.name.schema, "name": table.name.name},
         )[0]
-        query = composed(
+        return composed(
             "select $columns from $table where $rows$order",
             columns=written(columns),
             table=self._from(table.name),
             rows=rows_of(table, columns),
             order=Quoted(f" order by {key}" if key else ""),
         )
-        return self._http.stream(query, {"tenant": tenant, "parts": [partition]}, "Native")
 
     @contextmanager
     def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[ClickHouseBrought]:  # noqa: ARG002
