@@ -13,8 +13,7 @@ from tenure.errors import StoreRefused, StoreUnavailable
 from tenure.model.comparison import Difference, DifferenceKind
 from tenure.model.finding import Severity
 from tenure.model.names import TenantId
-from tenure.stores.analytics import AnalyticsStore
-from tenure.stores.analytics.clickhouse_server import ClickHouseServer
+from tenure.stores.analytics import AnalyticsStore, clickhouse_packs
 from tenure.stores.analytics.units import Content
 from tenure.stores.contract import Fence
 from tests.contract.memory_backup import MemoryBackup
@@ -147,7 +146,7 @@ def test_a_unit_that_changes_while_the_tenant_is_fenced_gives_no_point(
         store, backup = rig.store(BLUE), MemoryBackup(ACME)
         capture = store.capture(ACME)
         capture.start(fence())
-        sums, looks = ClickHouseServer._sums, iter(range(1000))
+        sums, looks = clickhouse_packs._Units.sums, iter(range(1000))
 
         def restless(*given: Any) -> dict[str, tuple[Content, Content]]:
             n = next(looks)
@@ -157,7 +156,7 @@ def test_a_unit_that_changes_while_the_tenant_is_fenced_gives_no_point(
             }
 
         with monkeypatch.context() as patched:
-            patched.setattr(ClickHouseServer, "_sums", restless)
+            patched.setattr(clickhouse_packs._Units, "sums", restless)
             capture.first_pass(backup)
             assert capture.settle(backup) == 1
             store.fence(fence(), expires_in_s=None, drain_s=5.0)

@@ -20,7 +20,7 @@ from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.clickhouse_client import ClickHouseClient
-from tenure.stores.analytics.clickhouse_packs import FORM, READINGS, ClickHouseBrought, given_up
+from tenure.stores.analytics.clickhouse_packs import ClickHouseBrought, packed
 from tenure.stores.analytics.clickhouse_statements import (
     STAGE,
     is_tenant,
@@ -34,7 +34,7 @@ from tenure.stores.analytics.clickhouse_statements import (
 )
 from tenure.stores.analytics.composing import Quoted, composed, joined
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
-from tenure.stores.analytics.packs import Brought, Pack, Spool, others_of
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.units import Content
 
 MUTATION_WAIT_S: Final = 300.0
@@ -365,71 +365,8 @@ class ClickHouseServer:
     def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
         """Each in ClickHouse's own format, in the order of the sorting key. A unit that changes while it is read is
         read again, and given up (`Changed`) if it never rests."""
-        columns = self.columns(table.name)
-        written_names = [c.name for c in columns if not c.computed]
-        query = self._native(table, columns)
-        before = self._sums(table, columns, tenant, partitions)
-        for partition in partitions:
-            now = before.get(partition)
-            for attempt in range(READINGS):
-                if now is None:
-                    break
-                parameters = {"tenant": tenant, "parts": [partition]}
-                spool = Spool(self._http.stream(query, parameters, "Native"))
-                try:
-                    after = self._sums(table, columns, tenant, [partition]).get(partition)
-                    if after != now and attempt + 1 < READINGS:
-                        now = after
-                        continue
-                    yield Pack(
-                        partition=partition,
-                        form=FORM,
-                        columns=[(c.name, c.type) for c in columns if c.name in written_names],
-                        content=now[0],
-                        others=now[1],
-                        body=given_up() if after != now else spool.blocks(),
-                    )
-                    break
-                finally:
-                    spool.close()
-
-    def _sums(
-        self, table: AnalyticsTable, columns: Sequence[Column], tenant: TenantId, partitions: Sequence[str]
-    ) -> dict[str, tuple[Content, Content]]:
-        """By partition, the content of all columns and that of all but the tenant's, as of one moment each."""
-        others = others_of(table, [c.name for c in columns if not c.computed])
-        query = composed(
-            "select $partition as part, count(), sum(length(row)),"
-            " sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', $columns) as row))),"
-            " sum(length(rest)), sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', $others) as rest)))"
-            " from $table where $tenant and part in {parts:Array(String)} group by part",
-            partition=partition_of(table, columns),
-            columns=written(columns),
-            others=written([c for c in columns if c.name in others]),
-            table=self._from(table.name),
-            tenant=is_tenant(table, columns),
-        )
-        rows = self._http.select(query, {"tenant": tenant, "parts": list(partitions)})
-        return {
-            str(part): (
-                Content(rows=int(count), size_bytes=int(size), digest=int(digest)),
-                Content(rows=int(count), size_bytes=int(less), digest=int(other)),
-            )
-            for part, count, size, digest, less, other in rows
-        }
-
-    def _native(self, table: AnalyticsTable, columns: Sequence[Column]) -> Quoted:
-        (key,) = self._http.select(
-            "select sorting_key from system.tables where database = {schema:String} and name = {name:String}",
-            {"schema": table.name.schema, "name": table.name.name},
-        )[0]
-        return composed(
-            "select $columns from $table where $rows$order",
-            columns=written(columns),
-            table=self._from(table.name),
-            rows=rows_of(table, columns),
-            order=Quoted(f" order by {key}" if key else ""),
-        )
+        columns, read_from = self.columns(table.name), self._from(table.name)
+        return packed(self._http, table, columns, read_from, tenant, partitions)
 
     @contextmanager
     def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[ClickHouseBrought]:  # noqa: ARG002
