@@ -52,7 +52,7 @@ def carrier(rig: Rig, side: Side) -> Store:
     store = rig.store(side)
     if store.capabilities.rides_with is None:
         return store
-    named: Callable[[Side], Store] = rig.carrier
+    named: Callable[[Side], Store] = rig.carrier  # type: ignore[attr-defined]
     return named(side)
 
 

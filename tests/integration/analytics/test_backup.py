@@ -35,33 +35,42 @@ def fence(token: int = 10) -> Fence:
 def test_every_value_of_every_type_comes_back_as_it_was(warehouse: Make, engine: str) -> None:
     """Into another warehouse, and under another name; the stamps say so, and are of nothing but the values."""
     one, other = warehouse(engine, "one"), warehouse(engine, "other")
+    kinds = [kind for kind, _ in TYPES[engine]]
+    columns = ", ".join(f"v{n} {kind}" for n, kind in enumerate(kinds))
+    table = make_table(one, engine, columns)
+    make_table(other, engine, columns)
+    count = max(len(values) for _, values in TYPES[engine])
+    parts = [f"p{m % 3}" for m in range(count)]
+    for m, part in enumerate(parts):
+        row = ", ".join(values[m % len(values)] for _, values in TYPES[engine])
+        one.run(f"insert into {table.name} values ('{ACME}', '{part}', {row})")
+        other.run(f"insert into {table.name} values ('{NEIGHBOUR}', '{part}', {row})")
     source, target = one.engine(), other.engine()
-    for n, (kind, values) in enumerate(TYPES[engine]):
-        table = make_table(one, engine, f"v {kind}", f"facts{n}")
-        make_table(other, engine, f"v {kind}", f"facts{n}")
-        parts = [f"p{m}" for m in range(len(values))]
-        for part, value in zip(parts, values, strict=True):
-            one.run(f"insert into {table.name} values ('{ACME}', '{part}', {value})")
-            other.run(f"insert into {table.name} values ('{NEIGHBOUR}', '{part}', {value})")
-        before = target.contents(table, NEIGHBOUR, parts)
-        stamps: dict[str, Content] = {}
-        for tenant in (ACME, OTHER):
-            with target.bring(table, tenant) as brought:
-                for pack in source.packs(table, ACME, [*parts, "nothing"]):
-                    stamps[pack.partition] = pack.others
-                    brought.add(pack.form, pack.columns, pack.content.rows, list(pack.body))
-                target.replace(table, tenant, parts, brought, lambda: None)
-        assert set(stamps) == set(parts), kind
-        shown = "v::varchar" if kind in ("timestamptz", "timetz") or engine == "postgresql" else "v"
-        query = f"select part, {shown} from {table.name} where tenant_id = '{{}}' order by part"
-        there = repr(one.rows(query.format(ACME)))
-        assert repr(other.rows(query.format(ACME))) == there, kind
-        assert repr(other.rows(query.format(OTHER))) == there, kind
-        assert target.contents(table, ACME, parts) == source.contents(table, ACME, parts), kind
-        others = ["part", "v"]
-        for tenant in (ACME, OTHER):
-            assert target.contents(table, tenant, parts, only=others) == stamps, kind
-        assert target.contents(table, NEIGHBOUR, parts) == before, kind
+    names = sorted(set(parts))
+    before = target.contents(table, NEIGHBOUR, names)
+    stamps: dict[str, Content] = {}
+    for tenant in (ACME, OTHER):
+        with target.bring(table, tenant) as brought:
+            for pack in source.packs(table, ACME, [*names, "nothing"]):
+                stamps[pack.partition] = pack.others
+                brought.add(pack.form, pack.columns, pack.content.rows, list(pack.body))
+            target.replace(table, tenant, names, brought, lambda: None)
+    assert set(stamps) == set(names)
+    # Python cannot hold each of these: some need a library of time zones, others are before its first year.
+    shown = ", ".join(
+        f"v{n}::varchar" if kind in ("timestamptz", "timetz") or engine == "postgresql" else f"v{n}"
+        for n, kind in enumerate(kinds)
+    )
+    query = f"select part, {shown} from {table.name} where tenant_id = '{{}}'"
+    there = sorted(map(repr, one.rows(query.format(ACME))))
+    assert len(there) == count
+    assert sorted(map(repr, other.rows(query.format(ACME)))) == there
+    assert sorted(map(repr, other.rows(query.format(OTHER)))) == there
+    assert target.contents(table, ACME, names) == source.contents(table, ACME, names)
+    others = ["part", *(f"v{n}" for n in range(len(kinds)))]
+    for tenant in (ACME, OTHER):
+        assert target.contents(table, tenant, names, only=others) == stamps
+    assert target.contents(table, NEIGHBOUR, names) == before
     for opened in (source, target):
         opened.close()
 
