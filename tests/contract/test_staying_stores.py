@@ -15,6 +15,7 @@ from tenure.model.names import TenantId
 from tenure.model.search import Coverage, Found, Search, tenant_identifier
 from tenure.stores.contract import Fence, Store
 from tests.contract.staying.protocol import StayingRig
+from tests.variants import marked
 
 ACME, ACME1, UPPER = TenantId("acme"), TenantId("acme1"), TenantId("Acme")
 NEIGHBOURS = (ACME1, UPPER)
@@ -28,9 +29,10 @@ RIGS = {
     )
     for kind in module.KINDS
 }
+PARAMS = marked(RIGS, {kind for module in RIGS.values() for kind in module.VARIANTS})
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(params=PARAMS)
 def rig(request: pytest.FixtureRequest) -> Iterator[StayingRig]:
     made: StayingRig = RIGS[request.param].make(request.param, request)
     try:

@@ -35,6 +35,7 @@ from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 from tests.folders import prepare
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
+VARIANTS = ("cloudwatch_logs-streams",)
 ADDS_ONLY = True
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}
 GROUPS: Final = {

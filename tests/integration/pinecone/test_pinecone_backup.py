@@ -23,7 +23,6 @@ from tests.integration.pinecone.test_pinecone_failures import fill, linked, thro
 
 ACME, OTHER = TenantId("acme"), TenantId("zeta")
 BLUE, GREEN = Side.BLUE, Side.GREEN
-TRANSIENT = (429, 503)
 
 
 def fence(token: int = 10, tenant: TenantId = ACME) -> Fence:
@@ -54,7 +53,7 @@ def faults(*operations: str, status: int) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("status", TRANSIENT)
+@pytest.mark.parametrize("status", [429, pytest.param(503, marks=pytest.mark.variant)])
 def test_records_come_back_to_the_bit_through_a_service_that_throttles_and_fails(
     rig: PineconeRig, status: int
 ) -> None:

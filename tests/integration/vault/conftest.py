@@ -13,6 +13,7 @@ from tenure.model.names import CellName, StoreName
 from tenure.stores.buckets.client import Bucket
 from tenure.stores.vault import VaultStore
 from tests.contract.rigs.s3 import client
+from tests.variants import marked
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,7 @@ class VaultBucket:
         return sorted(v["Key"] for v in (*found.get("Versions", []), *found.get("DeleteMarkers", [])))
 
 
-@pytest.fixture(params=["plain", "versioned"])
+@pytest.fixture(params=marked(["plain", "versioned"], ["plain"]))
 def bucket(request: pytest.FixtureRequest, fresh_bucket: Callable[..., Any]) -> Iterator[VaultBucket]:
     versioned = request.param == "versioned"
     yield from made_bucket(*fresh_bucket("seaweed-a", versioned=versioned), versioned=versioned)
