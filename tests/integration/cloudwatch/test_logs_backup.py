@@ -200,6 +200,8 @@ def test_throttling_lost_answers_and_expired_tokens_are_survived_and_nothing_is_
     )
     backup = taken(source)
     target, theirs = rig.faulty(GREEN)
+    for n in range(3):
+        target.groups.make(rig.stream(ACME, f"web{n}"), retention_days=None)
     theirs.answer(refused("ThrottlingException"), operation="PutLogEvents", times=2)
     theirs.answer(Answer(status=None, after=True), operation="PutLogEvents", times=2)
     close(target)
