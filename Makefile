@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 STALE := { echo "a generated page is out of date: make docs" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults chaos model bench lock docs clean
+.PHONY: help demo test variants check faults chaos model bench lock docs clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -32,6 +32,9 @@ WORKERS ?= 4
 
 test: $(READY) ## The whole test suite
 	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+
+variants: $(READY) ## The tests of stores with every other engine and arrangement of each kind
+	@$(PYTEST) -n $(WORKERS) --dist load -m variant $(ARGS)
 
 check: $(READY) ## Lint, types, import contracts, generated docs
 	@$(BIN)/ruff format --check .

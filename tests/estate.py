@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from tenure.service import Service
 from tenure.stores.postgres.names import tenant_prefix
 from tenure.stores.s3 import S3Store
 from tenure.wiring import Stores, open_registry, open_service
+from tests import warm
 
 _runs = itertools.count(1)
 NEIGHBOUR = "acme-neighbour"
@@ -57,6 +57,10 @@ class CommandResult:
     def json(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.stdout)
         return value
+
+
+def _result(done: subprocess.CompletedProcess[str]) -> CommandResult:
+    return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
 class Sleeper:
@@ -116,38 +120,21 @@ class TestEstate:
         env: Mapping[str, str] | None = None,
     ) -> CommandResult:
         """Run `tenure` in a process of its own; `env` is added to this one's environment."""
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
+        return _result(
+            warm.run(
                 "tenure.cli.main",
-                "--config",
-                str(config or self.config),
-                "--quiet",
-                *args,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            env={**os.environ, "TENURE_CONFIG": str(self.config), **(env or {})},
-            stdin=subprocess.DEVNULL,
+                ["--config", str(config or self.config), "--quiet", *args],
+                timeout_s=timeout_s,
+                env={"TENURE_CONFIG": str(self.config), **(env or {})},
+            )
         )
-        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def killed_at(
         self, point: str, *args: str, timeout_s: float = 120.0, config: Path | None = None
     ) -> CommandResult:
         """Run a command in a process that kills itself with SIGKILL when it reaches `point`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.killed", str(config or self.config), point, *args],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            cwd=Path(__file__).parents[1],
-        )
-        return CommandResult(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        given = [str(config or self.config), point, *args]
+        return _result(warm.run("tests.faults.killed", given, timeout_s=timeout_s))
 
     @contextmanager
     def stopped_at(self, point: str, *args: str, config: Path | None = None) -> Iterator[Sleeper]:

@@ -11,7 +11,7 @@ from tenure.model.names import TenantId
 from tenure.model.search import Coverage, FindPage, Found, Identifier, PlaceKind, Search, tenant_identifier
 from tenure.stores.contract import Store
 from tests.contract.rigs.protocol import Rig, Side
-from tests.contract.test_store_contract import ACME, ACME1, NEIGHBOURS, RIGS, UPPER
+from tests.contract.test_store_contract import ACME, ACME1, NEIGHBOURS, PARAMS, RIGS, UPPER
 
 BLUE = Side.BLUE
 KNOWN = frozenset({ACME, *NEIGHBOURS})
@@ -20,7 +20,7 @@ ELSEWHERE = {PlaceKind.DATABASE, PlaceKind.BUCKET}
 CLEAN = {Coverage.OWN, Coverage.TENURE}
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(params=PARAMS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made: Rig = RIGS[request.param].make(request.param, request)
     try:

@@ -15,6 +15,7 @@ from tenure.model.names import TenantId
 from tenure.model.search import Coverage, Found, Search, tenant_identifier
 from tenure.stores.contract import Fence, Store
 from tests.contract.staying.protocol import StayingRig
+from tests.variants import marked
 
 ACME, ACME1, UPPER = TenantId("acme"), TenantId("acme1"), TenantId("Acme")
 NEIGHBOURS = (ACME1, UPPER)
@@ -28,9 +29,10 @@ RIGS = {
     )
     for kind in module.KINDS
 }
+PARAMS = marked(RIGS, {kind for module in RIGS.values() for kind in module.VARIANTS})
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(params=PARAMS)
 def rig(request: pytest.FixtureRequest) -> Iterator[StayingRig]:
     made: StayingRig = RIGS[request.param].make(request.param, request)
     try:
@@ -68,6 +70,17 @@ def test_it_says_why_a_move_leaves_its_data_where_it_is(rig: StayingRig) -> None
     capabilities = rig.store().capabilities
     assert capabilities.stays
     assert capabilities.rides_with is None
+
+
+def test_it_says_why_its_data_is_in_no_backup(rig: StayingRig) -> None:
+    store = rig.store()
+    reason = store.capabilities.not_backed_up
+    assert reason
+    for asked in (lambda: store.capture(ACME), lambda: store.restoring(ACME, ACME)):
+        with pytest.raises(StoreRefused) as caught:
+            asked()
+        assert reason in caught.value.message
+    assert not rig.leftovers()
 
 
 def test_ping_answers(rig: StayingRig) -> None:

@@ -15,6 +15,7 @@ from tenure.model.comparison import Comparison, DifferenceKind
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence, LiveCopy, Store
 from tests.contract.rigs.protocol import AppRefused, Rig, Side
+from tests.variants import marked
 
 ACME, ACME1, UPPER = TenantId("acme"), TenantId("acme1"), TenantId("Acme")
 NEIGHBOURS = (ACME1, UPPER)
@@ -30,9 +31,10 @@ RIGS = {
     )
     for kind in module.KINDS
 }
+PARAMS = marked(RIGS, {kind for module in RIGS.values() for kind in module.VARIANTS})
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(params=PARAMS)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made: Rig = RIGS[request.param].make(request.param, request)
     try:

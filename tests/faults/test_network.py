@@ -33,9 +33,8 @@ OUTLASTING_S: Final = 7.0
 SELECTION: Final = frozenset(
     {("target", "switch.fenced", OUTLASTING_S), ("control", "switch.fenced", BRIEF_S)}
 )
-CLOSED_MEANWHILE: Final = frozenset({("target", "switch.committed"), ("control", "switch.committed")})
-"""Past the point of no return and before the target has opened, writes are refused while Tenure cannot open it: it has
-to reach it, and the bucket's policy is changed under a lock in the control database."""
+CLOSED_MEANWHILE: Final = frozenset({("target", "switch.committed")})
+"""Past the point of no return and before the target has opened, writes are refused while Tenure cannot reach it."""
 RECOVERY_S: Final = 10.0
 """How long after it is back TCP may wait before it tries again, and Tenure after it."""
 PATIENCE_S: Final = 60.0

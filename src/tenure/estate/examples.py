@@ -122,6 +122,15 @@ residency:
   eu-only: {regions: [eu-central-1], reason: "GDPR, customer contract"}
 freeze:
   year-end: {begins: "2026-12-20T00:00:00+00:00", ends: "2027-01-04T06:00:00+00:00", reason: "closing of the books"}
+backups:
+  keys:
+    kind: aws_kms
+    folder: keys
+    key: alias/tenure-backups
+    region: eu-central-1
+  signing:
+    key: {file: secrets/signing-key}
+    former: [O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=]
 prices:
   currency: INR
   cell_hour: {blue: 4200, frankfurt: 4600}

@@ -13,6 +13,7 @@ from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
+from tenure.estate.settings_backups import BackupsSettings
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.settings_pinecone import PineconeSettings
@@ -488,6 +489,9 @@ class EstateSettings(Settings):
         default=Fleet(),
     )
     capacity: Capacity = setting("How much may be under way at once.", default={}, validate_default=True)
+    backups: BackupsSettings | None = setting(
+        "How backups are sealed and signed. Without it none are made.", default=None
+    )
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
     approval: ApprovalSettings = setting("Which operations need a second person.", default=ApprovalSettings())
     targets: Targets = setting("What operations are measured against.", default=Targets())

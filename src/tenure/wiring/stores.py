@@ -34,6 +34,7 @@ from tenure.estate.config import (
 )
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
+from tenure.registry.locks import AdvisoryMutex
 from tenure.stores.buckets.client import Bucket
 from tenure.stores.contract import LiveCopy, Mutex, Store
 from tenure.stores.postgres import (
@@ -191,13 +192,18 @@ class Stores:
             secret_key=settings.secret_key.resolve() if settings.secret_key is not None else Secret(""),
             prefix=where.prefix.text,
             principal=where.principal,
-            mutex=self._mutex,
+            mutex=self._policy_mutex(cell, where),
             collections=tuple(k.pattern for k in where.keys),
             ignore=tuple(k.pattern for k in where.ignore),
             others=partial(self._others, cell, where.name),
             trust_etags=settings.trust_etags,
             journal=self._journal(cell, where.journal),
         )
+
+    def _policy_mutex(self, cell: CellName, where: S3Map) -> Mutex:
+        """Keeps changes of a bucket's policy in order. No two cells share a bucket, so the cell's own PostgreSQL can:
+        then nothing inside a hold waits for the control database but the change of the placement."""
+        return self._mutex if where.journal is None else AdvisoryMutex(self._beside(cell, where.journal).pool)
 
     def _vault(self, cell: CellName, where: VaultMap, settings: VaultSettings) -> VaultStore:
         bucket = Bucket(

@@ -27,6 +27,7 @@ from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 from tests.warehouses import ClickHouseWarehouse, DuckDbWarehouse, SqlDatabase, Warehouse, sqlalchemy_url
 
 KINDS = ("analytics-duckdb", "analytics-clickhouse", "analytics-sql")
+VARIANTS = ("analytics-clickhouse", "analytics-sql")
 NAME = StoreName("analytics")
 COLUMNS = "(tenant_id text not null, item text not null, value text, happened {time} not null"
 CREATE = {

@@ -27,6 +27,7 @@ from tests.folders import prepare
 from tests.pinecone_stand_in import StandIn
 
 KINDS = ("pinecone", "pinecone-late")
+VARIANTS = ("pinecone-late",)
 STORE: Final = StoreName("semantics")
 TEMPLATE: Final = Template.name("t-{tenant}")
 FIELDS: Final = {"value": DataClass.CONTENT}

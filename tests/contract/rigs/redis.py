@@ -20,6 +20,7 @@ from tenure.stores.redis import RedisCopy, RedisStore
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("redis", "redis_cluster")
+VARIANTS = ("redis_cluster",)
 PREFIX = "t:{tenant}:"
 PATTERN = "session:*"
 PASSWORD = "app"
@@ -122,8 +123,9 @@ class RedisRig:
 
     def read(self, side: Side, tenant: TenantId) -> Mapping[str, str]:
         start = self.key(tenant, "")
-        keys = self.keys(side, start + "*")
-        return {k.removeprefix(start): self.admin[side].get(k).decode() for k in keys if k.startswith(start)}
+        keys = [key for key in self.keys(side, start + "*") if key.startswith(start)]
+        values = {key: self.admin[side].get(key) for key in keys}  # None: gone since it was listed
+        return {k.removeprefix(start): v.decode() for k, v in values.items() if v is not None}
 
     def plant(self, side: Side, tenant: TenantId, item: str, value: str | None) -> None:
         if value is None:

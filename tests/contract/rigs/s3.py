@@ -25,6 +25,7 @@ from tenure.stores.s3 import S3Copy, S3Store
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("s3", "s3-streamed")
+VARIANTS = ("s3-streamed",)
 PREFIX = "tenants/{tenant}/"
 PATTERN = "files/*"
 

@@ -18,6 +18,7 @@ from tenure.stores.cloudwatch import Account, MetricsStore
 from tests.aws_faults import Answer, FaultyAws
 
 KINDS = ("cloudwatch_metrics",)
+VARIANTS = ()
 WRONG = "wrong-access-key"
 
 

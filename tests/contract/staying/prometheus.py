@@ -19,6 +19,7 @@ from tests.folders import prepare
 from tests.prometheus import PASSWORD, USER, Prometheus
 
 KINDS = ("prometheus",)
+VARIANTS = ()
 IGNORE = ("up", "scrape_*")
 
 

@@ -17,6 +17,7 @@ from tests.contract.rigs.s3 import client
 from tests.vaults import backed_up, backup_id
 
 KINDS = ("vault", "vault-versioned")
+VARIANTS = ("vault-versioned",)
 PREFIX = "backups/{tenant}/"
 
 

@@ -21,10 +21,10 @@ from tests.pinecone_stand_in import StandIn
 
 ACME = TenantId("acme")
 NOWHERE = Secret("redis://127.0.0.1:1/0")
-REQUESTS = 45
-A_FEW = REQUESTS // 10
-FETCHES_PER_S = 30.0
-"""What the stand-in allows: 30 % of the documented 100."""
+REQUESTS = 24
+A_FEW = REQUESTS // 6
+FETCHES_PER_S = 10.0
+"""What the stand-in allows: a tenth of the documented 100, which two processes exceed on a busy machine too."""
 
 PROCESS = """
 import json, sys
@@ -82,8 +82,9 @@ def test_two_processes_share_one_rate_and_are_hardly_ever_throttled(
     url = fresh_redis()
     run_two(rig, url)
     # A busy machine may hold a few requests up on their way, and let them arrive together.
-    assert rig.stand_in.seen()["throttled"] <= A_FEW
-    assert rig.stand_in.count("fetch") == 2 * REQUESTS
+    throttled = rig.stand_in.seen()["throttled"]
+    assert throttled <= A_FEW
+    assert rig.stand_in.count("fetch") == 2 * REQUESTS + throttled
 
 
 def test_two_processes_that_do_not_know_of_each_other_are_throttled(rig: PineconeRig) -> None:

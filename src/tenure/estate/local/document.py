@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -31,6 +33,12 @@ def estate_document(
 
     def secret(name: str, value: str) -> dict[str, str]:
         write(folder / name, value, mode=0o600)
+        return {"file": f"etc/secrets/{name}"}
+
+    def lasting(name: str) -> dict[str, str]:
+        """A random key that stays the same for as long as the estate's folder is there."""
+        if not (folder / name).exists():
+            secret(name, base64.b64encode(secrets.token_bytes(32)).decode())
         return {"file": f"etc/secrets/{name}"}
 
     def cloudwatch(access: CellAccess, part: str) -> dict[str, Any]:
@@ -123,6 +131,16 @@ def estate_document(
         "residency": {
             "eu-only": {"regions": ["eu-west-1"], "reason": "GDPR: the customer's contract names the EU"}
         },
+        **(
+            {
+                "backups": {
+                    "keys": {"kind": "local", "folder": "keys", "master": lasting("backup-master-key")},
+                    "signing": {"key": lasting("backup-signing-key")},
+                }
+            }
+            if any(its["kind"] == "vault" for its in mapped.values())
+            else {}
+        ),
         "prices": {
             "currency": "INR",
             "cell_hour": {"blue": 4200, "green": 4500, "eu": 4700},
