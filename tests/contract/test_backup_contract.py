@@ -47,8 +47,11 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 def carrier(rig: Rig, side: Side) -> Store:
     """The store whose captures have the rig's items."""
-    named: Callable[[Side], Store] | None = getattr(rig, "carrier", None)
-    return rig.store(side) if named is None else named(side)
+    store = rig.store(side)
+    if store.capabilities.rides_with is None:
+        return store
+    named: Callable[[Side], Store] = rig.carrier
+    return named(side)
 
 
 def pinned(capture: Capture, store: Store, backup: MemoryBackup, token: int = 10) -> None:

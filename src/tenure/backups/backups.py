@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tenure.backups.copying import Copied, copy_backup
 from tenure.backups.keys import Described, Destruction, KeyService, current
+from tenure.backups.putting import PATIENCE_S
 from tenure.backups.reading import BackupReader, require_key, verify_manifest
 from tenure.backups.sealing import Sealer
 from tenure.backups.signing import Signer, Trust
@@ -27,17 +28,28 @@ class Backups:
     # -- making ------------------------------------------------------------------------------------------------------
 
     def begin(
-        self, vault: Vault, tenant: TenantId, backup: BackupId, *, lock: Lock | None = None
+        self,
+        vault: Vault,
+        tenant: TenantId,
+        backup: BackupId,
+        *,
+        lock: Lock | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> BackupWriter:
-        """A new backup, sealed with the tenant's newest key, or its first. Raises as `Vault.begin` does."""
+        """A new backup, sealed with the tenant's newest key, or its first. A vault that cannot be reached is asked
+        again for `patience_s`. Raises as `Vault.begin` does."""
         sealer = self._sealer(current(self._keys, tenant), tenant)
-        return BackupWriter(vault.begin(tenant, backup, key=sealer.reference, lock=lock), sealer)
+        return BackupWriter(
+            vault.begin(tenant, backup, key=sealer.reference, lock=lock), sealer, patience_s=patience_s
+        )
 
-    def resume(self, vault: Vault, tenant: TenantId, backup: BackupId) -> BackupWriter:
+    def resume(
+        self, vault: Vault, tenant: TenantId, backup: BackupId, *, patience_s: float = PATIENCE_S
+    ) -> BackupWriter:
         """Carry on what another process began, with the key that it used: what it has put is not put again, but its
         streams have to be written anew. Raises `LeaseLost` if the backup is no longer unfinished."""
         writing = vault.resume(tenant, backup)
-        return BackupWriter(writing, self._sealer(writing.key, tenant))
+        return BackupWriter(writing, self._sealer(writing.key, tenant), patience_s=patience_s)
 
     def copy(
         self,

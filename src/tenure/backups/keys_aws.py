@@ -108,7 +108,9 @@ class AwsKmsKeys:
                     hint="it is damaged or another tenant's, or the KMS key is disabled or to be deleted",
                 ) from error
             kind = StoreUnavailable if code in _TEMPORARY else StoreRefused
-            raise kind(f"{self._where}: {code}", hint="may this login use the KMS key?") from error
+            raise kind(
+                f"{self._where}, for the key {reference}: {code}", hint="may this login use the KMS key?"
+            ) from error
         except (ConnectionError, HTTPClientError) as error:
             raise StoreUnavailable(
                 f"{self._where} cannot be reached", hint="is the endpoint right?"

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
@@ -55,6 +56,20 @@ class Verification:
     """How many streams were read through and had their digest."""
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What is no damage and should be known: what protects the backup no longer, and what somebody tried."""
+        found = []
+        if self.backup.lock is not None and self.backup.lock.until <= datetime.now(UTC):
+            found.append(
+                f"its lock ended on {self.backup.lock.until:%Y-%m-%d at %H:%M:%S} UTC: the vault deletes it if told to"
+            )
+        if self.backup.hidden:
+            found.append("somebody deleted it; the vault keeps versions, so it is still there")
+        if self.backup.disputed:
+            found.append("somebody wrote another manifest over it; this is the first one")
+        return tuple(found)
+
+    @property
     def good(self) -> bool:
         return not self.problems
 
@@ -82,7 +97,8 @@ def verify(
     """Look at a share of the chunks, chosen anew each time, or at every byte (None); the manifest, that no chunk is
     missing, and with the key the index are looked at in any case.
 
-    `refusal`: why there is no key, where one was looked for. What is wrong is in the answer. Raises only what says nothing about the backup: `StoreUnavailable` and the like.
+    `refusal`: why there is no key, where one was looked for. What is wrong is in the answer.
+    Raises only what says nothing about the backup: `StoreUnavailable` and the like.
     """
     look = _Look(vault, backup, sealer, progress)
     if refusal is not None:

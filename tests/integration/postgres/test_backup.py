@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tenure.backups.contract import Part
-from tenure.errors import StoreRefused, StoreUnavailable
+from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.comparison import DifferenceKind
 from tenure.model.finding import Severity
 from tenure.model.names import TenantId
@@ -18,7 +18,7 @@ from tenure.stores.contract import Fence
 from tenure.stores.postgres import PostgresStore, TenantTable
 from tests.contract.memory_backup import MemoryBackup
 from tests.integration.postgres import peculiar
-from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence, make_cells, make_store
+from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, eventually, fence, make_cells, make_store
 from tests.integration.postgres.test_any_schema import digests, lose_a_row
 
 OTHER = TenantId("initech")
@@ -301,3 +301,26 @@ def test_a_sink_that_fails_ends_the_capture_and_leaves_no_transaction(cells: Cel
         "select count(*) from pg_stat_activity where state like 'idle in transaction%'"
         " and datname = current_database()",
     ) == [(0,)]
+
+
+def test_a_table_is_not_changed_while_it_is_copied_and_a_change_does_not_keep_the_hold(cells: Cells) -> None:
+    change = "alter table public.documents add colour text"
+    backup, capture = MemoryBackup(ACME), cells.blue.capture(ACME)
+    capture.start(fence())
+    at = down(cells.blue)
+    with psycopg.connect(cells.blue_dsn) as migrating:
+        migrating.execute(change)
+        with pytest.raises(DeadlineExceeded):
+            capture.pin(backup, at)
+        migrating.rollback()
+    capture.pin(backup, at)
+    cells.blue.open(at)
+    changing = cells.in_background(lambda: cells.run(cells.blue, change))
+    eventually(
+        lambda: cells.rows(cells.blue, "select 1 from pg_locks where not granted"),
+        "the change waits for the capture",
+    )
+    backup.complete(cells.blue.name, capture.rest(backup))
+    changing.result(timeout=20)
+    columns = backup.streams(cells.blue.name, "public.documents")[0].header["columns"]
+    assert "colour" not in {c["name"] for c in columns}

@@ -35,6 +35,8 @@ TABLES: Final = StoreName("*")
 """As whom, and for what, a capture has the means of fencing kept: no store has that name, so nothing is journaled."""
 PIN_S: Final = 0.02
 """About what it takes to fix a snapshot and to look at the sequences."""
+LOCK_WAIT_MS: Final = 300
+"""For how long a hold may wait for whoever changes a table's definition just then."""
 IDLE_S: Final = 900
 """For how long a transaction that keeps the snapshot may have nothing to do before the server ends it."""
 _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
@@ -42,11 +44,11 @@ _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """A snapshot that a transaction of this connection keeps, and what was drawn from sequences then."""
+    """A snapshot that a transaction of this connection keeps, with a lock on every table, so that none is another one
+    when it is copied; and what was drawn from sequences then."""
 
     connection: Connection
     snapshot: str
-    tables: tuple[Table, ...]
     numbers: Sequence[streams.Drawn]
 
 
@@ -99,12 +101,17 @@ class PostgresCapture:
         """See `Capture.pin`. Whether the fence is down is looked at after the snapshot: one that had lapsed by then is
         open now."""
         pool = self._home.pool
-        tables = require(pool, self._home.all_tables)
         self._forget()
         connection = pool.connect()
         try:
             connection.execute(sql.SQL(_KEEP).format(sql.Literal(IDLE_S)))
             connection.execute("begin isolation level repeatable read read only")
+            connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_WAIT_MS)))
+            connection.execute(
+                sql.SQL("lock table {} in access share mode").format(
+                    sql.SQL(", ").join(table.sql for table in self._home.all_tables)
+                )
+            )
             row: Any = connection.execute("select pg_export_snapshot()").fetchone()
             fences.claim(pool, fence)
             state = fences.state(pool, self._tenant)
@@ -120,16 +127,15 @@ class PostgresCapture:
         except BaseException:
             connection.close()
             raise
-        self._point = _Point(connection=connection, snapshot=str(row[0]), tables=tables, numbers=numbers)
+        self._point = _Point(connection=connection, snapshot=str(row[0]), numbers=numbers)
 
     def rest(self, sink: Sink, progress: Pace = unhurried) -> Captured:
         """Several tables at once, the largest first. The bytes go from the server's COPY to the sink."""
         point = self._point
         if point is None:
             raise StoreRefused(f"{self._home.pool.where}: the point of this capture was never fixed")
-        work = _Work(self, point, sink, progress)
         try:
-            return work.done()
+            return _Work(self, point, sink, progress, require(self.pool, self._home.all_tables)).done()
         finally:
             self._forget()
 
@@ -162,14 +168,21 @@ class PostgresCapture:
 class _Work:
     """Copies all tables out of one snapshot, by threads with a connection each."""
 
-    def __init__(self, capture: PostgresCapture, point: _Point, sink: Sink, progress: Pace) -> None:
+    def __init__(
+        self,
+        capture: PostgresCapture,
+        point: _Point,
+        sink: Sink,
+        progress: Pace,
+        tables: Sequence[Table],
+    ) -> None:
         self._capture = capture
         self._point = point
         self._sink = sink
         self._progress = progress
         self._lock = threading.Lock()
         self._stopped = False
-        self._left = sorted(point.tables, key=self._size)
+        self._left = sorted(tables, key=self._size)
         """The largest last: they are taken from the end."""
 
     def _size(self, table: Table) -> int:
@@ -177,7 +190,7 @@ class _Work:
         return rows * width
 
     def done(self) -> Captured:
-        workers = min(WORKERS, len(self._point.tables)) or 1
+        workers = min(WORKERS, len(self._left)) or 1
         with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="capture") as threads:
             running = [threads.submit(self._take_some) for _ in range(workers)]
             found = [facts for one in running for facts in one.result()]

@@ -33,7 +33,11 @@ class ObjectUnpacking(ObjectItems):
 
     def __init__(self, store: S3Store, tenant: TenantId, origin: TenantId) -> None:
         super().__init__(store, tenant)
-        self._origin: Final = store.prefix(origin)
+        self._origin = store.prefix(origin)
+
+    def about(self, source: Source) -> None:
+        """What the objects' keys began with where they were."""
+        self._origin = str(source.facts(self._store.name).get("prefix", self._origin))
 
     def here(self, place: Place) -> Place:
         if not place.key.startswith(self._origin):
