@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from tenure.backups.contract import CollectionFacts, Part, Sink
-from tenure.errors import FenceRefused, StoreRefused
+from tenure.errors import FenceRefused, StoreRefused, StoreUnavailable
 from tenure.model.finding import Finding
 from tenure.model.names import StoreName, TenantId
 from tenure.stores.backup import Captured, Estimate
@@ -30,13 +30,11 @@ from tenure.stores.postgres.tables import Table, TenantTable, describe, require
 
 WORKERS: Final = 4
 ROW_OVERHEAD_BYTES: Final = 4
-READER: Final = "backup"
-TABLES: Final = StoreName("*")
-"""As whom, and for what, a capture has the means of fencing kept: no store has that name, so nothing is journaled."""
 PIN_S: Final = 0.02
 """About what it takes to fix a snapshot and to look at the sequences."""
-LOCK_WAIT_MS: Final = 300
-"""For how long a hold may wait for whoever changes a table's definition just then."""
+READER: Final = "backup"
+"""By which the fence knows a capture: as long as there is one, what the fence needs stays when it lifts."""
+START_S: Final = 10.0
 IDLE_S: Final = 900
 """For how long a transaction that keeps the snapshot may have nothing to do before the server ends it."""
 _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
@@ -44,12 +42,14 @@ _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """A snapshot that a transaction of this connection keeps, with a lock on every table, so that none is another one
-    when it is copied; and what was drawn from sequences then."""
+    """A snapshot that a transaction of this connection keeps; what was drawn from sequences then; and in which files
+    the rows lay (`files`, by the table or partition): after a TRUNCATE, or an ALTER TABLE that writes a table anew, an
+    older snapshot finds the table empty."""
 
     connection: Connection
     snapshot: str
     numbers: Sequence[streams.Drawn]
+    files: Mapping[int, int]
 
 
 class PostgresCapture:
@@ -57,8 +57,15 @@ class PostgresCapture:
     tenant's database does not exist; `owners`: whose its tables are, this store's or of one that rides with it."""
 
     def __init__(
-        self, *, tenant: TenantId, server: Pool, home: Home, owners: Mapping[TenantTable, StoreName]
+        self,
+        *,
+        name: StoreName,
+        tenant: TenantId,
+        server: Pool,
+        home: Home,
+        owners: Mapping[TenantTable, StoreName],
     ) -> None:
+        self._name: Final = name
         self._server: Final = server
         self._tenant: Final = tenant
         self._home: Final = home
@@ -86,10 +93,11 @@ class PostgresCapture:
         return Estimate(items=items, size_bytes=size, pin_s=PIN_S)
 
     def start(self, fence: Fence) -> None:
-        """There is nothing to note: a snapshot needs no changes. But the means of fencing are put in place, and stay
-        until `close`: a hold is not to pay for them."""
-        fences.enrol(self._home.pool, self._home.all_tables, fence)
-        fences.stand_by(self._home.pool, fence, TABLES, READER)
+        """There is nothing to note, since a snapshot needs no changes. But the means of fencing are put in place now,
+        and stay until `close`: in the hold, neither fencing nor opening waits for a lock on a table."""
+        pool = self._home.pool
+        fences.enrol(pool, self._home.all_tables, fence)
+        fences.add_reader(pool, fence, self._name, READER, deadline_s=START_S)
 
     def first_pass(self, sink: Sink, progress: Pace = unhurried) -> None:
         """Takes nothing: a snapshot has everything."""
@@ -106,12 +114,6 @@ class PostgresCapture:
         try:
             connection.execute(sql.SQL(_KEEP).format(sql.Literal(IDLE_S)))
             connection.execute("begin isolation level repeatable read read only")
-            connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_WAIT_MS)))
-            connection.execute(
-                sql.SQL("lock table {} in access share mode").format(
-                    sql.SQL(", ").join(table.sql for table in self._home.all_tables)
-                )
-            )
             row: Any = connection.execute("select pg_export_snapshot()").fetchone()
             fences.claim(pool, fence)
             state = fences.state(pool, self._tenant)
@@ -121,13 +123,14 @@ class PostgresCapture:
                     hint="fence the store first",
                 )
             numbers = streams.drawn(pool, self._home.all_tables)
+            files = _files(connection, self._home.all_tables)
         except psycopg.Error as error:
             connection.close()
             raise translate(error, pool.where) from error
         except BaseException:
             connection.close()
             raise
-        self._point = _Point(connection=connection, snapshot=str(row[0]), numbers=numbers)
+        self._point = _Point(connection=connection, snapshot=str(row[0]), numbers=numbers, files=files)
 
     def rest(self, sink: Sink, progress: Pace = unhurried) -> Captured:
         """Several tables at once, the largest first. The bytes go from the server's COPY to the sink."""
@@ -140,11 +143,13 @@ class PostgresCapture:
             self._forget()
 
     def close(self, fence: Fence) -> None:
-        """The snapshot of a capture that has crashed went with its connection; what it needed for fencing goes now."""
+        """A snapshot goes with its connection; the means of fencing go with the last one who needs them."""
         self._forget()
+        if home_checks.database_missing(self._server, self._home):
+            return
         pool = self._home.pool
-        if not home_checks.database_missing(self._server, self._home) and cell_schema.installed(pool):
-            fences.remove_reader(pool, fence, TABLES, READER)
+        fences.remove_reader(pool, fence, self._name, READER)
+        if cell_schema.installed(pool):
             fences.leave(pool, fence)
 
     def _forget(self) -> None:
@@ -236,6 +241,7 @@ class _Work:
                 self._progress(items=0, size_bytes=len(block))
 
             rows = streams.copy_out(connection, streams.select_rows(table, tenant), take)
+            self._require_same_files(connection, table)
             writer.close(items=rows)
         self._progress(items=rows, size_bytes=0)
         return CollectionFacts(
@@ -246,6 +252,33 @@ class _Work:
             digest=digest(connection, table, tenant),
             fingerprint=fingerprint(table),
         )
+
+    def _require_same_files(self, connection: Connection, table: Table) -> None:
+        """Asked when the rows were read: this transaction has a lock on the table since."""
+        now = _files(connection, [table.spec])
+        then = self._point.files
+        if any(then.get(relation, file) != file for relation, file in now.items()):
+            raise StoreUnavailable(
+                f"{self._capture.pool.where}: {table.collection} was emptied, or written anew by an ALTER TABLE,"
+                " between the backup's point and its copy",
+                hint="take the backup again, when the migration is over",
+            )
+
+
+_FILES: Final = """
+select l.relation::int8, pg_relation_filenode(l.relation)::int8
+from unnest(%(schemas)s::text[], %(names)s::text[]) w (schema, name)
+join pg_namespace s on s.nspname = w.schema join pg_class c on c.relnamespace = s.oid and c.relname = w.name
+cross join lateral (
+    select c.oid as relation where c.relkind = 'r' union select t.relid from pg_partition_tree(c.oid) t where t.isleaf
+) l
+"""
+
+
+def _files(connection: Connection, specs: Sequence[TenantTable]) -> dict[int, int]:
+    """The file of each of these tables, or of each of its partitions."""
+    wanted = {"schemas": [t.schema for t in specs], "names": [t.name for t in specs]}
+    return {int(oid): int(file) for oid, file in connection.execute(_FILES, wanted)}
 
 
 def digest(connection: Connection, table: Table, tenant: TenantId) -> str:

@@ -213,6 +213,7 @@ class PostgresStore:
         """With the tables of stores that ride with this one, under their names."""
         home = self.home(tenant)
         return PostgresCapture(
+            name=self.name,
             tenant=tenant,
             server=self.pool,
             home=home,
