@@ -18,7 +18,7 @@ from tenure.estate.local import cells, down
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.stores.cloudwatch import LogsStore
 from tenure.stores.cloudwatch.events import Stream
-from tenure.stores.cloudwatch.hours import key_of
+from tenure.stores.cloudwatch.hour_keys import key_of
 from tenure.wiring import Stores, open_registry
 from tests.estate import TestEstate
 

@@ -246,7 +246,7 @@ class Drill:
         differing: set[StoreName] = set()
         for fact in source.collections():
             seen = inventories.get(fact.store, {}).get(fact.collection)
-            same = seen is not None and (seen.items, seen.digest) == (fact.items, fact.digest)
+            same = fact.items == 0 if seen is None else (seen.items, seen.digest) == (fact.items, fact.digest)
             if not same:
                 differing.add(ground.served.store(fact.store).capabilities.rides_with or fact.store)
         found: list[str] = []

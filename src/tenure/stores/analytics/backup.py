@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tenure.backups.contract import Source
 from tenure.catalogue import AnalyticsTable
-from tenure.errors import StoreRefused
+from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
-from tenure.stores.analytics.packs import Pack, head_of, others_of, stamp_of
+from tenure.stores.analytics.packs import Brought, Pack, head_of, others_of, stamp_of
 from tenure.stores.analytics.units import Unit
 from tenure.stores.journaled import Packed, Place
 from tenure.stores.journaled.backup_ports import ALL, STAMP, Allowed
@@ -30,6 +31,9 @@ ABOUT_BYTES: Final = 100
 ROWS_AT_ONCE: Final = 250_000
 UNITS_AT_ONCE: Final = 64
 """A restoring replaces about so many at once."""
+ATTEMPTS: Final = 4
+PAUSE_S: Final = 0.5
+"""Before a replacement is repeated; twice as long each time."""
 _TYPE_UNSEEN: Final = "analytics_type_unseen"
 
 
@@ -201,7 +205,7 @@ class UnitUnpacking(UnitItems):
                 if brought.count >= ROWS_AT_ONCE or len(stamps) >= UNITS_AT_ONCE:
                     break
             partitions = self._partitions(list(stamps))
-            self._store.engine.replace(table, self._tenant, partitions, brought, allowed)
+            self._replace(table, partitions, brought, allowed)
             size = brought.count * ABOUT_BYTES
         self._require_arrived(table, stamps)
         return following, (len(stamps), size)
@@ -238,7 +242,20 @@ class UnitUnpacking(UnitItems):
     def remove(self, collection: str, keys: Sequence[str], allowed: Allowed) -> None:
         table = self._table(collection)
         with self._store.engine.bring(table, self._tenant) as nothing:
-            self._store.engine.replace(table, self._tenant, self._partitions(keys), nothing, allowed)
+            self._replace(table, self._partitions(keys), nothing, allowed)
+
+    def _replace(
+        self, table: AnalyticsTable, partitions: Sequence[str], brought: Brought, allowed: Allowed
+    ) -> None:
+        """A replacement is repeated that a server did not answer, or that met another transaction."""
+        for attempt in range(ATTEMPTS):
+            try:
+                self._store.engine.replace(table, self._tenant, partitions, brought, allowed)
+                return
+            except (StoreUnavailable, DeadlineExceeded):
+                if attempt == ATTEMPTS - 1:
+                    raise
+            time.sleep(PAUSE_S * 2**attempt)
 
     def backup_findings(self, source: Source) -> Sequence[Finding]:
         facts = source.facts(self._store.name)

@@ -20,7 +20,7 @@ from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.clickhouse_client import ClickHouseClient
-from tenure.stores.analytics.clickhouse_packs import FORM, READINGS, ClickHouseBrought
+from tenure.stores.analytics.clickhouse_packs import ClickHouseBrought, packed
 from tenure.stores.analytics.clickhouse_statements import (
     STAGE,
     is_tenant,
@@ -34,7 +34,7 @@ from tenure.stores.analytics.clickhouse_statements import (
 )
 from tenure.stores.analytics.composing import Quoted, composed, joined
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
-from tenure.stores.analytics.packs import Brought, Pack, Spool, others_of
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.units import Content
 
 MUTATION_WAIT_S: Final = 300.0
@@ -364,51 +364,9 @@ class ClickHouseServer:
 
     def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
         """Each in ClickHouse's own format, in the order of the sorting key. A unit that changes while it is read is
-        read again."""
-        for partition in partitions:
-            yield from self._packed(table, tenant, partition)
-
-    def _packed(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[Pack]:
-        columns = [c for c in self.columns(table.name) if not c.computed]
-        names = [c.name for c in columns]
-        for _ in range(READINGS):
-            before = self.contents(table, tenant, [partition], only=names)
-            if not before:
-                return
-            spool = Spool(self._native(table, tenant, partition))
-            try:
-                others = self.contents(table, tenant, [partition], only=others_of(table, names))
-                if self.contents(table, tenant, [partition], only=names) == before:
-                    yield Pack(
-                        partition=partition,
-                        form=FORM,
-                        columns=[(c.name, c.type) for c in columns],
-                        content=before[partition],
-                        others=others[partition],
-                        body=spool.blocks(),
-                    )
-                    return
-            finally:
-                spool.close()
-        raise StoreUnavailable(
-            f"{self._where}: {partition or 'the rows'} of {table.name} change all the while they are read",
-            hint="try again at a quieter time, or name a finer `partition` in the catalogue",
-        )
-
-    def _native(self, table: AnalyticsTable, tenant: TenantId, partition: str) -> Iterator[bytes]:
-        columns = self.columns(table.name)
-        (key,) = self._http.select(
-            "select sorting_key from system.tables where database = {schema:String} and name = {name:String}",
-            {"schema": table.name.schema, "name": table.name.name},
-        )[0]
-        query = composed(
-            "select $columns from $table where $rows$order",
-            columns=written(columns),
-            table=self._from(table.name),
-            rows=rows_of(table, columns),
-            order=Quoted(f" order by {key}" if key else ""),
-        )
-        return self._http.stream(query, {"tenant": tenant, "parts": [partition]}, "Native")
+        read again, and given up (`Changed`) if it never rests."""
+        columns, read_from = self.columns(table.name), self._from(table.name)
+        return packed(self._http, table, columns, read_from, tenant, partitions)
 
     @contextmanager
     def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[ClickHouseBrought]:  # noqa: ARG002

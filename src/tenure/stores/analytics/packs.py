@@ -75,6 +75,10 @@ class Spool:
     def write(self, block: bytes) -> None:
         self._file.write(block)
 
+    @property
+    def empty(self) -> bool:
+        return self._file.tell() == 0
+
     def blocks(self) -> Generator[bytes, None, None]:
         self._file.seek(0)
         while block := self._file.read(BLOCK):

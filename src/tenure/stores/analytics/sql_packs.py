@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -18,7 +19,9 @@ from uuid import UUID
 from tenure.catalogue import AnalyticsTable
 from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
-from tenure.stores.analytics.packs import Columns, Spool, require_form
+from tenure.stores.analytics.packs import Columns, Pack, Spool, others_of, require_form
+from tenure.stores.analytics.portable import Counting
+from tenure.stores.analytics.units import Content
 
 FORM: Final = "sql-rows-json/1"
 
@@ -83,6 +86,41 @@ def _read(value: Any) -> Any:
         return value
     ((kind, held),) = value.items()
     return _READ[kind](held)
+
+
+def packed(
+    table: AnalyticsTable,
+    partition: str,
+    rows: Iterable[Sequence[Any]],
+    columns: Columns,
+    in_engine: Callable[[Collection[str] | None], Mapping[str, Content]] | None,
+) -> Iterator[Pack]:
+    """The unit of these rows, if there are any. `in_engine` counts what of its columns, as of the same moment; without
+    it the rows themselves are counted."""
+    names = [name for name, _ in columns]
+    others = others_of(table, names)
+    counted = Counting(names), Counting(names, only=others)
+    with closing(Spool()) as spool:
+        for row in rows:
+            spool.write(line_of(row) + b"\n")
+            if in_engine is None:
+                for counting in counted:
+                    counting.add(row)
+        if spool.empty:
+            return
+        content, without = (
+            (counting.content for counting in counted)
+            if in_engine is None
+            else (in_engine(only)[partition] for only in (None, others))
+        )
+        yield Pack(
+            partition=partition,
+            form=FORM,
+            columns=columns,
+            content=content,
+            others=without,
+            body=spool.blocks(),
+        )
 
 
 class SqlBrought:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 import pyarrow as pa
@@ -25,9 +26,9 @@ from tenure.errors import StoreRefused, StoreUnavailable, TenureError
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
-from tenure.stores.analytics.packs import Brought, Pack, Spool, others_of
-from tenure.stores.analytics.portable import Counting, Moment, contents_of, values_of
-from tenure.stores.analytics.sql_packs import FORM, SqlBrought, line_of
+from tenure.stores.analytics.packs import Brought, Pack
+from tenure.stores.analytics.portable import Moment, contents_of, values_of
+from tenure.stores.analytics.sql_packs import SqlBrought, packed
 from tenure.stores.analytics.units import MASK, Content
 
 CHUNK: Final = 5000
@@ -340,38 +341,16 @@ class SqlWarehouse:
             with self._connected() as connection:
                 if self._in_engine:
                     connection.execution_options(isolation_level="REPEATABLE READ")
-                yield from self._packed(connection, table, tenant, partition, types_of)
-
-    def _packed(
-        self,
-        connection: Connection,
-        table: AnalyticsTable,
-        tenant: TenantId,
-        partition: str,
-        types_of: Mapping[str, str],
-    ) -> Iterator[Pack]:
-        rows = self._rows(connection, table, tenant, [partition])
-        counted = Counting(rows.columns), Counting(rows.columns, only=others_of(table, rows.columns))
-        with closing(Spool()) as spool:
-            for row in rows.values():
-                spool.write(line_of(row) + b"\n")
-                for counting in counted:
-                    counting.add(row)
-            content, others = (counting.content for counting in counted)
-            if not content.rows:
-                return
-            if self._in_engine:
-                only = others_of(table, rows.columns)
-                content = self._contents(connection, table, tenant, [partition], None)[partition]
-                others = self._contents(connection, table, tenant, [partition], only)[partition]
-            yield Pack(
-                partition=partition,
-                form=FORM,
-                columns=[(name, types_of[name]) for name in rows.columns],
-                content=content,
-                others=others,
-                body=spool.blocks(),
-            )
+                rows = self._rows(connection, table, tenant, [partition])
+                yield from packed(
+                    table,
+                    partition,
+                    rows.values(),
+                    [(name, types_of[name]) for name in rows.columns],
+                    partial(self._contents, connection, table, tenant, [partition])
+                    if self._in_engine
+                    else None,
+                )
 
     @contextmanager
     def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[SqlBrought]:

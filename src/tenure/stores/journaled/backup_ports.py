@@ -42,8 +42,8 @@ class Packed:
 
 
 class Changed(Exception):
-    """The item became another one while its body was read. It counts as not taken: the journal, or the next listing,
-    names it again."""
+    """The item became another one while its body was read. It counts as not taken, and is taken again: at the latest
+    under the fence, where nothing may change any more."""
 
 
 class Backed(Protocol):

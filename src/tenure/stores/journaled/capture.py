@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from tenure.backups.contract import CollectionFacts, Part, Sink, StreamWriter
-from tenure.errors import FenceRefused, UsageError
+from tenure.errors import FenceRefused, StoreUnavailable, UsageError
 from tenure.model.finding import Finding, Severity
 from tenure.model.names import TenantId
 from tenure.stores.backup import Captured, Estimate
@@ -41,6 +41,8 @@ class JournaledCapture:
         self._packing: Final = packing
         self._ledger = Ledger()
         self._late: Final[dict[str, RecordWriter]] = {}
+        self._torn: Final[dict[Place, None]] = {}
+        """Items that changed while they were read, and are not taken since."""
         self._open: Final[list[StreamWriter]] = []
         self._started = False
         self._looked_s: float | None = None
@@ -105,6 +107,12 @@ class JournaledCapture:
     def pin(self, sink: Sink, fence: Fence) -> None:
         self._require_fenced(fence)
         self._catch_up(sink)
+        for place in self._torn:
+            raise StoreUnavailable(
+                f"{self._store.name} of {self._store.cell}: {place.key} of {place.collection} changes while"
+                f" {self._tenant} is fenced, so there is no point at which all is taken",
+                hint="look for what writes there without a permit of tenure.client, and try again",
+            )
 
     def _require_fenced(self, fence: Fence) -> None:
         self._store.claim(fence)
@@ -121,6 +129,7 @@ class JournaledCapture:
         taken = (
             self._from_journal(sink, self._journal) if self._journal is not None else self._from_listing(sink)
         )
+        taken += self._take_late(sink, list(self._torn))
         self._looked_s = time.monotonic() - began
         return taken
 
@@ -181,6 +190,7 @@ class JournaledCapture:
             for key in keys:
                 if key not in there:
                     self._ledger.forget(Place(collection, key))
+                    self._torn.pop(Place(collection, key), None)
                     writer.gone(key.encode())
             count += len(keys)
         return count
@@ -202,7 +212,9 @@ class JournaledCapture:
                 writer.long(key, packed.head, packed.body)
             except Changed:
                 self._ledger.forget(Place(collection, packed.key))
+                self._torn[Place(collection, packed.key)] = None
                 return
+        self._torn.pop(Place(collection, packed.key), None)
         self._ledger.put(collection, packed)
 
     def rest(self, sink: Sink, progress: Pace = unhurried) -> Captured:  # noqa: ARG002
@@ -231,6 +243,7 @@ class JournaledCapture:
             stream.discard()
         self._open.clear()
         self._late.clear()
+        self._torn.clear()
         self._ledger.close()
         self._started = False
         if self._journal is not None:
