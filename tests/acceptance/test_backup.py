@@ -322,3 +322,42 @@ def test_the_scheduler_backs_up_who_is_due_once_and_the_highest_tier_first(
     assert all(one["period"] is not None and one["copies"][0]["whole"] for one in backups)
     for tenant in tenants:  # so that no other test's scheduler meets a tier that its file does not have
         assert cells_estate.command("tenant", "tier", tenant, "gold").exit_code == 0
+
+
+def test_a_drill_measures_a_recovery_and_leaves_nothing(cells_estate: TestEstate) -> None:
+    tenant, neighbour = "drilled", "drilled-2"
+    cells_estate.add_tenant(tenant)
+    cells_estate.add_tenant(neighbour, cell="green")
+    backup, quiet = created(cells_estate, tenant), cells_estate.digests(neighbour)
+    before = cells_estate.digests(tenant)
+    done = cells_estate.command("backup", "drill", tenant, "--in", "green", "--json")
+    assert done.exit_code == 0, done.stderr
+    result = done.json["result"]
+    assert (result["equal"], result["problems"]) == (True, [])
+    assert 0 < result["recovery_s"] < result["recovery_point_s"]
+    assert cells_estate.digests(tenant) == before
+    assert cells_estate.digests(neighbour) == quiet
+    assert cells_estate.left_behind(tenant) == []
+    drills = cells_estate.command("backup", "drill", "--json").json["drills"]
+    (noted,) = [one for one in drills if one["tenant"] == tenant]
+    assert (noted["backup"], noted["tier"], noted["equal"]) == (backup, "gold", True)
+
+
+def test_a_drill_of_a_backup_that_is_not_whole_fails_loudly_and_leaves_nothing(
+    cells_estate: TestEstate,
+) -> None:
+    tenant = "drilled-bad"
+    cells_estate.add_tenant(tenant)
+    backup = created(cells_estate, tenant)
+    client, bucket = bucket_of(cells_estate, FIRST)
+    for key in objects_in(cells_estate, tenant):
+        if "/chunks/" in key:
+            client.put_object(Bucket=bucket, Key=key, Body=b"something else")
+    failed = cells_estate.command("backup", "drill", backup, "--json")
+    assert failed.exit_code != 0
+    assert "damaged" in failed.stderr
+    assert cells_estate.left_behind(tenant) == []
+    drills = cells_estate.command("backup", "drill", "--json").json["drills"]
+    (noted,) = [one for one in drills if one["tenant"] == tenant]
+    assert not noted["equal"]
+    assert "damaged" in noted["details"]["problems"][0]
