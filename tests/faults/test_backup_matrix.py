@@ -1,4 +1,4 @@
-"""kill -9 at a named point of a backup, a prune or a drill, then resume or cancel: no torn backup is ever listed, nothing
+"""kill -9 at a named point of a backup, a prune or a drill, then resume or cancel: no torn backup is listed, nothing
 that a good one needs is ever gone, and the tenant and its stores are as before.
 
 `make test` runs a fixed selection of points, `make faults` every one of them.
