@@ -115,6 +115,7 @@ def test_a_chunk_of_another_tenant_key_or_id_is_not_opened_and_nothing_of_it_is_
         assert "secret words" not in told
         assert "kkkk" not in told
         assert name in told
+        assert "cannot be opened" in told
 
 
 def test_a_chunk_that_was_sealed_under_an_id_that_is_not_its_own_is_refused() -> None:

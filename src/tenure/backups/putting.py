@@ -55,7 +55,6 @@ class Putter:
         self._room = threading.BoundedSemaphore(in_flight)
         self._lock = threading.Lock()
         self._under_way: set[Future[ChunkId]] = set()
-        self._claimed: set[ChunkId] = set()
         self._tally = Tally()
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -120,7 +119,7 @@ class Putter:
         self.renew()
         chunk = self._sealer.chunk_id(plain)
         size = 0
-        if self._claim(chunk) and not self._patiently(lambda: self._writing.has(chunk)):
+        if not self._patiently(lambda: self._writing.has(chunk)):
             sealed = self._sealer.seal(chunk, plain)
             if self._patiently(lambda: self._writing.put(chunk, sealed)):
                 size = len(sealed)
@@ -133,13 +132,6 @@ class Putter:
                 put_bytes=before.put_bytes + size,
             )
         return chunk
-
-    def _claim(self, chunk: ChunkId) -> bool:
-        """Whether nobody has been at that chunk in this backup; if whoever has fails, the backup does."""
-        with self._lock:
-            first = chunk not in self._claimed
-            self._claimed.add(chunk)
-            return first
 
     def _patiently(self, ask: Callable[[], bool]) -> bool:
         deadline, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S

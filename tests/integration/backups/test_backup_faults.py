@@ -178,8 +178,9 @@ def test_damage_to_the_index_says_that_nothing_can_be_restored(bucket: VaultBuck
         estate.backups.open(bucket.store().vault, backup, tenant=ACME)
 
 
+@pytest.mark.parametrize("first", ["gone", "damaged"])
 def test_other_bytes_under_a_fitting_name_are_found_with_and_without_the_key(
-    bucket: VaultBucket, estate: Estate
+    bucket: VaultBucket, estate: Estate, first: str
 ) -> None:
     """The vault's own digests are no secret: who may write to it can make them fit. The signature they cannot."""
     backup, _ = backed_up(estate, bucket.store().vault, ACME, "b-1", STREAMS)
@@ -187,9 +188,14 @@ def test_other_bytes_under_a_fitting_name_are_found_with_and_without_the_key(
     contents = vault.contents(backup)
     chunk = next(c for c in contents.chunks if c not in backup.public["index"])
     other = vault.begin(ACME, BackupId("forged"), key=backup.key)
-    drop(bucket, f"backups/acme/chunks/{contents.chunks[chunk].name}")
+    key = f"backups/acme/chunks/{contents.chunks[chunk].name}"
+    whole = body_of(bucket, key)
+    drop(bucket, key)
     assert other.put(chunk, b"whatever" * 1000)
-    assert {"chunk_missing"} <= codes(looked(bucket, estate, backup, with_key=False))
+    if first == "damaged":
+        put_body(bucket, key, flipped(whole))
+    code = "chunk_damaged" if first == "damaged" else "chunk_missing"
+    assert codes(looked(bucket, estate, backup, with_key=False)) == {code}
     with pytest.raises(VaultDamaged) as caught:
         restored(estate, bucket.store().vault, backup)
     assert chunk in caught.value.message
