@@ -73,7 +73,8 @@ def test_the_backup_of_a_quiet_tenant_is_what_its_stores_hold(cells_estate: Test
     cells_estate.add_tenant(tenant)
     backup = created(cells_estate, tenant)
     held = {key[1:]: value for key, value in cells_estate.digests(tenant, ["blue"]).items()}
-    assert facts(cells_estate, tenant, backup) == held
+    said = facts(cells_estate, tenant, backup)
+    assert {place: seen for place, seen in said.items() if seen[0] or place in held} == held
     again = cells_estate.command("backup", "create", tenant, "--json").json["result"]
     assert (
         again["sent_bytes"] < 0.2 * again["size_bytes"]
@@ -279,7 +280,9 @@ def test_who_writes_backups_into_the_vault_pushes_none_out(cells_estate: TestEst
     assert plan["deletes"] == []
     assert sum(b["fate"] == "foreign" for b in plan["backups"]) == 30
     assert {b["backup"] for b in plan["backups"] if b["fate"] == "keep"} == set(mine)
-    assert cells_estate.command("backup", "prune", tenant, config=config).exit_code == 0
+    done = cells_estate.command("backup", "prune", tenant, "--json", config=config)
+    assert done.exit_code == 0, done.stderr
+    assert "manifest of another backup" in done.json["result"]["collected"][FIRST]["because"]
     listed = cells_estate.command("backup", "list", tenant, "--json").json["backups"]
     assert [one["backup"] for one in listed] == mine[::-1]
 
@@ -289,7 +292,9 @@ def scheduled(cells_estate: TestEstate) -> Path:
     """The estate's file with a schedule for two tiers of this test's own."""
     document = yaml.safe_load(cells_estate.config.read_text(encoding="utf-8"))
     daily = {"every": "daily", "keep_days": 3, "keep_at_least": 1}
-    document["tiers"] |= {"first": {"rank": 1, "backup": daily}, "second": {"rank": 2, "backup": daily}}
+    document["tiers"] |= {
+        name: {"rank": rank, "backup": dict(daily)} for rank, name in enumerate(("first", "second"), 1)
+    }
     document["fleet"] = {
         "scheduler": {"backups_every_s": 1, "soaks_every_s": 86_400, "compare_after_s": None}
     }
@@ -317,3 +322,42 @@ def test_the_scheduler_backs_up_who_is_due_once_and_the_highest_tier_first(
     assert all(one["period"] is not None and one["copies"][0]["whole"] for one in backups)
     for tenant in tenants:  # so that no other test's scheduler meets a tier that its file does not have
         assert cells_estate.command("tenant", "tier", tenant, "gold").exit_code == 0
+
+
+def test_a_drill_measures_a_recovery_and_leaves_nothing(cells_estate: TestEstate) -> None:
+    tenant, neighbour = "drilled", "drilled-2"
+    cells_estate.add_tenant(tenant)
+    cells_estate.add_tenant(neighbour, cell="green")
+    backup, quiet = created(cells_estate, tenant), cells_estate.digests(neighbour)
+    before = cells_estate.digests(tenant)
+    done = cells_estate.command("backup", "drill", tenant, "--in", "green", "--json")
+    assert done.exit_code == 0, done.stderr
+    result = done.json["result"]
+    assert (result["equal"], result["problems"]) == (True, [])
+    assert 0 < result["recovery_s"] < result["recovery_point_s"]
+    assert cells_estate.digests(tenant) == before
+    assert cells_estate.digests(neighbour) == quiet
+    assert cells_estate.left_behind(tenant) == []
+    drills = cells_estate.command("backup", "drill", "--json").json["drills"]
+    (noted,) = [one for one in drills if one["tenant"] == tenant]
+    assert (noted["backup"], noted["tier"], noted["equal"]) == (backup, "gold", True)
+
+
+def test_a_drill_of_a_backup_that_is_not_whole_fails_loudly_and_leaves_nothing(
+    cells_estate: TestEstate,
+) -> None:
+    tenant = "drilled-bad"
+    cells_estate.add_tenant(tenant)
+    backup = created(cells_estate, tenant)
+    client, bucket = bucket_of(cells_estate, FIRST)
+    for key in objects_in(cells_estate, tenant):
+        if "/chunks/" in key:
+            client.put_object(Bucket=bucket, Key=key, Body=b"something else")
+    failed = cells_estate.command("backup", "drill", backup, "--json")
+    assert failed.exit_code != 0
+    assert "damaged" in failed.stderr
+    assert cells_estate.left_behind(tenant) == []
+    drills = cells_estate.command("backup", "drill", "--json").json["drills"]
+    (noted,) = [one for one in drills if one["tenant"] == tenant]
+    assert not noted["equal"]
+    assert "damaged" in noted["details"]["problems"][0]

@@ -133,6 +133,8 @@ def main() -> int:
                 operation = service.restores.restore(wish, apply=None, observer=killer)
             case "backup", [tenant]:
                 operation = service.backups.create(tenant, apply=None, observer=killer)
+            case "drill", [tenant]:
+                operation = service.backups.drill(tenant, cell="green", observer=killer)
             case "prune", [tenant]:
                 operation = service.backups.prune(tenant, apply=None, observer=killer)
             case "cancel", [operation_id]:

@@ -125,7 +125,24 @@ PRUNE: Final = (
     "collect.collected",
     "collect:end",
 )
-BACKUP_SELECTION: Final = frozenset({"capture.pinned", "capture.committed", "abort.open", "delete.deleted"})
+DRILL: Final = (
+    "preflight:start",
+    "preflight:end",
+    "restore:start",
+    "restore.fenced",
+    "restore.loaded",
+    "restore.compared",
+    "restore:end",
+    "clean:start",
+    "clean.left",
+    "clean:end",
+    "report:start",
+    "report.noted",
+    "report:end",
+)
+BACKUP_SELECTION: Final = frozenset(
+    {"capture.pinned", "capture.committed", "abort.open", "delete.deleted", "restore.loaded"}
+)
 """As `SELECTION`, of backups and prunes."""
 COMMIT: Final = "switch.committed"
 """The first point behind the point of no return."""

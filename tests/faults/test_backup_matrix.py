@@ -1,5 +1,5 @@
-"""kill -9 at a named point of a backup or a prune, then resume or cancel: no torn backup is ever listed, nothing that a
-good one needs is ever gone, and the tenant and its stores are as before.
+"""kill -9 at a named point of a backup, a prune or a drill, then resume or cancel: no torn backup is listed, nothing
+that a good one needs is ever gone, and the tenant and its stores are as before.
 
 `make test` runs a fixed selection of points, `make faults` every one of them.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from tests.backing import FIRST, SECOND, config_with, every_byte, objects_in, shelf
 from tests.estate import TestEstate
-from tests.faults.points import BACKUP, BACKUP_ABORT, BACKUP_SELECTION, MANIFEST, PRUNE
+from tests.faults.points import BACKUP, BACKUP_ABORT, BACKUP_SELECTION, DRILL, MANIFEST, PRUNE
 
 pytestmark = pytest.mark.faults
 _numbers = itertools.count(1)
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     every = metafunc.config.getoption("--every-point", default=False)
-    points = {"backup_point": BACKUP, "abort_point": BACKUP_ABORT, "prune_point": PRUNE}
+    points = {"backup_point": BACKUP, "abort_point": BACKUP_ABORT, "prune_point": PRUNE, "drill_point": DRILL}
     for name, all_of_them in points.items():
         if name in metafunc.fixturenames:
             chosen = all_of_them if every else [p for p in all_of_them if p in BACKUP_SELECTION]
@@ -140,3 +140,18 @@ def test_a_killed_prune_leaves_every_good_backup_whole(
     assert set(every_byte(cells_estate, tenant)) == shelf(cells_estate, tenant)[0] == {newest, oldest}
     shown = cells_estate.command("backup", "show", middle, "--json").json
     assert [copy["state"] for copy in shown["copies"]] == ["deleted"]
+
+
+@pytest.mark.parametrize("how", ["resume", "cancel"])
+def test_a_killed_drill_leaves_nothing_and_the_live_tenant_alone(
+    cells_estate: TestEstate, tenant: str, drill_point: str, how: str
+) -> None:
+    taken = cells_estate.command("backup", "create", tenant)
+    assert taken.exit_code == 0, taken.stderr
+    before = cells_estate.digests(tenant)
+    operation = kill(cells_estate, drill_point, "drill", tenant)
+    done = cells_estate.command("op", how, operation, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert cells_estate.digests(tenant) == before
+    if how == "resume":
+        assert done.json["result"]["equal"]

@@ -149,3 +149,26 @@ def test_every_secret_of_backups_is_checked_with_the_others(tmp_path: Path) -> N
     told = "\n".join(caught.value.problems)
     assert "secrets/master" in told
     assert "secrets/signing-key" in told
+
+
+def test_a_tiers_second_region_has_a_vault(tmp_path: Path) -> None:
+    said = problems(tmp_path, ("copy_to: eu-central-1", "copy_to: ap-south-1"))
+    assert "tiers.platinum.backup.copy_to: no cell of 'ap-south-1' has a vault" in said
+    assert "eu-central-1, us-east-1" in said
+
+
+@pytest.mark.parametrize("every", ["hourly", "0 0 * *", "0 0 * * * *", '"0 0; * * *"'])
+def test_a_schedule_is_a_word_or_five_fields(tmp_path: Path, every: str) -> None:
+    said = problems(tmp_path, ("every: 30 1 * * *", f"every: {every}"))
+    assert "must be daily, weekly, monthly, or a cron expression of five fields" in said
+
+
+def test_what_the_tiers_say_is_read(tmp_path: Path) -> None:
+    tiers = loaded(tmp_path).tiers
+    platinum, gold, bronze = (tiers[name].backup for name in ("platinum", "gold", "bronze"))
+    assert platinum is not None
+    assert gold is not None
+    assert bronze is not None
+    assert (platinum.keep_days, platinum.copy_to, platinum.lock) == (365, "eu-central-1", "governance")
+    assert (gold.every, gold.keep_days, gold.period_days) == ("weekly", 90, 7)
+    assert (bronze.every, bronze.keep_days, bronze.keep_at_least) == ("monthly", 30, 2)

@@ -56,6 +56,30 @@ def test_backups_that_were_never_found_whole_do_not_count_as_good_ones() -> None
     assert {name for name, fate in fates(held).items() if fate is Fate.KEEP} == {"good", "also-good"}
 
 
+def test_what_is_disputed_or_something_else_keeps_no_place_from_a_good_one() -> None:
+    newer = backup("newer", days_ago=40)
+    for wrong in (replace(newer, same=False), replace(newer, disputed=True), replace(newer, deleting=True)):
+        held = [wrong, *(backup(f"b{n}", days_ago=100 + 30 * n) for n in range(3))]
+        decided = fates(held)
+        assert [decided[f"b{n}"] for n in range(3)] == [Fate.KEEP, Fate.KEEP, Fate.DELETE], wrong
+
+
+def test_both_clocks_have_to_say_that_the_days_have_passed() -> None:
+    early, late = NOW - 30 * DAY - timedelta(minutes=20), NOW - 30 * DAY + timedelta(minutes=20)
+    for vault, recorded, fate in (
+        (early, early, Fate.DELETE),
+        (early, late, Fate.KEEP),
+        (late, early, Fate.KEEP),
+    ):
+        assert one(replace(OLD, vault_stored_at=vault, recorded_stored_at=recorded)).fate is fate
+
+
+def test_the_newest_good_one_stays_beside_the_first_ones_of_their_periods() -> None:
+    held = [backup("newest", days_ago=31), backup("middle", days_ago=32), backup("first", days_ago=33)]
+    decided = fates([replace(b, policy=replace(BRONZE, keep_at_least=1)) for b in held])
+    assert decided == {"newest": Fate.KEEP, "middle": Fate.DELETE, "first": Fate.KEEP}
+
+
 def test_each_reason_to_keep_is_enough() -> None:
     stored = OLD.vault_stored_at
     assert stored is not None

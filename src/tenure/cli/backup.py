@@ -136,6 +136,9 @@ def prune(context: Context, tenant: str, only_plan: bool, digest: str | None, he
     if not context.as_json and done.state is OperationState.SUCCEEDED:
         freed = sum(its["size_bytes"] for its in result.get("collected", {}).values())
         click.echo(f"{len(result.get('deleted', ()))} deleted, {size(freed)} freed")
+        for region, its in result.get("collected", {}).items():
+            if "because" in its:
+                click.echo(f"nothing freed in {region}: {its['because']}", err=True)
         for one in result.get("kept", ()):
             click.echo(f"kept {one['backup']} in {one['region']}: {one['because']}")
     raise_unless_successful(done)

@@ -28,6 +28,24 @@ def check_backups(document: Document, backups: dict[str, Value], cells: dict[str
         _check_folder(document, folder, backups, keys, stores)
 
 
+def check_copies(document: Document, tiers: dict[str, Value], cells: dict[str, Value]) -> None:
+    """A tier's second region has a vault."""
+    regions = {
+        region
+        for cell in map(block_at, cells.values())
+        if any(text_at(block_at(s).get("kind")) == "vault" for s in block_at(cell.get("stores")).values())
+        and (region := text_at(cell.get("region"))) is not None
+    }
+    for name, tier in tiers.items():
+        wanted = text_at(block_at(block_at(tier).get("backup")).get("copy_to"))
+        if wanted is not None and regions and wanted not in regions:
+            known = ", ".join(sorted(regions))
+            document.report(
+                ("tiers", name, "backup", "copy_to"),
+                f"no cell of {wanted!r:.60} has a vault; the regions with one are {known}",
+            )
+
+
 def _check_folder(
     document: Document,
     folder: str,

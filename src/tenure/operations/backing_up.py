@@ -16,7 +16,7 @@ from tenure.model.backup import BackupRecord, BackupState, Depth, DrillRecord
 from tenure.model.names import TenantId, tenant_id
 from tenure.model.operation import Operation
 from tenure.operations.backup.backup import SAMPLE, TenantBackup
-from tenure.operations.backup.drill import Drill, scratch_cells, usable
+from tenure.operations.backup.drill import Drill, drill_request
 from tenure.operations.backup.observe import observe
 from tenure.operations.backup.prune import Prune, plan_now
 from tenure.operations.deps import Deps
@@ -162,7 +162,7 @@ class BackingUp:
         record = self.get(backup)
         self._known(record.tenant)
         self._free(record.tenant)
-        request = self._drill_request(record, cell=cell, region=region)
+        request = drill_request(self._deps, record, cell=cell, region=region)
         operation = self._engine.create(
             Drill(self._deps).spec(), tenant=record.tenant, request=request, requested_by=self._actor
         )
@@ -310,34 +310,12 @@ class BackingUp:
         for record in self._deps.registry.backups.list(tenant=tenant, limit=50):
             if any(copy.good for copy in record.copies):
                 try:
-                    request = self._drill_request(record, cell=None, region=None)
+                    request = drill_request(self._deps, record, cell=None, region=None)
                 except NotAllowed:
                     return None
                 steps = Drill(self._deps).spec().step_names()
                 return Wanted(kind="drill", tenant=tenant, steps=steps, request=request)
         return None
-
-    def _drill_request(self, record: BackupRecord, *, cell: str | None, region: str | None) -> dict[str, Any]:
-        serves = self._deps.registry.placements.get(record.tenant).cell
-        places = scratch_cells(self._deps, record.tenant)
-        if cell is not None:
-            self._deps.estate.cell(cell)
-            places = [place for place in places if place == cell]
-        chosen = next((place for place in places if usable(self._deps, record.tenant, place)), None)
-        if chosen is None:
-            raise NotAllowed(
-                f"there is no place for a drill of {record.tenant}"
-                + (f" in {cell}" if cell is not None else "")
-                + ": it takes a cell that has nothing of it, is not linked to its own, and where its data may lie",
-                hint="tenure tenant show says where its data is; --in CELL chooses",
-            )
-        good = [c.region for c in record.there if region is None or c.region == region]
-        if not good:
-            raise UsageError(
-                f"backup {record.id} is in no vault{f' of {region}' if region else ''}",
-                hint=f"tenure backup show {record.id}",
-            )
-        return {"from": serves, "to": chosen, "backup": record.id, "region": good[0]}
 
     def _in_vault(self, record: BackupRecord, region: str) -> Backup | None:
         vaults, _ = self._deps.backups()

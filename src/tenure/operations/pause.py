@@ -24,6 +24,8 @@ R = TypeVar("R")
 FENCE_MARGIN_S: Final = 0.1
 """The fence lifts itself this long before the gate does, so that released requests find the cell open."""
 REOPEN_ATTEMPTS: Final = 5
+BACKED_OUT: Final = "hold_backed_out"
+"""How a hold that came to nothing, or one that a dead process left, is journaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +145,9 @@ class Pause:
                 hint="it is tried again; if that does not help, look at the parts of the hold in its events",
             )
 
-    def reopen(self) -> tuple[list[TenureError], HoldReport | None]:
+    def reopen(self, event: str = BACKED_OUT) -> tuple[list[TenureError], HoldReport | None]:
         """Open the tenant's stores and let the requests that wait go there: see `back_out`."""
-        return back_out(self._deps, self._ctx, self._served, self._fence)
+        return back_out(self._deps, self._ctx, self._served, self._fence, event=event)
 
     def _lower(self, name: StoreName, drain_s: float) -> None:
         self._served.store(name).fence(self._fence, expires_in_s=self.clock.left_s(), drain_s=drain_s)
@@ -155,7 +157,7 @@ class Pause:
 
 
 def back_out(
-    deps: Deps, ctx: StepContext, served: Served, fence: Fence
+    deps: Deps, ctx: StepContext, served: Served, fence: Fence, *, event: str = BACKED_OUT
 ) -> tuple[list[TenureError], HoldReport | None]:
     """Open the serving cell again and let waiting requests go there. Tries every part even if another fails; returns
     what failed, and what the hold was like where the gate said so.
@@ -186,7 +188,7 @@ def back_out(
         report = deps.router.release(served.tenant, token=ctx.token, cell=served.cell)
     except TenureError as error:
         problems.append(error)
-    ctx.later_event("hold_backed_out", serves=served.cell, problems=messages(problems))
+    ctx.later_event(event, serves=served.cell, problems=messages(problems))
     return problems, report
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from tenure.backups.reading import BackupReader
 from tenure.engine.context import StepContext
 from tenure.engine.spec import Done, Failed, OperationSpec, StepOutcome, StepSpec
-from tenure.errors import DataDiffers, NotAllowed, TenureError, VaultDamaged
+from tenure.errors import DataDiffers, NotAllowed, StoreUnavailable, UsageError, VaultDamaged
 from tenure.model.backup import BackupRecord, DrillRecord
 from tenure.model.finding import Severity
 from tenure.model.names import CellName, StoreName, TenantId, cell_name
@@ -246,7 +246,7 @@ class Drill:
         differing: set[StoreName] = set()
         for fact in source.collections():
             seen = inventories.get(fact.store, {}).get(fact.collection)
-            same = seen is not None and (seen.items, seen.digest) == (fact.items, fact.digest)
+            same = fact.items == 0 if seen is None else (seen.items, seen.digest) == (fact.items, fact.digest)
             if not same:
                 differing.add(ground.served.store(fact.store).capabilities.rides_with or fact.store)
         found: list[str] = []
@@ -307,10 +307,39 @@ class Drill:
         )
 
 
-def usable(deps: Deps, tenant: TenantId, cell: CellName) -> bool:
+def drill_request(
+    deps: Deps, record: BackupRecord, *, cell: str | None, region: str | None
+) -> dict[str, Any]:
+    """What a drill of that backup is asked for: in that cell, or the first that is empty; from that region's vault.
+
+    Raises `NotAllowed` where there is no such place, `UsageError` where no vault has the backup.
+    """
+    places = scratch_cells(deps, record.tenant)
+    if cell is not None:
+        deps.estate.cell(cell)
+        places = [place for place in places if place == cell]
+    chosen = next((place for place in places if _usable(deps, record.tenant, place)), None)
+    if chosen is None:
+        raise NotAllowed(
+            f"there is no place for a drill of {record.tenant}"
+            + (f" in {cell}" if cell is not None else "")
+            + ": it takes a cell that has nothing of it, is not linked to its own, and where its data may lie",
+            hint="tenure tenant show says where its data is; --in CELL chooses",
+        )
+    good = [copy.region for copy in record.there if region is None or copy.region == region]
+    if not good:
+        raise UsageError(
+            f"backup {record.id} is in no vault{f' of {region}' if region else ''}",
+            hint=f"tenure backup show {record.id}",
+        )
+    serves = deps.registry.placements.get(record.tenant).cell
+    return {"from": serves, "to": chosen, "backup": record.id, "region": good[0]}
+
+
+def _usable(deps: Deps, tenant: TenantId, cell: CellName) -> bool:
     """Whether that cell is up and has nothing of the tenant."""
     names = captured(deps, cell)
     try:
         return not any(deps.factory.store(cell, n).inventory(tenant).items for n in names)
-    except TenureError:
+    except StoreUnavailable:
         return False

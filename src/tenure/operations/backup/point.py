@@ -56,7 +56,7 @@ def take_point(
         except BaseException:
             pause.reopen()
             raise
-        problems, report = pause.reopen()
+        problems, report = pause.reopen("hold_ended")
         pause.clock.lap("open")
     ctx.reach(f"{STEP}.opened")
     if problems or report is None:

@@ -20,7 +20,7 @@ from tenure.backups.manifest import Facts
 from tenure.backups.reading import verify_manifest
 from tenure.backups.writing import BackupWriter
 from tenure.engine.context import StepContext
-from tenure.errors import DeadlineExceeded, LeaseLost, StoreRefused, TenureError
+from tenure.errors import DeadlineExceeded, LeaseLost, StoreRefused, TenureError, VaultDamaged
 from tenure.model.backup import BackupState
 from tenure.model.names import StoreName, TenantId, cell_name
 from tenure.operations import steering
@@ -374,13 +374,13 @@ class Taking:
         return pace
 
 
-def collect(ctx: StepContext, vault: Vault, tenant: TenantId, *, quiet_s: float) -> dict[str, int]:
-    """Collect garbage; a vault that cannot know what is needed keeps everything, and that is told."""
+def collect(ctx: StepContext, vault: Vault, tenant: TenantId, *, quiet_s: float) -> dict[str, Any]:
+    """Collect garbage; a vault that cannot know what is needed keeps everything, and that is told (`because`)."""
     try:
         gone = vault.collect(tenant, quiet_s=quiet_s)
-    except StoreRefused as error:
-        ctx.event("garbage_not_collected", because=error.message)
-        return {"uploads": 0, "size_bytes": 0}
+    except (StoreRefused, VaultDamaged) as error:
+        ctx.event("garbage_not_collected", because=error.message, fix=error.hint)
+        return {"uploads": 0, "size_bytes": 0, "because": error.message}
     return {
         "uploads": gone.uploads,
         "size_bytes": gone.size_bytes,

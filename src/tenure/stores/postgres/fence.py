@@ -302,20 +302,6 @@ def add_reader(pool: Pool, fence: Fence, store: StoreName, reader: str, *, deadl
     _between_transactions(pool, fence.tenant, begin, deadline_s=deadline_s)
 
 
-_STAND_BY: Final = """
-insert into tenure.journal_reader (tenant_id, store, reader) values (%(tenant)s, %(store)s, %(reader)s)
-on conflict do nothing
-"""
-
-
-def stand_by(pool: Pool, fence: Fence, store: StoreName, reader: str) -> None:
-    """Keep the means of fencing in place until `remove_reader`, for one who reads nothing of the journal."""
-    parameters = {"tenant": fence.tenant, "token": fence.token, "store": store, "reader": reader}
-    with pool.transaction() as connection:
-        connection.execute(_CLAIM, parameters)
-        connection.execute(_STAND_BY, parameters)
-
-
 def remove_reader(pool: Pool, fence: Fence, store: StoreName, reader: str) -> None:
     """Forget the reader and its rows. Idempotent; a no-op where cell.sql knows of none."""
     if pool.value("select to_regclass('tenure.journal_reader') is not null"):
