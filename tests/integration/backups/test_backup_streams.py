@@ -150,7 +150,7 @@ def test_thousands_of_tiny_streams_are_few_objects_in_whatever_order_they_come(
     assert backup.chunks < 16
     assert restored(estate, vault, backup) == tiny
     again, ready = backed_up(estate, vault, ACME, "b-2", dict(reversed(tiny.items())))
-    assert ready.tally.put == len(again.public["index"])
+    assert 1 <= ready.tally.put <= len(again.public["index"])
     tiny[(FILES, "cache:77:*")] = b"changed"
     again, ready = backed_up(estate, vault, ACME, "b-3", tiny)
     assert ready.tally.put <= 3 + len(again.public["index"])
