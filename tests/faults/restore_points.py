@@ -49,6 +49,8 @@ IN_PLACE: Final = (
     "settle.dropped",
     "settle:end",
 )
+OPEN: Final = IN_PLACE[IN_PLACE.index("switch.opened") :]
+"""When the restored tenant may be written to again."""
 ELSEWHERE: Final = (
     "stage.created",
     "stage.loaded",

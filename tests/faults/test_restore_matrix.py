@@ -16,12 +16,15 @@ import pytest
 from rag_app.history import History, Op
 from rag_app.settings import TenantAccess
 from tests.estate import TestEstate
-from tests.faults.restore_points import ABORT, ELSEWHERE, IN_PLACE, NEW, SELECTION, committed
+from tests.faults.restore_points import ABORT, ELSEWHERE, IN_PLACE, NEW, OPEN, SELECTION, committed
 from tests.restores import back_up, planned, restoring_estate, scratch_databases, sql
 
 pytestmark = pytest.mark.faults
 _numbers = itertools.count(1)
 _MIX: dict[str, float] = {Op.CREATE: 1.0, Op.SEARCH: 1.0}
+_WRITTEN = (
+    "insert into documents (tenant_id, id, title, body) values (%(t)s, 777000001, 'after', 'the restore')"
+)
 _IDS = "select id from documents where tenant_id = %(t)s"
 
 
@@ -85,9 +88,13 @@ def test_a_killed_restore_in_place_is_resumed(
     estate.damage(tenant, "blue", "mismatched")
     with estate.load(tenant, folder=tmp_path, mix=_MIX) as load:
         operation = kill(estate, in_place_point, tenant, "restore", tenant, backup)
+        opened = in_place_point in OPEN
+        if opened:  # a background job, which does not pass the gate
+            sql(estate, "blue", _WRITTEN, t=tenant)
         resumed = estate.command("op", "resume", operation, "--json", timeout_s=240)
         assert resumed.exit_code == 0, resumed.stderr
         assert resumed.json["state"] == "succeeded"
+        assert not opened or (777_000_001,) in sql(estate, "blue", _IDS, t=tenant)
         history = load.stop()
     # The list of recent documents goes on with those that were created after the restore.
     left = [c for c in planned(estate, backup)["changes"] if c["collection"] != "recent"]
