@@ -23,6 +23,7 @@ from typing import Any
 import boto3
 import psycopg
 import redis
+import yaml
 from pinecone import Index
 
 from rag_app.faults import Fault, write_faults
@@ -375,12 +376,21 @@ def running_estate(catalogue: Path = CORE) -> Iterator[TestEstate]:
     app = RagApp(catalogue=catalogue)
     local = cells.start(folder, app, owner=True, durable=False)
     try:
+        _without_schedules(local.estate_file)
         estate = TestEstate(local=local, app=app)
         estate.migrate_registry()
         yield estate
     finally:
         local.running.close()
         down(folder, remove=True)
+
+
+def _without_schedules(config: Path) -> None:
+    """Backups are made when a test asks for them: a scheduler would back up every tenant that other tests have left."""
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for tier in document["tiers"].values():
+        tier["backup"].pop("every")
+    config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def _damage_beside(settings: CellSettings, tenant: str, how: str) -> Iterator[tuple[str, str, str]]:
@@ -461,6 +471,7 @@ def _in_postgres(dsn: str, tenant: str) -> list[str]:
         ("touched in bulk", "select relation from tenure.touched_in_bulk where tenant_id = %(tenant)s"),
         ("journal row", "select key from tenure.journal where tenant_id = %(tenant)s"),
         ("copier", "select store from tenure.copier where tenant_id = %(tenant)s"),
+        ("journal reader", "select store from tenure.journal_reader where tenant_id = %(tenant)s"),
         ("mark", "select n from tenure.mark where tenant_id = %(tenant)s"),
         ("copier", "select store || ' of ' || link from tenure.copier where tenant_id = %(tenant)s"),
     )

@@ -24,6 +24,7 @@ from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import Coverage, Entry, FindPage, Place, PlaceKind, Search, Survey, Surveyed
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring, refused
 from tenure.stores.contract import Fence, Pace, Room, Store, TenantFence, unhurried
 from tenure.stores.finds import resumed
 from tenure.stores.journaled import Allowed, Anchored, Item, JournaledCopy, Tally
@@ -32,6 +33,7 @@ from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROLE, ROWS, SHARED
 from tests.contract.rigs.protocol import AppRefused, Side, Stray
 
 FILES: Final = "files"
+NOT_BACKED_UP: Final = "its items are files of a test"
 STRAYS: Final = "*"
 """Files beside the tenants' folders."""
 
@@ -144,6 +146,12 @@ class FolderStore(Anchored):
             self.put(key, None)
             progress(number)
         return len(gone)
+
+    def capture(self, tenant: TenantId) -> Capture:
+        raise refused(self.name, self.cell, NOT_BACKED_UP)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        raise refused(self.name, self.cell, NOT_BACKED_UP)
 
     def close(self) -> None:
         """Nothing is open."""

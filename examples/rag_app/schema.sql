@@ -37,7 +37,8 @@ create table if not exists public.schema_version (
     one     boolean primary key default true check (one),
     version integer not null
 );
-insert into public.schema_version values (true, 1) on conflict (one) do update set version = excluded.version;
+-- A later migration has set it already where there is one.
+insert into public.schema_version values (true, 1) on conflict (one) do nothing;
 
 grant usage on schema public to rag_app;
 grant select, insert, update, delete on public.documents, public.chunks, public.embeddings to rag_app;

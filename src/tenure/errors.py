@@ -184,3 +184,21 @@ class VaultDamaged(TenureError):
     """Something that is kept in a vault is missing, or is not what was put there: the message names it."""
 
     code = "vault_damaged"
+
+
+class BackupUntrusted(TenureError):
+    """A backup's manifest is not signed by a key that the estate trusts, or is of another tenant, backup or vault."""
+
+    code = "backup_untrusted"
+
+
+class BackupTooNew(TenureError):
+    """A backup has a form, or a schema, that is newer than what is to read it."""
+
+    code = "backup_too_new"
+
+
+class KeyUnusable(TenureError):
+    """A tenant's data key is destroyed, is not the one that sealed a backup, or cannot be unwrapped."""
+
+    code = "key_unusable"

@@ -30,6 +30,7 @@ from tenure.model.operation import Event, Operation, OperationState, Step
 from tenure.model.record import OperationRecord, RouteRecord
 from tenure.model.tenancy import Placement, Tenant, TenantState
 from tenure.operations import follow, upkeep
+from tenure.operations.backing_up import BackingUp
 from tenure.operations.capacity import Capacity, CapacityReport
 from tenure.operations.cataloguing import Cataloguing
 from tenure.operations.complete import SOAKING_AMONG, Complete
@@ -39,6 +40,7 @@ from tenure.operations.fleet import Fleet
 from tenure.operations.move import Move
 from tenure.operations.planning import demand, plan_now, plan_to_approve
 from tenure.operations.rehearse import Rehearsal
+from tenure.operations.restoring import Restoring
 from tenure.operations.soak import Expiry, SoakState
 from tenure.operations.soak import look as look_at_soak
 from tenure.operations.status import TenantStatus, look_at, look_at_proposal, other_cell
@@ -100,6 +102,10 @@ class Service:
         self._capacity = Capacity(deps, actor=self._actor)
         self.catalogue = Cataloguing(deps, actor=self._actor)
         """The data map against what is there."""
+        self.backups = BackingUp(deps, engine, self._fleet, actor=self._actor)
+        """Backups: taken, listed, verified, pruned."""
+        self.restores = Restoring(deps, engine, self._fleet, actor=self._actor)
+        """Restores of backups."""
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -600,6 +606,8 @@ class Service:
             "verify": Verify(self._deps).spec,
             "rehearse": Rehearsal(self._deps).spec,
             "expire": Expiry(self._deps).spec,
+            **self.backups.specs(operation),
+            **self.restores.specs(operation),
         }
         if operation.kind not in specs:
             raise UnknownName(f"operations of kind {operation.kind!r} are not known to this version")

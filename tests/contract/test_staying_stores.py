@@ -72,6 +72,17 @@ def test_it_says_why_a_move_leaves_its_data_where_it_is(rig: StayingRig) -> None
     assert capabilities.rides_with is None
 
 
+def test_it_says_why_its_data_is_in_no_backup(rig: StayingRig) -> None:
+    store = rig.store()
+    reason = store.capabilities.not_backed_up
+    assert reason
+    for asked in (lambda: store.capture(ACME), lambda: store.restoring(ACME, ACME)):
+        with pytest.raises(StoreRefused) as caught:
+            asked()
+        assert reason in caught.value.message
+    assert not rig.leftovers()
+
+
 def test_ping_answers(rig: StayingRig) -> None:
     rig.store().ping()
 

@@ -25,6 +25,7 @@ from tenure.engine.observer import Notice, PointReached, StepEnded, StepStarted
 from tenure.errors import TenureError
 from tenure.estate.config import load_estate
 from tenure.model.operation import Operation
+from tenure.operations.restoring import Wish
 from tenure.wiring import open_dispatcher, open_registry, open_service
 
 
@@ -125,6 +126,17 @@ def main() -> int:
                 (report,) = service.check_soaks(tenant, end=True, observer=killer)
                 assert report.ended is not None
                 operation = report.ended
+            case "restore", [tenant, backup, *options]:
+                to = options[0] if options else None
+                name = None if tenant == service.backups.get(backup).tenant else tenant
+                wish = Wish(backup=backup, to=to, name=name)
+                operation = service.restores.restore(wish, apply=None, observer=killer)
+            case "backup", [tenant]:
+                operation = service.backups.create(tenant, apply=None, observer=killer)
+            case "drill", [tenant]:
+                operation = service.backups.drill(tenant, cell="green", observer=killer)
+            case "prune", [tenant]:
+                operation = service.backups.prune(tenant, apply=None, observer=killer)
             case "cancel", [operation_id]:
                 operation = service.cancel(operation_id, killer)
             case _:

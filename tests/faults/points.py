@@ -82,6 +82,68 @@ REHEARSE: Final = (
     "rehearse:end",
 )
 EXPIRE: Final = ("expire:start", "expire.noted", "expire.stopped", "expire:end")
+BACKUP: Final = (
+    "preflight:start",
+    "preflight:end",
+    "capture:start",
+    "capture.begun",
+    "capture.started",
+    "capture.passed",
+    "capture.settled",
+    "capture.gated",
+    "capture.held",
+    "capture.drained",
+    "capture.fenced",
+    "capture.pinned",
+    "capture.opened",
+    "capture.taken",
+    "capture.sealed",
+    "capture.committed",
+    "capture.recorded",
+    "capture:end",
+    "verify:start",
+    "verify.noted",
+    "verify:end",
+    "copy:start",
+    "copy.stored",
+    "copy.noted",
+    "copy:end",
+)
+MANIFEST: Final = "capture.committed"
+"""The first point at which there is a backup."""
+BACKUP_ABORT: Final = ("abort:start", "abort.open", "abort.forgotten", "abort:end")
+PRUNE: Final = (
+    "choose:start",
+    "choose.chosen",
+    "choose:end",
+    "delete:start",
+    "delete.noted",
+    "delete.deleted",
+    "delete.recorded",
+    "delete:end",
+    "collect:start",
+    "collect.collected",
+    "collect:end",
+)
+DRILL: Final = (
+    "preflight:start",
+    "preflight:end",
+    "restore:start",
+    "restore.fenced",
+    "restore.loaded",
+    "restore.compared",
+    "restore:end",
+    "clean:start",
+    "clean.left",
+    "clean:end",
+    "report:start",
+    "report.noted",
+    "report:end",
+)
+BACKUP_SELECTION: Final = frozenset(
+    {"capture.pinned", "capture.committed", "abort.open", "delete.deleted", "restore.loaded"}
+)
+"""As `SELECTION`, of backups and prunes."""
 COMMIT: Final = "switch.committed"
 """The first point behind the point of no return."""
 

@@ -21,7 +21,7 @@ from tenure.stores.cloudwatch.events import (
     Stream,
     batches,
 )
-from tenure.stores.cloudwatch.hours import key_of, parsed
+from tenure.stores.cloudwatch.hour_keys import key_of, parsed
 
 
 @given(

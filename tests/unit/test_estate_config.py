@@ -374,7 +374,7 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "{rank: 1}",
             "{zzz: 1}",
-            "27:14: tiers.platinum.zzz: unknown setting; known here: approval, bounds, canary, rank, "
+            "27:14: tiers.platinum.zzz: unknown setting; known here: approval, backup, bounds, canary, rank, "
             "rollback_on_regression, soak_h, throttle",
         ),
         (

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from tenure.catalogue.classes import DataClass
+from tenure.catalogue.evolution import Migrations
 from tenure.catalogue.patterns import KeyPattern, NamePattern, Template
 from tenure.catalogue.qualified_name import QualifiedName
 from tenure.errors import UnknownName
@@ -59,12 +60,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class PostgresMap:
-    """The tables of a PostgreSQL store. `ignore` names tables that hold no tenant's data."""
+    """The tables of a PostgreSQL store. `ignore` names tables that hold no tenant's data; `migrations` say which
+    version its schema has and how the app changes it."""
 
     name: StoreName
     tables: Mapping[QualifiedName, Table]
     ignore: frozenset[QualifiedName] = frozenset()
     isolation: Isolation = Isolation.SHARED
+    migrations: Migrations | None = None
     kind: Literal[StoreKind.POSTGRESQL] = field(default=StoreKind.POSTGRESQL, init=False)
 
 

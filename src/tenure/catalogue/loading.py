@@ -78,6 +78,7 @@ def _store_map(name: StoreName, its: StoreMapSettings) -> StoreMap:
                 tables=_tables(its.tables, its.tenant_column),
                 ignore=_names(its.ignore),
                 isolation=Isolation(its.isolation),
+                migrations=None if its.migrations is None else its.migrations.value(),
             )
         case PgvectorMapSettings():
             return PgvectorMap(

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
 
+from tenure.catalogue.schema_evolution import MigrationsSettings
 from tenure.catalogue.schema_telemetry import LogsMapSettings, MetricsMapSettings, PrometheusMapSettings
 from tenure.catalogue.words import (
     CellKey,
@@ -66,6 +67,11 @@ class PostgresMapSettings(Settings):
     )
     ignore: tuple[TableName, ...] = setting(
         "Tables that hold no tenant's data; `{tenant}` as in `tables`.", default=()
+    )
+    migrations: MigrationsSettings | None = setting(
+        "Which version the schema has and how the app migrates it, so that older backups can be restored. Tables with "
+        "vectors in the same database are part of that schema.",
+        default=None,
     )
 
 

@@ -45,5 +45,8 @@ EXIT_CODES: Final[dict[str, int]] = {
     "fenced": FAILED,
     "evidence_stale": FAILED,
     "vault_damaged": FAILED,
+    "backup_untrusted": FAILED,
+    "backup_too_new": NOT_ALLOWED,
+    "key_unusable": FAILED,
 }
 """Every code of `tenure.errors` (a test asserts that none is missing)."""

@@ -9,7 +9,21 @@ from pathlib import Path
 import click
 
 from tenure import __version__
-from tenure.cli import capacity, catalogue, demo, drift, estate, move, op, scheduler, soak, tenant, worker
+from tenure.cli import (
+    backup,
+    capacity,
+    catalogue,
+    demo,
+    drift,
+    estate,
+    move,
+    op,
+    restore,
+    scheduler,
+    soak,
+    tenant,
+    worker,
+)
 from tenure.cli.context import Context
 from tenure.cli.exit_codes import EXIT_CODES, FAILED, INTERRUPTED, USAGE
 from tenure.cli.output import show_error
@@ -43,6 +57,8 @@ for command in (
     move.complete,
     move.verify,
     soak.soak,
+    backup.backup,
+    restore.restore,
     move.watch,
     drift.drift,
     capacity.capacity,

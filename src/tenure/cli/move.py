@@ -19,8 +19,10 @@ from tenure.errors import (
     StillRunning,
     TargetUnfit,
     TenureError,
+    UnknownName,
 )
 from tenure.model.operation import Operation, OperationState
+from tenure.operations.status import TenantStatus
 from tenure.operations.watch import Outcome, WatchReport
 from tenure.plan.move import Plan
 from tenure.service import Service
@@ -220,9 +222,19 @@ def operation_dict(operation: Operation) -> dict[str, Any]:
     }
 
 
+def status_of(service: Service, operation: Operation) -> TenantStatus | None:
+    """Where the operation's tenant is; None for one that has none, or whose tenant is not registered any more."""
+    if operation.tenant is None:
+        return None
+    try:
+        return service.status(operation.tenant)
+    except UnknownName:
+        return None
+
+
 def show_operation(context: Context, service: Service, operation: Operation) -> None:
     """The outcome on stdout: what happened, the comparison, and one sentence on where traffic goes now."""
-    status = service.status(str(operation.tenant)) if operation.tenant else None
+    status = status_of(service, operation)
     next_steps = list(status.next_steps) if status else []
     if operation.state is OperationState.PROPOSED:
         next_steps = list(service.proposal(operation)[1])

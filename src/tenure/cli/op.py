@@ -11,7 +11,7 @@ import click
 
 from tenure.cli.approve import approve
 from tenure.cli.context import Context, here_option, json_option, pass_context
-from tenure.cli.move import operation_dict, raise_unless_successful, show_operation, show_outcome
+from tenure.cli.move import operation_dict, raise_unless_successful, show_operation, show_outcome, status_of
 from tenure.cli.output import emit_json, emit_line, table
 from tenure.cli.progress import progress_text
 from tenure.cli.stats import stats
@@ -59,7 +59,7 @@ def show(context: Context, operation_id: str) -> None:
     with context.service() as service:
         operation, steps = service.operation(operation_id)
         events = service.events(operation_id)
-        status = service.status(str(operation.tenant)) if operation.tenant else None
+        status = status_of(service, operation)
         look = service.look(operation)
         approvals = service.approvals(operation_id)
         record = service.record(operation)
@@ -139,7 +139,7 @@ def watch(context: Context, operation_id: str, poll_s: float) -> None:
                     click.echo(_line(event_dict(event)))
                 teller.tell(replace(look, events=()))
             operation = look.operation
-        status = service.status(str(operation.tenant)) if operation.tenant else None
+        status = status_of(service, operation)
     next_steps = _next_steps(operation, status)
     if context.as_json:
         sentence = status.sentence if status is not None else ""

@@ -74,6 +74,16 @@ create table if not exists tenure.journal (
     primary key (tenant_id, id)
 );
 
+-- Who reads the journal of a store besides the links (a backup that is being taken). Each change is a row for each of
+-- them (`journal.reader`; '' is the links'), so that nobody takes away what another one has not read.
+create table if not exists tenure.journal_reader (
+    tenant_id text not null,
+    store     text not null,
+    reader    text not null,
+    primary key (tenant_id, store, reader)
+);
+alter table tenure.journal add column if not exists reader text not null default '';
+
 -- Which link holds a store beside this database that cannot refuse the tenant's writes itself, and which process copies
 -- into it ('' if none does). The tenant's fence here is that store's too. `passed`: how far the first pass has come.
 create table if not exists tenure.copier (
@@ -269,6 +279,9 @@ begin
     if tenure.permit(tenant) then
         insert into tenure.journal (tenant_id, store, key) values (tenant, store, key);
     end if;
+    insert into tenure.journal (tenant_id, store, key, reader)
+        select r.tenant_id, r.store, touch.key, r.reader from tenure.journal_reader r
+        where r.tenant_id operator(pg_catalog.=) touch.tenant and r.store operator(pg_catalog.=) touch.store;
 end $$;
 
 -- The rest is called by Tenure alone.
@@ -398,6 +411,33 @@ begin
     return found;
 end $$;
 
+-- Has the reader's rows written from now on, once no transaction of the tenant is open that would not write them. The
+-- update sends back (40001) transactions whose snapshots are too old to know of the reader. False: no fence row.
+create or replace function tenure.add_reader(
+    tenant text, of_store text, of_reader text, of_token bigint, wait_ms integer) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('lock_timeout', greatest(wait_ms, 1)::text, true);
+    perform tenure.claim(tenant, of_token);
+    perform pg_advisory_xact_lock(tenure.lock_key(tenant));
+    update tenure.fence set epoch = epoch where tenant_id = tenant;
+    if not found then
+        return false;
+    end if;
+    insert into tenure.journal_reader values (tenant, of_store, of_reader) on conflict do nothing;
+    return true;
+end $$;
+
+-- The reader's rows, and that there is one. Waits for nobody: what an open transaction still writes for it, goes with
+-- the next reader of the name, or with the fence row.
+create or replace function tenure.remove_reader(tenant text, of_store text, of_reader text, of_token bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform tenure.claim(tenant, of_token);
+    delete from tenure.journal_reader where tenant_id = tenant and store = of_store and reader = of_reader;
+    delete from tenure.journal where tenant_id = tenant and store = of_store and reader = of_reader;
+end $$;
+
 -- Removes what is kept for the tenant, the fence row included. Waits for its open transactions: one that was told to
 -- record would otherwise leave its rows behind.
 drop function if exists tenure.forget(text, integer);
@@ -414,6 +454,7 @@ begin
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.copier where tenant_id = tenant;
+    delete from tenure.journal_reader where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     delete from tenure.fence where tenant_id = tenant;
     if not exists (select from tenure.fence) then
@@ -434,6 +475,7 @@ begin
     delete from tenure.touched_in_bulk where tenant_id = tenant;
     delete from tenure.journal where tenant_id = tenant;
     delete from tenure.copier where tenant_id = tenant;
+    delete from tenure.journal_reader where tenant_id = tenant;
     delete from tenure.mark where tenant_id = tenant;
     perform tenure.enrol(tenant, false, of_epoch, of_token);
     update tenure.fence set writable = false, until = null, epoch = of_epoch, token = of_token,

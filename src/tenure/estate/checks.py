@@ -15,6 +15,7 @@ from tenure.catalogue.checks import StoreSketch, check_reference, isolation_of, 
 from tenure.document import Block, Document, Path
 from tenure.document.problems import did_you_mean, dotted, shown
 from tenure.document.reading import Value, block_at, text_at
+from tenure.estate.checks_backups import check_backups, check_copies
 from tenure.estate.settings import Hold, Sync
 from tenure.estate.settings_analytics import OF_ENGINE
 
@@ -53,6 +54,8 @@ def check_estate(document: Document, catalogue: Document | None) -> None:
     _check_residency(document, block_at(root.get("residency")), cells)
     _check_freeze(document, block_at(root.get("freeze")))
     _check_prices(document, block_at(root.get("prices")), cells)
+    check_backups(document, block_at(root.get("backups")), cells)
+    check_copies(document, block_at(root.get("tiers")), cells)
     _check_capacity(document, block_at(block_at(root.get("capacity")).get("cells")), cells)
 
 

@@ -38,6 +38,7 @@ from tenure.estate.settings import (
 )
 from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovalSettings, Targets
+from tenure.estate.settings_backups import BackupsSettings
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet, Scheduler
 from tenure.estate.settings_pinecone import PineconeSettings
@@ -48,6 +49,7 @@ from tenure.model.names import CellName
 __all__ = [
     "AnalyticsSettings",
     "ApprovalSettings",
+    "BackupsSettings",
     "Capacity",
     "Cell",
     "Control",
@@ -99,6 +101,7 @@ class Estate:
     tiers: Mapping[str, Tier]
     residency: Mapping[str, ResidencyRule]
     freeze: Mapping[str, Freeze]
+    backups: BackupsSettings | None
     prices: Prices | None
     fleet: Fleet
     approval: ApprovalSettings
@@ -145,6 +148,8 @@ class Estate:
         yield None, self.control.dsn
         yield None, self.gateway.gate.token
         yield from ((None, secret) for secret in (self.fleet.broker, self.fleet.locks) if secret is not None)
+        if self.backups is not None:
+            yield from ((None, secret) for secret in self.backups.secrets)
         if self.gateway.dns is not None:
             yield None, self.gateway.dns.secret
         for cell in self.cells.values():
@@ -204,6 +209,7 @@ def load_estate(path: pathlib.Path) -> Estate:
         tiers=settings.tiers,
         residency=settings.residency,
         freeze=settings.freeze,
+        backups=settings.backups,
         prices=settings.prices,
         fleet=settings.fleet,
         approval=settings.approval,

@@ -116,12 +116,30 @@ tiers:
     canary: {shares: [10, 25, 50, 75, 100], soak_s: 120}
     bounds: {error_rate: 0.01, latency_ratio: 2, latency_margin_ms: 50, latency_p99_ms: 800, min_requests: 50}
     rollback_on_regression: true
-  gold: {rank: 2}
-  bronze: {rank: 3}
+    backup:
+      every: 30 1 * * *
+      window_h: 3
+      keep_days: 365
+      keep_at_least: 7
+      copy_to: eu-central-1
+      lock: governance
+      verify: full
+      drill: weekly
+  gold: {rank: 2, backup: {every: weekly, keep_days: 90, keep_at_least: 3, drill: monthly}}
+  bronze: {rank: 3, backup: {every: monthly, keep_days: 30}}
 residency:
   eu-only: {regions: [eu-central-1], reason: "GDPR, customer contract"}
 freeze:
   year-end: {begins: "2026-12-20T00:00:00+00:00", ends: "2027-01-04T06:00:00+00:00", reason: "closing of the books"}
+backups:
+  keys:
+    kind: aws_kms
+    folder: keys
+    key: alias/tenure-backups
+    region: eu-central-1
+  signing:
+    key: {file: secrets/signing-key}
+    former: [O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=]
 prices:
   currency: INR
   cell_hour: {blue: 4200, frankfurt: 4600}

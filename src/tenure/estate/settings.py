@@ -13,9 +13,11 @@ from tenure.document import Settings, Version, read_only, setting
 from tenure.estate.secret_ref import SecretRef, SecretSetting
 from tenure.estate.settings_analytics import AnalyticsSettings
 from tenure.estate.settings_approval import ApprovableKinds, ApprovalSettings, Targets
+from tenure.estate.settings_backups import BackupsSettings
 from tenure.estate.settings_capacity import Capacity
 from tenure.estate.settings_fleet import Fleet
 from tenure.estate.settings_pinecone import PineconeSettings
+from tenure.estate.settings_retention import TierBackup
 from tenure.estate.settings_telemetry import LogsSettings, MetricsSettings, PrometheusSettings
 from tenure.estate.settings_vault import VaultSettings
 from tenure.estate.values import (
@@ -271,6 +273,13 @@ class PostgresSettings(Settings):
         default=None,
     )
 
+    scratch_dsn: SecretSetting | None = setting(
+        "How Tenure reaches a server on which it may make and drop scratch databases for restores, as a role with "
+        "CREATEDB: any of its databases, in the version and with the extensions of this store's server. Not set: the "
+        "server of `dsn`.",
+        default=None,
+    )
+
     @property
     def replication_dsn(self) -> SecretRef:
         """How the other cells' servers reach it."""
@@ -418,6 +427,11 @@ class Tier(Settings):
         default=None,
     )
     bounds: Bounds = setting("What its tenants' users must get.", default=Bounds())
+    backup: TierBackup | None = setting(
+        "Scheduled backups of its tenants, and how long they are kept. Without it a backup is made only when somebody "
+        "asks for one, and none is ever pruned.",
+        default=None,
+    )
     rollback_on_regression: bool = setting(
         "Whether `tenure watch` rolls a tenant back by itself when its cell leaves the bounds in the soak. The source "
         "is measured before the switch for that, canary or not.",
@@ -488,6 +502,9 @@ class EstateSettings(Settings):
         default=Fleet(),
     )
     capacity: Capacity = setting("How much may be under way at once.", default={}, validate_default=True)
+    backups: BackupsSettings | None = setting(
+        "How backups are sealed and signed. Without it none are made.", default=None
+    )
     prices: Prices | None = setting("The price list. Without it plans predict no costs.", default=None)
     approval: ApprovalSettings = setting("Which operations need a second person.", default=ApprovalSettings())
     targets: Targets = setting("What operations are measured against.", default=Targets())

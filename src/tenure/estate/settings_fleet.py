@@ -67,6 +67,19 @@ class Scheduler(Settings):
         default=21_600,
         unit="s",
     )
+    backups_every_s: Annotated[int, Field(ge=1, le=86_400)] = setting(
+        "How often it looks for tenants that are due for a backup by their tier's schedule and window.",
+        default=60,
+        unit="s",
+    )
+    prunes_every_s: Annotated[int, Field(ge=1, le=604_800)] = setting(
+        "How often it looks for tenants that have backups which their tier keeps no longer.",
+        default=3600,
+        unit="s",
+    )
+    drills_every_s: Annotated[int, Field(ge=1, le=604_800)] = setting(
+        "How often it looks for tiers that are due for a drill.", default=3600, unit="s"
+    )
     carry_on: bool = setting(
         "Whether the scheduler itself carries due operations on, one after the other, where no broker is configured. "
         "If not, it only says which ones are due.",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from tenure.errors import UnknownName
+from tenure.backups.backups import Backups
+from tenure.errors import NotAllowed, UnknownName
 from tenure.estate.config import Estate
 from tenure.estate.settings import Canary, Tier
+from tenure.model.erasure import Names as LedgerNames
 from tenure.model.names import TenantId
 from tenure.model.operation import Operation
+from tenure.operations.restore.ports import Schemas
 from tenure.operations.session import Sessions, StoreFactory
 from tenure.plan.bounds import Bounds
 from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
 from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
+from tenure.stores.vault.contract import Vault
 
 
 class Dispatcher(Protocol):
@@ -58,6 +62,16 @@ class TenantLocks(Protocol):
         """Give the connections back. Idempotent."""
 
 
+class Vaults(Protocol):
+    """The vaults of the estate, one per region."""
+
+    def regions(self) -> Sequence[str]:
+        """The regions that have one, in the order of their names."""
+
+    def vault(self, region: str) -> Vault:
+        """That region's. Raises `NotAllowed` where it has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deps:
     estate: Estate
@@ -70,6 +84,23 @@ class Deps:
     dispatcher: Dispatcher | None = None
     """None where the estate has no fleet: everything runs in this process."""
     locks: TenantLocks | None = None
+    vaults: Vaults | None = None
+    sealing: Backups | None = None
+    """None where the estate has no `backups:` section: nothing is backed up."""
+
+    schemas: Schemas | None = None
+    """The ways between the schemas of backups and live ones; None where nothing is known of any."""
+    ledger: LedgerNames | None = None
+    """The key to the erasure ledger; None where the estate has none."""
+
+    def backups(self) -> tuple[Vaults, Backups]:
+        """What backups are made and read with. Raises `NotAllowed` where the estate has no such section."""
+        if self.vaults is None or self.sealing is None:
+            raise NotAllowed(
+                "this estate makes no backups: tenure.yaml has no `backups` section",
+                hint="say there which keys seal and sign them",
+            )
+        return self.vaults, self.sealing
 
     def address(self, tenant: TenantId) -> TenantAddress:
         return TenantAddress(tenant=tenant, host=self.registry.tenants.get(tenant).host)

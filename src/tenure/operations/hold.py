@@ -9,50 +9,21 @@ holder of the step), and after it the target does.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from tenure.engine.context import CommitUndecided, StepContext
-from tenure.errors import (
-    DataDiffers,
-    DeadlineExceeded,
-    FenceRefused,
-    PlanStale,
-    StoreUnavailable,
-    TenureError,
-)
+from tenure.errors import DataDiffers, FenceRefused, PlanStale, StoreUnavailable, TenureError
 from tenure.model.comparison import Comparison, total
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.operations.deps import Deps
+from tenure.operations.pause import Clock, Pause, Timing
 from tenure.operations.session import Session
 from tenure.operations.steering import ungated
 from tenure.routing.contract import HoldReport
 from tenure.stores.contract import Fence
-
-FENCE_MARGIN_S = 0.1
-"""The fence lifts itself this long before the gate does, so that released requests find the source open."""
-REOPEN_ATTEMPTS = 5
-
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Milliseconds of the parts of one hold, in order, and of what each store took of a part: stores work at the same
-    time, so a part takes as long as the slowest of them."""
-
-    parts: tuple[tuple[str, float], ...]
-    stores: Mapping[str, Mapping[StoreName, float]]
-
-    def as_dict(self) -> dict[str, float]:
-        return {name: round(ms, 2) for name, ms in self.parts}
-
-    def stores_as_dict(self) -> dict[str, dict[str, float]]:
-        return {part: {n: round(ms, 2) for n, ms in its.items()} for part, its in self.stores.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,45 +31,6 @@ class Switched:
     hold: HoldReport
     timing: Timing
     changed: dict[StoreName, Comparison]
-
-
-class _Clock:
-    def __init__(self, budget_s: float) -> None:
-        self.began = self._last = time.perf_counter()
-        self._deadline = self.began + budget_s
-        self._parts: list[tuple[str, float]] = []
-        self._stores: dict[str, dict[StoreName, float]] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._parts.append((name, (now - self._last) * 1000))
-        self._last = now
-
-    def left_s(self) -> float:
-        """Seconds left before the fence lifts itself; at least a millisecond, so that waits fail rather than hang."""
-        return max(0.001, self._deadline - time.perf_counter())
-
-    def total_ms(self) -> float:
-        return (time.perf_counter() - self.began) * 1000
-
-    def over(self) -> bool:
-        return time.perf_counter() > self._deadline
-
-    def timed(self, part: str, work: Callable[[StoreName], R]) -> Callable[[StoreName], R]:
-        """`work` that notes how long each store takes for it."""
-        noted = self._stores.setdefault(part, {})
-
-        def run(name: StoreName) -> R:
-            began = time.perf_counter()
-            try:
-                return work(name)
-            finally:
-                noted[name] = (time.perf_counter() - began) * 1000
-
-        return run
-
-    def timing(self) -> Timing:
-        return Timing(parts=tuple(self._parts), stores=self._stores)
 
 
 class Hold:
@@ -112,8 +44,8 @@ class Hold:
         self._ctx = ctx
         self._session = session
         self._epoch = epoch
-        self._clock = _Clock(0.0)  # started when the gate closes
         self._fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
+        self._pause = Pause(deps, ctx, session.served, self._fence, step="switch", gated=ungated(ctx) is None)
 
     def rehearse(self) -> None:
         """What can be found out before anybody waits: the target is closed, the placement can be changed."""
@@ -132,17 +64,17 @@ class Hold:
                 changed = self._close_source()
                 ctx.reach("switch.committing")
             except BaseException:
-                back_out(self._deps, ctx, session, self._fence)
+                self._pause.reopen()
                 raise
             self._commit()
             ctx.reach("switch.committed")
-            self._clock.lap("commit")
-            report = go_forward(self._deps, ctx, session, self._epoch + 1, self._clock)
-            self._clock.lap("open")
+            self._pause.clock.lap("commit")
+            report = go_forward(self._deps, ctx, session, self._epoch + 1, self._pause.clock)
+            self._pause.clock.lap("open")
         # The gate had opened by itself, or there was none: users waited for the target until now.
         if report.timed_out or ungated(ctx):
-            report = replace(report, hold_ms=self._clock.total_ms())
-        return Switched(hold=report, timing=self._clock.timing(), changed=changed)
+            report = replace(report, hold_ms=self._pause.clock.total_ms())
+        return Switched(hold=report, timing=self._pause.clock.timing(), changed=changed)
 
     # -- before the point of no return -------------------------------------------------------------------------------
 
@@ -162,33 +94,10 @@ class Hold:
             )
 
     def _close_source(self) -> dict[StoreName, Comparison]:
-        deps, ctx, session, fence = self._deps, self._ctx, self._session, self._fence
+        ctx, session, pause = self._ctx, self._session, self._pause
         ctx.phase("holding", later=True)
-        clock = self._clock = _Clock(deps.estate.hold.budget_s - FENCE_MARGIN_S)
-        gated = ungated(ctx) is None
-        if gated:
-            deps.router.hold(
-                session.tenant, token=ctx.token, budget_s=deps.estate.hold.budget_s, fallback=session.source
-            )
-        ctx.reach("switch.held")
-        clock.lap("hold")
-        drain_s = min(deps.estate.hold.drain_s, clock.left_s())
-        if gated:
-            deps.router.drain(session.tenant, session.source, timeout_s=drain_s)
-        ctx.reach("switch.drained")
-        clock.lap("drain")
-        draining = session.draining()
-        session.each(
-            clock.timed(
-                "fence",
-                lambda n: session.source_store(n).fence(
-                    fence, expires_in_s=clock.left_s(), drain_s=min(drain_s, clock.left_s())
-                ),
-            ),
-            draining,
-        )
-        ctx.reach("switch.fenced")
-        clock.lap("fence")
+        pause.begin()
+        clock = pause.clock
         ctx.phase("sealing", later=True)
         others = set(session.others())
 
@@ -199,7 +108,7 @@ class Hold:
         def seal(name: StoreName) -> None:
             if name in others:
                 session.outcome(asked, clock.left_s(), "the control database")
-                session.source_store(name).fence(fence, expires_in_s=clock.left_s(), drain_s=drain_s)
+                pause.fence_last(name)
             copy = session.copies[name]
             mark = copy.mark()
             sealed = session.begin(lambda: copy.seal(mark, timeout_s=clock.left_s()))
@@ -216,20 +125,10 @@ class Hold:
                 describe(changed), hint="the switch compares again and repairs before its next attempt"
             )
         clock.lap("compare")
-        session.each(
-            clock.timed(
-                "close",
-                lambda n: session.source_store(n).fence(fence, expires_in_s=None, drain_s=clock.left_s()),
-            ),
-            draining,
-        )
+        pause.keep_closed()
         ctx.reach("switch.closed")
         clock.lap("close")
-        if clock.over():
-            raise DeadlineExceeded(
-                f"the hold budget of {deps.estate.hold.budget_s:g} s was used up before the placement could change",
-                hint="the switch is tried again; if that does not help, look at the parts of the hold in its events",
-            )
+        pause.require_time("the placement could change")
         return changed
 
     def _seal_and_compare(
@@ -240,7 +139,7 @@ class Hold:
     ) -> dict[StoreName, Comparison]:
         """Each store is compared as soon as it is sealed, and one that another's copy carries, as soon as that is.
         Nothing of it is under way any more when this raises."""
-        ctx, session, clock = self._ctx, self._session, self._clock
+        ctx, session, clock = self._ctx, self._session, self._pause.clock
         sealed: dict[StoreName, Future[None]] = {name: Future() for name in session.copies}
 
         def work(name: StoreName) -> Comparison:
@@ -277,7 +176,7 @@ class Hold:
         except CommitUndecided:
             raise
         except TenureError:
-            back_out(self._deps, ctx, session, self._fence)
+            self._pause.reopen()
             raise
 
 
@@ -291,46 +190,15 @@ def describe(changed: dict[StoreName, Comparison]) -> str:
     return "source and target differ (" + "; ".join(parts) + ")"
 
 
-def back_out(deps: Deps, ctx: StepContext, session: Session, fence: Fence) -> None:
-    """Open the source again and let waiting requests go there. Tries every part even if another fails.
-
-    A store in which a newer holder has spoken refuses, and stays as it is. The others are tried all the same: what only
-    this holder has fenced nobody else would open. What cannot be reached opens by itself (the fence's deadline, the
-    gate's budget) or with the next attempt.
-    """
-
-    def reopen(name: StoreName) -> TenureError | None:
-        for _ in range(REOPEN_ATTEMPTS):
-            try:
-                session.source_store(name).open(fence)
-            except StoreUnavailable as error:
-                problem: TenureError = error
-            except TenureError as error:
-                return error
-            else:
-                return None
-        return problem
-
-    problems = [p for p in session.each_anchored(reopen).values() if p is not None]
-    if any(isinstance(p, FenceRefused) for p in problems):
-        ctx.later_event("hold_left_to_newer_holder")
-        return
-    try:
-        deps.router.release(session.tenant, token=ctx.token, cell=session.source)
-    except TenureError as error:
-        problems.append(error)
-    ctx.later_event("hold_backed_out", serves=session.source, problems=[p.message for p in problems])
-
-
 def go_forward(
-    deps: Deps, ctx: StepContext, session: Session, epoch: int, clock: _Clock | None = None
+    deps: Deps, ctx: StepContext, session: Session, epoch: int, clock: Clock | None = None
 ) -> HoldReport:
     """After the point of no return: the target opens, the waiting requests go there. Repeats harmlessly."""
     placement = deps.registry.placements.get(session.tenant) if ctx.taken_over else None
     if placement is not None and placement.cell != session.target:
         raise PlanStale(f"{session.tenant} is served by {placement.cell}, not by {session.target}")
     fence = Fence(tenant=session.tenant, epoch=epoch, token=ctx.token)
-    opening = (clock or _Clock(0.0)).timed("open", lambda n: session.target_store(n).open(fence))
+    opening = (clock or Clock(0.0)).timed("open", lambda n: session.target_store(n).open(fence))
     session.each(opening, session.fenced())
     ctx.reach("switch.opened")
     report = _release(deps, ctx, session)

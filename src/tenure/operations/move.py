@@ -16,9 +16,10 @@ from tenure.model.operation import OperationState
 from tenure.operations import evidence, steering
 from tenure.operations.canary import Canary
 from tenure.operations.deps import Deps
-from tenure.operations.hold import Hold, Switched, back_out, finish_interrupted
+from tenure.operations.hold import Hold, Switched, finish_interrupted
 from tenure.operations.observe import cost_so_far, link_name, observe, record_measurement, record_work
 from tenure.operations.pace import Ladder, show
+from tenure.operations.pause import back_out
 from tenure.operations.planning import require_planned
 from tenure.operations.schema_change import schema_changes
 from tenure.operations.session import Session
@@ -185,7 +186,7 @@ class Move:
         fence = self._deps.fence(session.tenant, ctx.token)
         session.arm(fence)
         ctx.reach("arm.reverse")
-        steering.steer(self._deps, ctx, session, epoch=fence.epoch)
+        steering.steer(self._deps, ctx, session.served, epoch=fence.epoch)
         ctx.reach("arm.gated")
         ctx.event("reverse_armed")
         return Done(result={})
@@ -201,10 +202,10 @@ class Move:
             return Done(result={"finished": "after an interruption"})
         fence = self._deps.fence(session.tenant, ctx.token)
         if ctx.attempt > 1 or ctx.taken_over:
-            back_out(deps, ctx, session, fence)
+            back_out(deps, ctx, session.served, fence)
         session = self.started(ctx)
         session.arm(fence)
-        steering.steer(deps, ctx, session, epoch=placement.epoch)
+        steering.steer(deps, ctx, session.served, epoch=placement.epoch)
         session.claim(fence)
         self._look_again(ctx, session)
         self._ladder.keep_up(ctx, session)
@@ -236,7 +237,7 @@ class Move:
         session.start(fence)
         ctx.reach("settle.following")
         deps.registry.links.set_source(session.link, session.source, lease=ctx.lease)
-        steering.steer(deps, ctx, session, epoch=epoch)
+        steering.steer(deps, ctx, session.served, epoch=epoch)
         ctx.reach("settle.routed")
         self.wait_following(ctx, session)
         compared = evidence.verify(deps, ctx, session, keep_extra=True)
@@ -280,7 +281,7 @@ class Move:
         session = self.session(ctx)
         fence = self._deps.fence(session.tenant, ctx.token)
         ctx.record_cost(**cost_so_far(deps, ctx.operation).as_dict())
-        back_out(deps, ctx, session, fence)
+        back_out(deps, ctx, session.served, fence)
         ctx.reach("abort.open")
         link = deps.registry.links.active(session.tenant)
         if link is None or link.created_by != ctx.operation.id:
@@ -293,7 +294,7 @@ class Move:
         session.each(lambda n: session.target_store(n).open(fence), session.fenced())
         ctx.reach("abort.erased")
         ctx.require_lease()
-        steering.let_go(deps, ctx, session, epoch=fence.epoch)
+        steering.let_go(deps, ctx, session.served, epoch=fence.epoch)
         deps.registry.links.remove(session.link, lease=ctx.lease)
         deps.sessions.drop(session.link)
         ctx.event("cleaned_up", serves=session.source)

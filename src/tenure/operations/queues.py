@@ -26,6 +26,7 @@ PURPOSES: Final[Mapping[str, Purpose]] = {
     "verify": Purpose.VERIFY,
     "complete": Purpose.ERASE,
     "backup": Purpose.BACKUP,
+    "restore": Purpose.COPY,
 }
 """By kind of operation; all others are short or urgent, and go to `control`. A rollback is there only if the process
 that ran it has died: it is never queued."""

@@ -5,16 +5,16 @@ A session holds nothing that cannot be made again: after a crash another process
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from tenure.errors import DeadlineExceeded, EvidenceStale, LeaseLost
+from tenure.errors import EvidenceStale, LeaseLost
 from tenure.model.comparison import Comparison
 from tenure.model.names import CellName, StoreName, TenantId
+from tenure.operations.served import Crew, Served
 from tenure.stores.contract import Fence, LiveCopy, Store
 
 R = TypeVar("R")
@@ -58,72 +58,50 @@ class Session:
     reverse: dict[StoreName, LiveCopy] = field(default_factory=dict)
     verified: dict[StoreName, Verification] = field(default_factory=dict)
     started: bool = False
-    _pool: ThreadPoolExecutor | None = None
-    _overdue: set[Future[Any]] = field(default_factory=set)
+    crew: Crew | None = None
 
     def __post_init__(self) -> None:
         for name in self.factory.moving():
             if name not in self.copies:
                 self.copies[name] = self.factory.copy(self.link, name, self.tenant, self.source, self.target)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                max_workers=max(4, len(self.copies)), thread_name_prefix=f"link-{self.link[:8]}"
-            )
+        if self.crew is None:
+            self.crew = Crew(f"link-{self.link[:8]}", workers=len(self.copies))
 
     # -- driving several stores at once ------------------------------------------------------------------------------
+
+    @property
+    def served(self) -> Served:
+        """The stores of the link in the cell that serves the tenant."""
+        assert self.crew is not None
+        return Served(
+            tenant=self.tenant,
+            cell=self.source,
+            names=tuple(self.copies),
+            factory=self.factory,
+            crew=self.crew,
+        )
 
     def each(
         self, work: Callable[[StoreName], R], names: Iterable[StoreName] | None = None
     ) -> dict[StoreName, R]:
-        """Run `work` for these stores (all by default) in parallel; return the results by store.
-
-        Waits for all of them, then raises the first error in the stores' order: nothing is left running behind.
-        """
-        assert self._pool is not None
-        chosen = list(self.copies if names is None else names)
-        if len(chosen) == 1:
-            return {chosen[0]: work(chosen[0])}
-        futures: dict[StoreName, Future[R]] = {name: self._pool.submit(work, name) for name in chosen}
-        wait(futures.values())
-        return {name: future.result() for name, future in futures.items()}
+        """Run `work` for these stores (all by default) in parallel: see `Crew.each`."""
+        return self.served.each(work, names)
 
     def begin(self, work: Callable[[], R]) -> Future[R]:
-        """Run `work` beside everything else; `outcome` says what became of it."""
-        begun: Future[R] = Future()
-
-        def run() -> None:
-            try:
-                begun.set_result(work())
-            except BaseException as error:  # noqa: BLE001  (raised again by `outcome`)
-                begun.set_exception(error)
-
-        threading.Thread(target=run, name=f"begun-{self.link[:8]}", daemon=True).start()
-        return begun
+        """Run `work` beside everything else: see `Crew.begin`."""
+        return self.served.crew.begin(work)
 
     def outcome(self, begun: Future[R], left_s: float, what: str) -> R:
-        """What came of it; raises `DeadlineExceeded` after `left_s`, whatever it does then.
-
-        For what waits on the far side while users wait on this one. It may still be under way when the source opens
-        again, so it must change nothing that this restores. `await_overdue` waits for its end.
-        """
-        wait([begun], timeout=left_s)
-        if not begun.done():
-            self._overdue.add(begun)
-            raise DeadlineExceeded(
-                f"{what}: no answer within the hold budget",
-                hint="the server, or the network on the way to it, does not answer; the switch is tried again",
-            )
-        return begun.result()
+        """What came of it: see `Crew.outcome`."""
+        return self.served.crew.outcome(begun, left_s, what)
 
     def await_overdue(self) -> None:
-        """Wait for the end of what `outcome` has left behind: the timeouts of connections end it."""
-        wait(self._overdue)
-        self._overdue.clear()
+        """Wait for the end of what `outcome` has left behind."""
+        self.served.crew.await_overdue()
 
     def each_anchored(self, work: Callable[[StoreName], R]) -> dict[StoreName, R]:
-        """As `each`, but first the stores that remember the newest token for good: if one of them refuses a stale
-        holder, nothing else is touched."""
-        return {**self.each(work, self.draining()), **self.each(work, self.others())}
+        """As `each`, but first the stores that remember the newest token for good: see `Served.each_anchored`."""
+        return self.served.each_anchored(work)
 
     def stores(self, cell: CellName) -> Mapping[StoreName, Store]:
         return {name: self.factory.store(cell, name) for name in self.copies}
@@ -136,21 +114,19 @@ class Session:
 
     def draining(self) -> list[StoreName]:
         """Stores whose fence waits for open work, and therefore goes down first."""
-        return [n for n in self.fenced() if self.source_store(n).capabilities.fence_drains]
+        return self.served.draining()
 
     def others(self) -> list[StoreName]:
         """Stores with a fence of their own that does not wait."""
-        drains = set(self.draining())
-        return [n for n in self.fenced() if n not in drains]
+        return self.served.others()
 
     def riders(self) -> list[StoreName]:
         """Stores whose fence is another one's: they are fenced and opened with it."""
-        return [n for n in self.copies if self.source_store(n).capabilities.fenced_with is not None]
+        return self.served.riders()
 
     def fenced(self) -> list[StoreName]:
         """Stores with a fence of their own."""
-        riders = set(self.riders())
-        return [n for n in self.copies if n not in riders]
+        return self.served.fenced()
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -227,7 +203,7 @@ class Session:
             target=self.source,
             factory=self.factory,
             copies=dict(self.reverse),
-            _pool=self._pool,
+            crew=self.crew,
         )
 
     def detach(self) -> None:
@@ -235,8 +211,7 @@ class Session:
         self.await_overdue()
         for copy in (*self.copies.values(), *self.reverse.values()):
             copy.detach()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+        self.served.crew.close()
 
 
 class Sessions:

@@ -17,7 +17,7 @@ from tenure.errors import RouteDrifted, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.operations.deps import Deps
 from tenure.operations.drift import BROKEN, Drift, Look
-from tenure.operations.session import Session
+from tenure.operations.served import Served
 
 _PATIENCE: Final = 3
 """Attempts after which a rollback no longer waits for a gateway or a name server that does not answer."""
@@ -31,8 +31,8 @@ def ungated(ctx: StepContext) -> str | None:
     return None if found is None else str(found)
 
 
-def steer(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None:
-    """Bring the tenant's requests behind the gate, towards `session.source`, and see that they go there.
+def steer(deps: Deps, ctx: StepContext, served: Served, *, epoch: int) -> None:
+    """Bring the tenant's requests behind the gate, towards `served.cell`, and see that they go there.
 
     If they do not, a migrate raises `RouteDrifted`; a rollback notes why and goes on `ungated`.
     """
@@ -40,8 +40,8 @@ def steer(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None
         return
     goes_on = ctx.operation.kind == "rollback"
     try:
-        deps.router.gate(deps.address(session.tenant), session.source, token=ctx.token, epoch=epoch)
-        problem = Drift(deps).look(session.tenant).strays or _past_the_gate(deps, ctx, session.tenant)
+        deps.router.gate(deps.address(served.tenant), served.cell, token=ctx.token, epoch=epoch)
+        problem = Drift(deps).look(served.tenant).strays or _past_the_gate(deps, ctx, served.tenant)
     except BROKEN as error:
         if isinstance(error, StoreUnavailable) and (not goes_on or ctx.attempt < _PATIENCE):
             raise
@@ -51,19 +51,19 @@ def steer(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None
     if not goes_on:
         then = f"tenure op resume {ctx.operation.id}" if ctx.committed else "start again"
         raise RouteDrifted(
-            f"the requests of {session.tenant} cannot be held: {problem}",
-            hint=f"tenure drift {session.tenant} --repair, then {then}",
+            f"the requests of {served.tenant} cannot be held: {problem}",
+            hint=f"tenure drift {served.tenant} --repair, then {then}",
         )
     ctx.remember(ungated=problem)
     ctx.event(
         "gateway_drifted",
         problem=problem,
-        effect=f"no hold: writes of {session.tenant} that meet a fence are refused until they reach its cell; "
+        effect=f"no hold: writes of {served.tenant} that meet a fence are refused until they reach its cell; "
         "what is read through this gateway may come from the cell that only follows",
     )
     ctx.reach("steer.ungated")
     if ctx.committed:
-        divert(deps, ctx, session.tenant)
+        divert(deps, ctx, served.tenant)
 
 
 def _past_the_gate(deps: Deps, ctx: StepContext, tenant: TenantId) -> str | None:
@@ -86,17 +86,17 @@ def _past_the_gate(deps: Deps, ctx: StepContext, tenant: TenantId) -> str | None
         ctx.wait(_AGAIN_S)
 
 
-def let_go(deps: Deps, ctx: StepContext, session: Session, *, epoch: int) -> None:
+def let_go(deps: Deps, ctx: StepContext, served: Served, *, epoch: int) -> None:
     """Route the tenant straight to its cell. A gateway that does not follow is left to `tenure drift`.
 
     The files are right by then, and nobody waits at the gate: what the gateway makes of them changes no data.
     """
     try:
-        deps.router.route(deps.address(session.tenant), session.source, epoch=epoch)
+        deps.router.route(deps.address(served.tenant), served.cell, epoch=epoch)
     except BROKEN as error:
         if isinstance(error, StoreUnavailable) and ctx.attempt < _PATIENCE:
             raise
-        ctx.event("gateway_drifted", problem=error.message, fix=f"tenure drift {session.tenant} --repair")
+        ctx.event("gateway_drifted", problem=error.message, fix=f"tenure drift {served.tenant} --repair")
 
 
 def divert(deps: Deps, ctx: StepContext, tenant: TenantId) -> StepOutcome:

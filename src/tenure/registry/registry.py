@@ -6,7 +6,9 @@ from tenure.model.secret import Secret
 from tenure.registry import migrations
 from tenure.registry.admissions import Admissions
 from tenure.registry.approvals import Approvals
+from tenure.registry.backups import Backups
 from tenure.registry.database import Database, DatabaseSettings
+from tenure.registry.erasures import Erasures
 from tenure.registry.events import Events
 from tenure.registry.links import Links
 from tenure.registry.locks import AdvisoryMutex
@@ -37,6 +39,8 @@ class Registry:
         self.measurements = Measurements(database)
         self.workers = Workers(database)
         self.scans = Scans(database)
+        self.backups = Backups(database)
+        self.erasures = Erasures(database)
         self.mutex = AdvisoryMutex(database)
 
     @classmethod

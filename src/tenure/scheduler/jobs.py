@@ -14,6 +14,7 @@ from tenure.estate.settings_fleet import Scheduler
 from tenure.model.operation import Operation
 from tenure.registry import fires, wakes
 from tenure.registry.leadership import Election
+from tenure.scheduler.periods import period_of
 from tenure.scheduler.schedule import Schedule, due, every
 from tenure.scheduler.told import Tell
 from tenure.service import Service
@@ -30,16 +31,24 @@ class Waker(Protocol):
 
 def schedules(service: Service, settings: Scheduler) -> tuple[Schedule, ...]:
     """The schedules that these settings ask for."""
-    soaks = Schedule(name="soaks", trigger=every(settings.soaks_every_s), wanted=service.soaks_over)
+    always = (
+        Schedule(name="soaks", trigger=every(settings.soaks_every_s), wanted=service.soaks_over),
+        Schedule(
+            name="backups",
+            trigger=every(settings.backups_every_s),
+            wanted=lambda: service.backups.due(period_of),
+        ),
+        Schedule(name="prunes", trigger=every(settings.prunes_every_s), wanted=service.backups.prunes_due),
+    )
     max_age_s = settings.compare_after_s
     if max_age_s is None:
-        return (soaks,)
+        return always
     comparisons = Schedule(
         name="comparisons",
         trigger=every(settings.comparisons_every_s),
         wanted=lambda: service.comparisons_due(max_age_s=max_age_s),
     )
-    return soaks, comparisons
+    return *always, comparisons
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tenure.model.capacity import Need, What
 from tenure.model.comparison import Comparison, Difference
@@ -18,6 +18,9 @@ from tenure.model.finding import Finding
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+
+if TYPE_CHECKING:
+    from tenure.stores.backup import Capture, Restoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +34,13 @@ class Capabilities:
     fence_expires: bool
     """A fence with a deadline lifts itself."""
     rides_with: StoreName | None = None
-    """The store whose live copy carries this one's data as well."""
+    """The store whose live copy and backups carry this one's data as well."""
     fenced_with: StoreName | None = None
     """The store of the same cell whose fence is this one's too: it is fenced, opened and retired with that one."""
     stays: str | None = None
     """Why a move leaves this store's data where it is; None: it has a live copy."""
+    not_backed_up: str | None = None
+    """Why this store's data is in no backup; None: it has captures, or rides with a store that has."""
     lapses_after_days: int = 0
     """For how many days after an erasure whoever runs the store keeps copies of it that nobody can erase sooner
     (time travel, fail-safe)."""
@@ -186,6 +191,14 @@ class Store(Protocol):
         """The tenant has left this store for good: keep refusing its writes where that costs nobody else anything,
         remove everything else. Idempotent. A later `fence` and `open` work as ever."""
 
+    def capture(self, tenant: TenantId) -> Capture:
+        """What takes the tenant's data for a backup; nothing happens until it is told to. Raises `StoreRefused` where
+        the store rides with another one or is not backed up."""
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        """What makes the tenant's data here equal to a backup of `origin`, which is the tenant itself or the one whose
+        data it is to become. Nothing happens until it is told to. Raises as `capture` does."""
+
     def close(self) -> None:
         """Give connections back. Idempotent."""
 
@@ -331,7 +344,25 @@ class Journal(Protocol):
         """All visible rows as (id, key), in the order of their ids."""
 
     def settle(self, tenant: TenantId, ids: Sequence[int]) -> None:
-        """Delete exactly these rows. Idempotent."""
+        """Delete exactly these rows, a link's or a reader's. Idempotent."""
+
+    def subscribe(
+        self, tenant: TenantId, store: StoreName, reader: str, fence: Fence, *, deadline_s: float = 10.0
+    ) -> None:
+        """Keep what changes in the store for this reader as well, from now on: rows of its own, which no link takes
+        away, as this reader takes none of a link's. What an earlier one of that name has left goes first.
+
+        When it returns, no transaction is open that does not know of the reader. It counts as a link of the tenant
+        until `unsubscribe`. Raises `FenceRefused`, and `DeadlineExceeded` if open transactions do not end.
+        """
+
+    def unread(
+        self, tenant: TenantId, store: StoreName, reader: str, *, most: int
+    ) -> Sequence[tuple[int, str]]:
+        """The reader's first visible rows as (id, key), in the order of their ids; `settle` takes them away."""
+
+    def unsubscribe(self, tenant: TenantId, store: StoreName, reader: str, fence: Fence) -> None:
+        """Forget the reader and its rows. Idempotent, and works on what a crash has left. Raises `FenceRefused`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +391,10 @@ class TenantFence(Protocol):
     @property
     def name(self) -> StoreName:
         """The store that the fence is in."""
+
+    @property
+    def journal(self) -> Journal:
+        """Where the app notes, in that store, what it changes in the others."""
 
     def claim(self, fence: Fence) -> None:
         """See `Store.claim`."""

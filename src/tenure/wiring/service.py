@@ -29,7 +29,10 @@ from tenure.routing.dns import NameServer
 from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
+from tenure.wiring.backups import open_backups, open_ledger
+from tenure.wiring.schemas import PostgresSchemas
 from tenure.wiring.stores import Stores
+from tenure.wiring.vaults import RegionVaults
 
 TURN_S: Final = 0.0005
 """How long one thread may keep the others of this process from running Python. In a hold several threads speak with one
@@ -143,6 +146,10 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         probe=open_probe(estate),
         dispatcher=open_dispatcher(estate, registry),
         locks=locks,
+        vaults=RegionVaults(estate, stores),
+        schemas=PostgresSchemas(estate, stores),
+        sealing=open_backups(estate) if estate.backups is not None else None,
+        ledger=open_ledger(estate),
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
     engine = Engine(

@@ -165,6 +165,7 @@ class Stores:
             | _columns(where, cell),
             others=partial(self._others, cell, where.name),
             riders={table: rider.name for rider in riders for table in _tables(rider, cell)},
+            migrations=where.migrations,
         )
 
     def _others(self, cell: CellName, name: StoreName) -> frozenset[str]:
@@ -197,6 +198,7 @@ class Stores:
             ignore=tuple(k.pattern for k in where.ignore),
             others=partial(self._others, cell, where.name),
             trust_etags=settings.trust_etags,
+            journal=self._journal(cell, where.journal),
         )
 
     def _policy_mutex(self, cell: CellName, where: S3Map) -> Mutex:

@@ -27,7 +27,7 @@ from tenure.model.secret import Secret
 from tenure.stores.cloudwatch import Account, LogsCopy, LogsStore
 from tenure.stores.cloudwatch.copy import LATE_S
 from tenure.stores.cloudwatch.events import HOUR_MS, Stream
-from tenure.stores.cloudwatch.hours import key_of
+from tenure.stores.cloudwatch.hour_keys import key_of
 from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.aws_faults import FaultyAws, refused
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS, SERVERS
@@ -36,6 +36,7 @@ from tests.folders import prepare
 
 KINDS = ("cloudwatch_logs", "cloudwatch_logs-streams")
 VARIANTS = ("cloudwatch_logs-streams",)
+ADDS_ONLY = True
 REGIONS: Final = {Side.BLUE: "us-east-1", Side.GREEN: "eu-west-1"}
 GROUPS: Final = {
     "cloudwatch_logs": ("/app/{tenant}", None),
@@ -212,6 +213,10 @@ class LogsRig:
     def difference_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
         hour = next(self._clock)
         return self.places[0].group.text, json.dumps(key_of(self.stream(tenant, item), hour))
+
+    def backup_key(self, tenant: TenantId, item: str) -> tuple[str, str]:
+        """A backup's collections are streams."""
+        return str(self.stream(tenant, item)), self.difference_key(tenant, item)[1]
 
     # -- around it ---------------------------------------------------------------------------------------------------
 

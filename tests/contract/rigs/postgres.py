@@ -86,6 +86,7 @@ union all select 'touched log ' || relation from tenure.touched_log
 union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
 union all select 'journal ' || key from tenure.journal
 union all select 'copier ' || store from tenure.copier
+union all select 'reader ' || store from tenure.journal_reader
 """
 
 

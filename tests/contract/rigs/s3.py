@@ -43,12 +43,17 @@ class MemoryJournal:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._recording: set[TenantId] = set()
+        self.readers: set[tuple[TenantId, StoreName, str]] = set()
+        self.read_rows: dict[int, tuple[TenantId, StoreName, str, str]] = {}
         self.rows: dict[int, tuple[TenantId, StoreName, str]] = {}
 
     def touch(self, tenant: TenantId, store: StoreName, key: str) -> None:
         with self._lock:
             if tenant in self._recording:
                 self.rows[next(self._ids)] = (tenant, store, key)
+            for of, at, reader in self.readers:
+                if (of, at) == (tenant, store):
+                    self.read_rows[next(self._ids)] = (tenant, store, reader, key)
 
     def begin(self, tenant: TenantId, fence: Fence, *, deadline_s: float = 10.0) -> None:
         with self._lock:
@@ -62,6 +67,27 @@ class MemoryJournal:
         with self._lock:
             for n in ids:
                 self.rows.pop(n, None)
+                self.read_rows.pop(n, None)
+
+    def subscribe(
+        self, tenant: TenantId, store: StoreName, reader: str, fence: Fence, *, deadline_s: float = 10.0
+    ) -> None:
+        self.unsubscribe(tenant, store, reader, fence)
+        with self._lock:
+            self.readers.add((tenant, store, reader))
+
+    def unread(
+        self, tenant: TenantId, store: StoreName, reader: str, *, most: int
+    ) -> Sequence[tuple[int, str]]:
+        with self._lock:
+            return [(n, key) for n, (*of, key) in self.read_rows.items() if of == [tenant, store, reader]][
+                :most
+            ]
+
+    def unsubscribe(self, tenant: TenantId, store: StoreName, reader: str, fence: Fence) -> None:
+        with self._lock:
+            self.readers.discard((tenant, store, reader))
+            self.read_rows = {n: r for n, r in self.read_rows.items() if r[:3] != (tenant, store, reader)}
 
 
 class ProcessMutex:
@@ -113,6 +139,7 @@ class S3Rig:
             "mutex": self.mutex,
             "collections": (PATTERN,),
             "trust_etags": self.trust_etags,
+            "journal": None if self.journals is None else self.journals[side],
         }
         store = S3Store(**{**options, **changes})
         self._made.append(store)
@@ -188,6 +215,10 @@ class S3Rig:
             for o in self.admin[side].list_objects_v2(Bucket=bucket, Prefix=".tenure/").get("Contents", [])
         ]
         rows = [str(row) for row in self.journals[side].rows.values()] if self.journals is not None else []
+        if self.journals is not None:
+            rows += [
+                str(kept) for kept in (*self.journals[side].readers, *self.journals[side].read_rows.values())
+            ]
         with contextlib.suppress(ClientError):
             keys.append(self.admin[side].get_bucket_policy(Bucket=bucket)["Policy"])
         uploads = self.admin[side].list_multipart_uploads(Bucket=bucket).get("Uploads", [])

@@ -68,6 +68,7 @@ union all select 'gate ' || relname from pg_class where relnamespace = 'tenure':
 union all select 'touched in bulk ' || relation from tenure.touched_in_bulk
 union all select 'journal ' || key from tenure.journal
 union all select 'copier ' || store from tenure.copier
+union all select 'reader ' || store from tenure.journal_reader
 """
 
 

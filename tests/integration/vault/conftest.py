@@ -54,25 +54,25 @@ class VaultBucket:
 @pytest.fixture(params=marked(["plain", "versioned"], ["plain"]))
 def bucket(request: pytest.FixtureRequest, fresh_bucket: Callable[..., Any]) -> Iterator[VaultBucket]:
     versioned = request.param == "versioned"
-    yield from _bucket(*fresh_bucket("seaweed-a", versioned=versioned), versioned=versioned)
+    yield from made_bucket(*fresh_bucket("seaweed-a", versioned=versioned), versioned=versioned)
 
 
 @pytest.fixture
 def plain_bucket(fresh_bucket: Callable[..., Any]) -> Iterator[VaultBucket]:
-    yield from _bucket(*fresh_bucket("seaweed-a"), versioned=False)
+    yield from made_bucket(*fresh_bucket("seaweed-a"), versioned=False)
 
 
 @pytest.fixture
 def versioned_bucket(fresh_bucket: Callable[..., Any]) -> Iterator[VaultBucket]:
-    yield from _bucket(*fresh_bucket("seaweed-a", versioned=True), versioned=True)
+    yield from made_bucket(*fresh_bucket("seaweed-a", versioned=True), versioned=True)
 
 
 @pytest.fixture
 def locking_bucket(fresh_bucket: Callable[..., Any]) -> Iterator[VaultBucket]:
-    yield from _bucket(*fresh_bucket("seaweed-a", locks=True), versioned=True)
+    yield from made_bucket(*fresh_bucket("seaweed-a", locks=True), versioned=True)
 
 
-def _bucket(s3: S3Endpoint, name: str, *, versioned: bool) -> Iterator[VaultBucket]:
+def made_bucket(s3: S3Endpoint, name: str, *, versioned: bool) -> Iterator[VaultBucket]:
     made = VaultBucket(s3=s3, name=name, versioned=versioned)
     try:
         yield made

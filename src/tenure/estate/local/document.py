@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +13,16 @@ from tenure.estate.local.layout import write
 from tenure.estate.local.running import RunningEstate
 from tenure.model.names import CellName
 
+PLATINUM: Final = {
+    "every": "daily",
+    "keep_days": 365,
+    "keep_at_least": 7,
+    "copy_to": "eu-west-1",
+    "verify": "full",
+    "drill": "weekly",
+}
+GOLD: Final = {"every": "weekly", "keep_days": 90, "keep_at_least": 3, "drill": "monthly"}
+BRONZE: Final = {"every": "monthly", "keep_days": 30, "keep_at_least": 1}
 ANY_KEY: Final = "local"
 """What the local CloudWatch is given as keys: it looks at none."""
 
@@ -31,6 +43,12 @@ def estate_document(
 
     def secret(name: str, value: str) -> dict[str, str]:
         write(folder / name, value, mode=0o600)
+        return {"file": f"etc/secrets/{name}"}
+
+    def lasting(name: str) -> dict[str, str]:
+        """A random key that stays the same for as long as the estate's folder is there."""
+        if not (folder / name).exists():
+            secret(name, base64.b64encode(secrets.token_bytes(32)).decode())
         return {"file": f"etc/secrets/{name}"}
 
     def cloudwatch(access: CellAccess, part: str) -> dict[str, Any]:
@@ -116,13 +134,24 @@ def estate_document(
             for access in cells.values()
         },
         "tiers": {
-            "platinum": {"rank": 1, "soak_h": 72},
-            "gold": {"rank": 2, "soak_h": 24},
-            "bronze": {"rank": 3, "soak_h": 4},
+            "platinum": {"rank": 1, "soak_h": 72, "backup": PLATINUM},
+            "gold": {"rank": 2, "soak_h": 24, "backup": GOLD},
+            "bronze": {"rank": 3, "soak_h": 4, "backup": BRONZE},
         },
         "residency": {
             "eu-only": {"regions": ["eu-west-1"], "reason": "GDPR: the customer's contract names the EU"}
         },
+        **(
+            {
+                "backups": {
+                    "keys": {"kind": "local", "folder": "keys", "master": lasting("backup-master-key")},
+                    "signing": {"key": lasting("backup-signing-key")},
+                    "ledger_key": lasting("erasure-ledger-key"),
+                }
+            }
+            if any(its["kind"] == "vault" for its in mapped.values())
+            else {}
+        ),
         "prices": {
             "currency": "INR",
             "cell_hour": {"blue": 4200, "green": 4500, "eu": 4700},

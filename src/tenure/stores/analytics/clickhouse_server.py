@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from tenure.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.clickhouse_client import ClickHouseClient
+from tenure.stores.analytics.clickhouse_packs import ClickHouseBrought, packed
 from tenure.stores.analytics.clickhouse_statements import (
     STAGE,
     is_tenant,
@@ -28,10 +29,12 @@ from tenure.stores.analytics.clickhouse_statements import (
     quoted,
     rows_of,
     stages_of,
+    value_of,
     written,
 )
 from tenure.stores.analytics.composing import Quoted, composed, joined
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.units import Content
 
 MUTATION_WAIT_S: Final = 300.0
@@ -170,16 +173,22 @@ class ClickHouseServer:
         return {str(part): int(rows) for part, rows in self._http.select(query, {"tenant": tenant})}
 
     def contents(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        *,
+        only: Collection[str] | None = None,
     ) -> Mapping[str, Content]:
         """The digest of a row is the SipHash of its binary form, so every bit of every value counts."""
         columns = self.columns(table.name)
+        counted = [c for c in columns if only is None or c.name in only]
         query = composed(
             "select $partition as part, count(), sum(length(row)),"
             " sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', $columns) as row)))"
             " from $table where $tenant and part in {parts:Array(String)} group by part",
             partition=partition_of(table, columns),
-            columns=written(columns),
+            columns=written(counted),
             table=self._from(table.name),
             tenant=is_tenant(table, columns),
         )
@@ -217,7 +226,12 @@ class ClickHouseServer:
         yield ClickHouseRows(self._http, query, bound, [c.name for c in columns if not c.computed], count)
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Sequence[str],
+        rows: Rows | Brought,
+        allowed: Allowed,
     ) -> None:
         """See above: prepared beside the table, and then exchanged by two statements."""
         columns = self.columns(table.name)
@@ -247,25 +261,33 @@ class ClickHouseServer:
         self._mutate(table.name, statement, {"tenant": tenant, "parts": list(partitions)})
         allowed()
         if rows.count:
-            names = joined([quoted(name) for name in rows.columns])
+            brought = isinstance(rows, ClickHouseBrought)
             self._http.do(
                 composed(
-                    "insert into $table ($names) select $names from $stage",
+                    "insert into $table ($names) select $values from $stage",
                     table=name_of(table.name),
-                    names=names,
+                    names=joined([quoted(name) for name in rows.columns]),
+                    values=joined([value_of(name, table, columns, own=brought) for name in rows.columns]),
                     stage=stage,
-                )
+                ),
+                {"tenant": tenant} if brought else {},
             )
             self._http.do(composed("drop table if exists $stage sync", stage=stage))
 
-    def _load(self, stage: Quoted, rows: Rows) -> None:
+    def _load(self, stage: Quoted, rows: Rows | Brought) -> None:
         with self._http.client() as client:
+            if isinstance(rows, ClickHouseBrought):
+                for block in rows.natives():
+                    client.raw_insert(
+                        stage, column_names=list(rows.columns), insert_block=block, fmt="Native"
+                    )
+                return
             if isinstance(rows, ClickHouseRows):
                 client.raw_insert(
                     stage, column_names=list(rows.columns), insert_block=rows.native(), fmt="Native"
                 )
                 return
-            for batch in rows.batches():
+            for batch in cast(Rows, rows).batches():
                 client.insert_arrow(stage, pa.Table.from_batches([batch]))
 
     def _stage(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Quoted:
@@ -347,6 +369,20 @@ class ClickHouseServer:
                 composed("alter table $table apply deleted mask", table=name_of(table)),
                 settings={"mutations_sync": 2},
             )
+
+    def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
+        """Each in ClickHouse's own format, in the order of the sorting key. A unit that changes while it is read is
+        read again, and given up (`Changed`) if it never rests."""
+        columns, read_from = self.columns(table.name), self._from(table.name)
+        return packed(self._http, table, columns, read_from, tenant, partitions)
+
+    @contextmanager
+    def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[ClickHouseBrought]:  # noqa: ARG002
+        brought = ClickHouseBrought(table, self._where)
+        try:
+            yield brought
+        finally:
+            brought.close()
 
     def sweep(self, tenant: TenantId) -> None:
         stages = self._http.select(

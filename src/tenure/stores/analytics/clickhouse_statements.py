@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.binding import format_str, quote_identifier
 
 from tenure.catalogue import AnalyticsTable, PartitionBy, QualifiedName
 from tenure.model.names import TenantId
@@ -70,3 +70,11 @@ def rows_of(table: AnalyticsTable, columns: Sequence[Column]) -> Quoted:
         tenant=is_tenant(table, columns),
         partition=partition_of(table, columns),
     )
+
+
+def value_of(name: str, table: AnalyticsTable, columns: Sequence[Column], *, own: bool) -> Quoted:
+    """What is inserted into that column of a row that was staged; with `own`, the tenant's id into the tenant's."""
+    if not own or name != table.tenant_column:
+        return quoted(name)
+    kind = _type_of(columns, name)
+    return composed("cast({tenant:String}, $kind) as $name", kind=Quoted(format_str(kind)), name=quoted(name))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import duckdb
 import pyarrow as pa
@@ -27,8 +27,10 @@ from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics import duckdb_statements as statements
 from tenure.stores.analytics.composing import Quoted, composed, double_quoted, joined, literal
+from tenure.stores.analytics.duckdb_packs import DuckDbBrought, packed, prepare
 from tenure.stores.analytics.duckdb_statements import FILE, HELD, Connection
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.units import Content
 
 LOCK_WAIT_S: Final = 15.0
@@ -260,14 +262,23 @@ class DuckDbFile:
             return statements.partitions(hub, table, tenant)
 
     def contents(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        *,
+        only: Collection[str] | None = None,
     ) -> Mapping[str, Content]:
         """Opens the file anew for about every million of rows, so that others get at it."""
         found: dict[str, Content] = {}
         wanted = {p: n for p, n in self.partitions(table, tenant).items() if p in partitions}
         for batch in statements.batches(wanted, DIGEST_ROWS):
             with self.opened() as hub:
-                columns = statements.described(hub, table.name)[table.name]
+                columns = [
+                    c
+                    for c in statements.described(hub, table.name)[table.name]
+                    if only is None or c.name in only
+                ]
                 found |= statements.contents(hub, table, columns, tenant, batch)
         return found
 
@@ -295,17 +306,39 @@ class DuckDbFile:
             yield DuckDbRows(hub, columns)
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Sequence[str],
+        rows: Rows | Brought,
+        allowed: Allowed,
     ) -> None:
         """In one transaction: whoever looks sees the old rows or the new ones."""
-        if isinstance(rows, DuckDbRows):
+        if isinstance(rows, DuckDbRows | DuckDbBrought):
             with self.attached(rows.hub, write=True), self._translated():
                 statements.swap(rows.hub, table, tenant, partitions, rows.columns, allowed)
             return
         with self._hub() as hub:
-            statements.bring(hub, rows)
+            statements.bring(hub, cast(Rows, rows))
             with self.attached(hub, write=True):
                 statements.swap(hub, table, tenant, partitions, rows.columns, allowed)
+
+    def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
+        """Opens the file once for about every million of rows."""
+        counts = self.partitions(table, tenant)
+        wanted = {p: counts[p] for p in partitions if p in counts}
+        columns = [c for c in self.columns(table.name) if not c.computed]
+        for batch in statements.batches(wanted, DIGEST_ROWS):
+            with self.rows(table, tenant, batch) as rows, self._translated():
+                yield from packed(rows.hub, table, columns, tenant, batch)
+
+    @contextmanager
+    def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[DuckDbBrought]:
+        with self._hub() as hub:
+            with self.attached(hub, write=False):
+                columns = [c for c in statements.described(hub, table.name)[table.name] if not c.computed]
+                prepare(hub, table, columns)
+            yield DuckDbBrought(hub, table, tenant, self._where)
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
         """In transactions of about half a million rows each; every time the file is closed it is checkpointed."""

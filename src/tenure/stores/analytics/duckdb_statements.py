@@ -87,9 +87,16 @@ def batches(partitions: Mapping[str, int], rows: int) -> Iterator[list[str]]:
 
 
 def contents(
-    hub: Connection, table: AnalyticsTable, columns: Sequence[Column], tenant: TenantId, partitions: list[str]
+    hub: Connection,
+    table: AnalyticsTable,
+    columns: Sequence[Column],
+    tenant: TenantId,
+    partitions: list[str],
+    *,
+    held: bool = False,
 ) -> dict[str, Content]:
-    """The digest of a row is the MD5 of all its values as text, each with its length before it."""
+    """The digest of a row is the MD5 of all its values as text, each with its length before it. With `held`, of the
+    rows of the table that rest in memory."""
     statement = composed(
         "select part, count(*), sum(octet_length(encode(row))), sum(md5_number_upper(row)::hugeint),"
         " sum(md5_number_lower(row)::hugeint) from"
@@ -97,7 +104,7 @@ def contents(
         " where $tenant = ? and part in (select unnest(?::varchar[]))) group by part",
         partition=partition_of(table),
         row=joined([text_of(c) for c in columns if not c.computed], " || "),
-        table=name_of(table.name),
+        table=HELD if held else name_of(table.name),
         tenant=double_quoted(tenant_column(table)),
     )
     return {

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tenure.catalogue import AnalyticsTable, QualifiedName
 from tenure.model.names import TenantId
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.units import Content
 
 Allowed = Callable[[], None]
@@ -96,9 +97,15 @@ class Engine(Protocol):
         """How many rows the tenant has, by partition; only partitions with rows."""
 
     def contents(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        *,
+        only: Collection[str] | None = None,
     ) -> Mapping[str, Content]:
-        """What these partitions hold of the tenant, computed in the engine; absent where that is nothing."""
+        """What these partitions hold of the tenant, computed in the engine; absent where that is nothing. Of these
+        columns `only`, else of all."""
 
     def rows(
         self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]
@@ -106,13 +113,24 @@ class Engine(Protocol):
         """The rows of these units, as of one moment."""
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Sequence[str],
+        rows: Rows | Brought,
+        allowed: Allowed,
     ) -> None:
         """Make these units consist of these rows, as atomically as the engine can; asks `allowed` right before.
 
         An interruption before that leaves the units as they were. Whether they can be seen half done in between is up
         to the engine. Idempotent.
         """
+
+    def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
+        """Those of these units that hold rows, in the order given, exact to the last bit of every type."""
+
+    def bring(self, table: AnalyticsTable, tenant: TenantId) -> AbstractContextManager[Brought]:
+        """Rows from packs of an engine of this dialect, for `replace`; valid inside the block."""
 
     def erase(self, table: AnalyticsTable, tenant: TenantId, progress: Callable[[int], None]) -> int:
         """Delete the tenant's rows in batches, and their bytes as far as the engine does that; return how many went.

@@ -50,16 +50,33 @@ def portable_contents(
     return found
 
 
-def contents_of(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> Content:
-    """The content of these rows; the order of rows and of columns does not count."""
-    order = sorted(range(len(columns)), key=columns.__getitem__)
-    count = size = digest = 0
+def contents_of(
+    columns: Sequence[str], rows: Iterator[Sequence[Any]], *, only: Collection[str] | None = None
+) -> Content:
+    """The content of these rows, of all columns or of these `only`; their order does not count."""
+    counting = Counting(columns, only=only)
     for row in rows:
-        text = b"".join(_part(canonical(row[n])) for n in order)
-        count += 1
-        size += len(text)
-        digest += int.from_bytes(hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest(), "big")
-    return Content(rows=count, size_bytes=size, digest=digest & MASK)
+        counting.add(row)
+    return counting.content
+
+
+class Counting:
+    """What rows amount to that come one by one."""
+
+    def __init__(self, columns: Sequence[str], *, only: Collection[str] | None = None) -> None:
+        named = [n for n in range(len(columns)) if only is None or columns[n] in only]
+        self._order: Final = sorted(named, key=columns.__getitem__)
+        self._rows = self._size = self._digest = 0
+
+    def add(self, row: Sequence[Any]) -> None:
+        text = b"".join(_part(canonical(row[n])) for n in self._order)
+        self._rows += 1
+        self._size += len(text)
+        self._digest += int.from_bytes(hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest(), "big")
+
+    @property
+    def content(self) -> Content:
+        return Content(rows=self._rows, size_bytes=self._size, digest=self._digest & MASK)
 
 
 def values_of(batch: pa.RecordBatch) -> Iterator[Sequence[Any]]:

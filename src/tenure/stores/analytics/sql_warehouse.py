@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -25,7 +26,9 @@ from tenure.errors import StoreRefused, StoreUnavailable, TenureError
 from tenure.model.names import TenantId
 from tenure.model.secret import Secret
 from tenure.stores.analytics.engine import Allowed, Column, Hazard, Rows
+from tenure.stores.analytics.packs import Brought, Pack
 from tenure.stores.analytics.portable import Moment, contents_of, values_of
+from tenure.stores.analytics.sql_packs import SqlBrought, packed
 from tenure.stores.analytics.units import MASK, Content
 
 CHUNK: Final = 5000
@@ -207,41 +210,61 @@ class SqlWarehouse:
             return {str(value): int(rows) for value, rows in connection.execute(query)}
 
     def contents(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        *,
+        only: Collection[str] | None = None,
     ) -> Mapping[str, Content]:
-        if not self._in_engine:
-            return self._read_contents(table, tenant, partitions)
         with self._connected() as connection:
-            reflected = self._reflected(connection, table.name)
-            part = self._partition(table, reflected)
-            written = [c for c in reflected.columns if c.computed is None]
-            rows = (
-                sa.select(part.label("part"), sa.cast(sa.func.row(*written), sa.Text).label("content"))
-                .where(_is_tenant(table, reflected, tenant), part.in_(list(partitions)))
-                .subquery()
+            return self._contents(connection, table, tenant, partitions, only)
+
+    def _contents(
+        self,
+        connection: Connection,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        only: Collection[str] | None,
+    ) -> dict[str, Content]:
+        if not self._in_engine:
+            return self._read_contents(connection, table, tenant, partitions, only)
+        reflected = self._reflected(connection, table.name)
+        part = self._partition(table, reflected)
+        written = [c for c in reflected.columns if c.computed is None and (only is None or c.name in only)]
+        rows = (
+            sa.select(part.label("part"), sa.cast(sa.func.row(*written), sa.Text).label("content"))
+            .where(_is_tenant(table, reflected, tenant), part.in_(list(partitions)))
+            .subquery()
+        )
+        upper, lower = (_half(sa.func.md5(rows.c.content), start) for start in (1, 17))
+        query = sa.select(
+            rows.c.part,
+            sa.func.count(),
+            sa.func.sum(sa.func.octet_length(rows.c.content)),
+            sa.func.sum(upper),
+            sa.func.sum(lower),
+        ).group_by(rows.c.part)
+        return {
+            str(value): Content(
+                rows=int(count), size_bytes=int(size), digest=((int(high) << 64) + int(low)) & MASK
             )
-            upper, lower = (_half(sa.func.md5(rows.c.content), start) for start in (1, 17))
-            query = sa.select(
-                rows.c.part,
-                sa.func.count(),
-                sa.func.sum(sa.func.octet_length(rows.c.content)),
-                sa.func.sum(upper),
-                sa.func.sum(lower),
-            ).group_by(rows.c.part)
-            return {
-                str(value): Content(
-                    rows=int(count), size_bytes=int(size), digest=((int(high) << 64) + int(low)) & MASK
-                )
-                for value, count, size, high, low in connection.execute(query)
-            }
+            for value, count, size, high, low in connection.execute(query)
+        }
 
     def _read_contents(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Collection[str]
+        self,
+        connection: Connection,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Collection[str],
+        only: Collection[str] | None,
     ) -> dict[str, Content]:
         found = {}
         for partition in partitions:
-            with self.rows(table, tenant, [partition]) as rows:
-                content = contents_of(rows.columns, rows.values())
+            rows = self._rows(connection, table, tenant, [partition])
+            content = contents_of(rows.columns, rows.values(), only=only)
             if content.rows:
                 found[partition] = content
         return found
@@ -251,25 +274,34 @@ class SqlWarehouse:
     @contextmanager
     def rows(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[SqlRows]:
         with self._connected() as connection:
-            reflected = self._reflected(connection, table.name)
-            written = [c for c in reflected.columns if c.computed is None]
-            here = sa.and_(
-                _is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
-            )
-            count = connection.execute(
-                sa.select(sa.func.count()).select_from(reflected).where(here)
-            ).scalar_one()
-            exact = [sa.cast(c, sa.Text) if self._as_text else c for c in written]
-            yield SqlRows(
-                connection,
-                exact=sa.select(*exact).where(here),
-                typed=sa.select(*written).where(here),
-                columns=[c.name for c in written],
-                count=count,
-            )
+            yield self._rows(connection, table, tenant, partitions)
+
+    def _rows(
+        self, connection: Connection, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]
+    ) -> SqlRows:
+        reflected = self._reflected(connection, table.name)
+        written = [c for c in reflected.columns if c.computed is None]
+        here = sa.and_(
+            _is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
+        )
+        count = connection.execute(sa.select(sa.func.count()).select_from(reflected).where(here)).scalar_one()
+        exact = [sa.cast(c, sa.Text) if self._as_text else c for c in written]
+        order = reflected.primary_key.columns
+        return SqlRows(
+            connection,
+            exact=sa.select(*exact).where(here).order_by(*order),
+            typed=sa.select(*written).where(here).order_by(*order),
+            columns=[c.name for c in written],
+            count=count,
+        )
 
     def replace(
-        self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str], rows: Rows, allowed: Allowed
+        self,
+        table: AnalyticsTable,
+        tenant: TenantId,
+        partitions: Sequence[str],
+        rows: Rows | Brought,
+        allowed: Allowed,
     ) -> None:
         """In one transaction, where the warehouse has them: whoever looks sees the old rows or the new ones."""
         with self._translated(), self._engine.begin() as connection:
@@ -281,12 +313,15 @@ class SqlWarehouse:
                 )
             )
             insert = sa.insert(reflected)
-            if isinstance(rows, SqlRows) and self._as_text:
+            alike = isinstance(rows, SqlRows | SqlBrought)
+            if alike and self._as_text:
                 # Without types, the server takes each text for a value of its column.
                 insert = sa.insert(
                     sa.table(reflected.name, *map(sa.column, rows.columns), schema=reflected.schema)
                 )
-            values = rows.values() if isinstance(rows, SqlRows) else _python_values(rows)
+            values = (
+                rows.values() if isinstance(rows, SqlRows | SqlBrought) else _python_values(cast(Rows, rows))
+            )
             for chunk in _chunks(values):
                 connection.execute(insert, [dict(zip(rows.columns, row, strict=True)) for row in chunk])
             allowed()
@@ -307,6 +342,30 @@ class SqlWarehouse:
             erased += int(count)
             progress(erased)
         return erased
+
+    def packs(self, table: AnalyticsTable, tenant: TenantId, partitions: Sequence[str]) -> Iterator[Pack]:
+        """In one transaction each; where its level of isolation does not say so, a unit may be torn that changes while
+        it is read."""
+        types_of = {c.name: c.type for c in self.columns(table.name)}
+        for partition in partitions:
+            with self._connected() as connection:
+                if self._in_engine:
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+                rows = self._rows(connection, table, tenant, [partition])
+                yield from packed(
+                    table,
+                    partition,
+                    rows.values(),
+                    [(name, types_of[name]) for name in rows.columns],
+                    partial(self._contents, connection, table, tenant, [partition])
+                    if self._in_engine
+                    else None,
+                )
+
+    @contextmanager
+    def bring(self, table: AnalyticsTable, tenant: TenantId) -> Iterator[SqlBrought]:
+        with closing(SqlBrought(table, tenant, self._where)) as brought:
+            yield brought
 
     def sweep(self, tenant: TenantId) -> None:
         """Nothing: what is under way is in a transaction."""

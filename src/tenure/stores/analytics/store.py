@@ -12,11 +12,13 @@ from tenure.model.inventory import Collection as Held
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+from tenure.stores.analytics.backup import UnitItems, UnitUnpacking
 from tenure.stores.analytics.engine import Engine
 from tenure.stores.analytics.looking import finds, survey
 from tenure.stores.analytics.units import Units, total
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.contract import Capabilities, Fence, Pace, Room, TenantFence, unhurried
-from tenure.stores.journaled import Anchored
+from tenure.stores.journaled import Anchored, JournaledCapture, JournaledRestoring
 
 
 class AnalyticsStore(Anchored):
@@ -105,6 +107,16 @@ class AnalyticsStore(Anchored):
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
         return finds(self._map, self.engine, search, cursor, pace)
+
+    def capture(self, tenant: TenantId) -> Capture:
+        """Each partition as it is at one moment, exact to the last bit of every type."""
+        items = UnitItems(self, tenant)
+        return JournaledCapture(store=self, tenant=tenant, journal=self.anchor.journal, packing=items)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        """Only of a backup of the same kind of engine."""
+        units = UnitUnpacking(self, tenant)
+        return JournaledRestoring(store=self, tenant=tenant, origin=origin, unpacking=units)
 
     def close(self) -> None:
         self.engine.close()

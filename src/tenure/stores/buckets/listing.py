@@ -45,13 +45,14 @@ class Kept:
     code: str
 
 
-def object_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:
-    """All current objects under the prefix, a thousand at a time, as `ListObjectsV2` shows them.
+def object_pages(client: Any, bucket: str, prefix: str, after: str = "") -> Iterator[list[dict[str, Any]]]:
+    """All current objects under the prefix, only of keys behind `after`, a thousand at a time, as `ListObjectsV2` shows
+    them.
 
     Where the server no longer knows its own page token, the listing goes on behind the last key that was seen.
     """
-    here: dict[str, str] = {}
-    last = ""
+    here: dict[str, str] = {"StartAfter": after} if after else {}
+    last = after
     while True:
         try:
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **here)

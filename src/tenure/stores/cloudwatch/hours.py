@@ -10,23 +10,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from botocore.exceptions import ClientError
-
-from tenure.errors import StoreUnavailable
 from tenure.model.comparison import DifferenceKind
 from tenure.model.names import TenantId
-from tenure.stores.cloudwatch.errors import NOT_FOUND, code_of, translated
-from tenure.stores.cloudwatch.events import ACCEPTED_AGE, HOUR_MS, Event, Put, Stream, Sum, batches, put
+from tenure.stores.cloudwatch.errors import translated
+from tenure.stores.cloudwatch.events import ACCEPTED_AGE, HOUR_MS, Event, Stream, Sum
+from tenure.stores.cloudwatch.hour_keys import EDGE, key_of, parsed
+from tenure.stores.cloudwatch.putting import bring
 from tenure.stores.cloudwatch.store import LogsStore
 from tenure.stores.journaled import Allowed, Item, Tally
 
-EDGE: Final = timedelta(minutes=5)
-"""Events so close to the oldest that PutLogEvents takes are left out: they would be too old when they arrive."""
-SHOWN_WITHIN_S: Final = 30.0
-"""How long CloudWatch Logs may take to show an event it has accepted; ordinarily seconds."""
-SHOWN_LOOK_S: Final = 0.1
 RETENTION_KNOWN_S: Final = 60.0
-_HOUR: Final = "%Y-%m-%dT%H"
 
 Events = Counter[Event]
 
@@ -36,26 +29,6 @@ class Version(NamedTuple):
 
     events: int
     digest: str
-
-
-def key_of(stream: Stream, timestamp: int) -> str:
-    """The key of the hour in which an event of that time lies: `GROUP:STREAM:2026-11-23T15`, in UTC."""
-    return f"{stream}:{datetime.fromtimestamp(timestamp / 1000, UTC).strftime(_HOUR)}"
-
-
-def parsed(key: str) -> tuple[Stream, int | None] | None:
-    """The stream of a key and the beginning of its hour, None for the whole stream; None if it is no such key."""
-    group, _, rest = key.partition(":")
-    name, _, hour = rest.partition(":")
-    if not group or not name:
-        return None
-    if not hour:
-        return Stream(group, name), None
-    try:
-        began = datetime.strptime(hour, _HOUR).replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return Stream(group, name), round(began.timestamp()) * 1000
 
 
 def missing(here: Events, there: Events) -> Events:
@@ -320,39 +293,11 @@ class Transfer:
         )
 
     def _put(self, store: LogsStore, stream: Stream, events: Events) -> int:
-        moved = 0
-        for batch in batches(events.elements()):
-            self._allowed(0.0)
-            with translated(store.where):
-                done = self._put_or_make(store, stream, batch)
-                self._await_shown(store, stream, done.taken)
-            if done.too_old is not None:
-                self._hours.leave_out(stream.group, done.too_old)
-            moved += sum(event.size_bytes for event in done.taken)
-        return moved
-
-    def _put_or_make(self, store: LogsStore, stream: Stream, batch: list[Event]) -> Put:
-        group = store.groups.full(stream.group)
-        try:
-            return put(store.putter, group, stream.name, batch)
-        except ClientError as error:
-            if code_of(error) != NOT_FOUND:
-                raise
-        store.groups.make(stream, retention_days=self._hours.retention_days(stream.group))
-        return put(store.putter, group, stream.name, batch)
-
-    @staticmethod
-    def _await_shown(store: LogsStore, stream: Stream, taken: Sequence[Event]) -> None:
-        """Return when the events can be read: whoever looks at the hour next must not take them for missing."""
-        deadline = time.monotonic() + SHOWN_WITHIN_S
-        wanted = Counter(taken)
-        while taken:
-            shown = Counter(store.events(stream, start=taken[0].timestamp, end=taken[-1].timestamp + 1))
-            if not missing(wanted, shown):
-                return
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(
-                    f"{store.where}: events that were accepted for {stream} cannot be read yet",
-                    hint="CloudWatch Logs shows them in a while; the copy tries again",
-                )
-            time.sleep(SHOWN_LOOK_S)
+        return bring(
+            store,
+            stream,
+            events,
+            retention_days=lambda: self._hours.retention_days(stream.group),
+            allowed=lambda: self._allowed(0.0),
+            too_old=lambda newest: self._hours.leave_out(stream.group, newest),
+        )

@@ -30,6 +30,7 @@ from tenure.model.search import (
     Survey,
     Surveyed,
 )
+from tenure.stores.backup import Capture, Restoring, refused
 from tenure.stores.cloudwatch.account import PING_TIMEOUT_S, Account
 from tenure.stores.cloudwatch.errors import code_of, translated
 from tenure.stores.cloudwatch.events import TOKEN_FAILURES
@@ -109,7 +110,9 @@ class MetricsStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS)
+        return Capabilities(
+            fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS, not_backed_up=STAYS
+        )
 
     @property
     def server(self) -> str:
@@ -291,6 +294,14 @@ class MetricsStore:
             else {"ignore": [namespace]}
         )
         return Surveyed(place=place, classified=False, items=items, entry=entry)
+
+    def capture(self, tenant: TenantId) -> Capture:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, STAYS)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, STAYS)
 
     def close(self) -> None:
         for client in (self._client, self._ping_client):

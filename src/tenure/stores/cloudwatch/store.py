@@ -15,7 +15,9 @@ from tenure.model.inventory import Collection as Counted
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.cloudwatch.account import PING_TIMEOUT_S, WORKERS, Account
+from tenure.stores.cloudwatch.backup import HourItems, HourUnpacking
 from tenure.stores.cloudwatch.errors import translated
 from tenure.stores.cloudwatch.events import Event, Stream, Sum, read
 from tenure.stores.cloudwatch.export import Export, Manifest, Sink
@@ -23,7 +25,7 @@ from tenure.stores.cloudwatch.groups import Groups
 from tenure.stores.cloudwatch.search import LogSearch
 from tenure.stores.cloudwatch.shared import Retained, retained
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, TenantFence, unhurried
-from tenure.stores.journaled import Anchored
+from tenure.stores.journaled import Anchored, JournaledCapture, JournaledRestoring
 from tenure.stores.noted import NotedFence
 
 NO_JOURNAL: Final = "the catalogue names no journal for it, so nothing keeps a moving tenant's events out"
@@ -209,7 +211,7 @@ class LogsStore:
         new stream: erase again. Shared streams are not touched, and are none of the count: see `retained`.
         """
         tenant = fence.tenant
-        self._require_erasable(fence)
+        self.require_erasable(fence)
         with translated(self.where):
             streams = self.groups.of(tenant)
             sink = export or self._export
@@ -219,12 +221,12 @@ class LogsStore:
             gone = 0
             for stream in streams:
                 if stream.group not in own:
-                    self._require_erasable(fence)
+                    self.require_erasable(fence)
                     self.groups.remove_stream(stream)
                     gone += 1
                     progress(gone)
             for group in own:
-                self._require_erasable(fence)
+                self.require_erasable(fence)
                 if sink is not None:
                     self._refuse_newcomers(tenant, streams)
                 self.groups.remove_group(group)
@@ -253,7 +255,9 @@ class LogsStore:
                 hint="try again when the tenant's log shippers have ended",
             )
 
-    def _require_erasable(self, fence: Fence) -> None:
+    def require_erasable(self, fence: Fence) -> None:
+        """Raise `FenceRefused` unless the tenant is fenced and no newer holder has been here, `StoreRefused` while a
+        link holds the store."""
         (self._anchored or self._noted).require_erasable(fence)
 
     def _exported(self, sink: Sink, tenant: TenantId, streams: Sequence[Stream]) -> Manifest:
@@ -272,6 +276,18 @@ class LogsStore:
             f"{self.where}: {pending[0]} gets new events while it is exported",
             hint="nothing was deleted: try again when its log shipper has ended",
         )
+
+    # -- backups -----------------------------------------------------------------------------------------------------
+
+    def capture(self, tenant: TenantId) -> Capture:
+        """The events of the tenant's own streams that CloudWatch Logs shows; what shippers deliver later is not in."""
+        journal = self._anchored.anchor.journal if self._anchored is not None else None
+        return JournaledCapture(store=self, tenant=tenant, journal=journal, packing=HourItems(self, tenant))
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        """Adds the events that are lacking, with their times; removes none."""
+        hours = HourUnpacking(self, tenant, origin)
+        return JournaledRestoring(store=self, tenant=tenant, origin=origin, unpacking=hours)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False)

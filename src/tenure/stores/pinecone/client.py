@@ -136,6 +136,16 @@ class IndexClient:
             return False
         return True
 
+    def count(self, namespace: str) -> int:
+        """How many records the service says there are, which may be some while ago; 0 without such a namespace."""
+        try:
+            found = self._call(
+                "describe_namespace", namespace, lambda: self._index.describe_namespace(name=namespace)
+            )
+        except Absent:
+            return 0
+        return int(found.record_count or 0)
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def page(self, namespace: str, *, prefix: str = "", token: str | None = None) -> Page:

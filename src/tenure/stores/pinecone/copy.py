@@ -12,13 +12,13 @@ from tenure.model.finding import Finding
 from tenure.model.names import TenantId
 from tenure.stores.contract import Journal
 from tenure.stores.journaled import Allowed, Item, JournaledCopy
+from tenure.stores.pinecone.backup import COLLECTION, names_record
 from tenure.stores.pinecone.comparison import Comparer
 from tenure.stores.pinecone.freshness import Moments
 from tenure.stores.pinecone.preflight import findings
 from tenure.stores.pinecone.records import Record
-from tenure.stores.pinecone.store import COLLECTION, PineconeStore
+from tenure.stores.pinecone.store import PineconeStore
 
-ID_LENGTH: Final = 512
 BATCH: Final = 200
 COPIERS: Final = 4
 _ITEM: Final[Item[str]] = Item(version="")
@@ -106,7 +106,7 @@ class _Listing:
     def mine(self, key: str) -> bool:
         """Whatever may be an id: the namespace is the tenant's own."""
         self._moments.named = time.monotonic()
-        return 0 < len(key) <= ID_LENGTH and key.isascii() and "\0" not in key
+        return names_record(key)
 
     def collection(self, key: str) -> str:  # noqa: ARG002
         return COLLECTION

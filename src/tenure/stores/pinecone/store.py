@@ -17,16 +17,17 @@ from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.contract import Fence, Pace, Room, TenantFence, unhurried
-from tenure.stores.journaled import Anchored
+from tenure.stores.journaled import Anchored, JournaledCapture, JournaledRestoring
 from tenure.stores.pinecone import find, survey
+from tenure.stores.pinecone.backup import COLLECTION, RecordItems, RecordUnpacking
 from tenure.stores.pinecone.client import ON_ITS_WAY_S, IndexClient, Project
 from tenure.stores.pinecone.freshness import Freshness
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.listing import listed
 from tenure.stores.pinecone.records import Record
 
-COLLECTION: Final = "records"
 WORKERS: Final = 4
 ERASED_VISIBLE_S: Final = 300.0
 """How long the deletion of a whole namespace may take to become visible."""
@@ -251,6 +252,18 @@ class PineconeStore(Anchored):
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
         return find.found(self, search, cursor, pace)
+
+    # -- backups -----------------------------------------------------------------------------------------------------
+
+    def capture(self, tenant: TenantId) -> Capture:
+        """Reads under the rate limits that all of Tenure's processes share."""
+        items = RecordItems(self, tenant)
+        return JournaledCapture(store=self, tenant=tenant, journal=self.anchor.journal, packing=items)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        return JournaledRestoring(
+            store=self, tenant=tenant, origin=origin, unpacking=RecordUnpacking(self, tenant, origin)
+        )
 
     def close(self) -> None:
         self.pool.shutdown(wait=False)

@@ -181,6 +181,11 @@ class Pool:
         with self.connection() as connection:
             return connection.execute(query, parameters).fetchall()
 
+    def run(self, statement: Query) -> None:
+        """Run one statement that gives no rows, in a transaction of its own where it allows one."""
+        with self.connection() as connection:
+            connection.execute(statement)
+
     def value(self, query: Query, parameters: dict[str, Any] | None = None) -> Any:
         """The first column of the first row, or None."""
         rows = self.rows(query, parameters)

@@ -9,7 +9,7 @@ from typing import Final
 from psycopg import errors
 
 from tenure.errors import DeadlineExceeded, FenceRefused, StoreRefused
-from tenure.model.names import TenantId
+from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Fence, FenceState
 from tenure.stores.postgres import cell_schema, guard, names
 from tenure.stores.postgres.connect import Pool
@@ -47,12 +47,13 @@ union select slot_name::text from pg_replication_slots where starts_with(slot_na
 
 _COPIERS: Final = """
 union select 'the copy of ' || store || ' over ' || link from tenure.copier where tenant_id = %(tenant)s
+union select 'the ' || reader || ' of ' || store from tenure.journal_reader where tenant_id = %(tenant)s
 """
 
 
 def linked(pool: Pool, tenant: TenantId) -> list[str]:
-    """Names of the publications, subscriptions and slots of the tenant's links in this database, and of the copies of
-    stores whose fence is here."""
+    """Names of the publications, subscriptions and slots of the tenant's links in this database, of the copies of
+    stores whose fence is here, and of who reads the journal besides."""
     parameters = {"tenant": tenant, "prefix": f"{names.tenant_prefix(tenant)}_"}
     try:
         rows = pool.rows(_LINKED + _COPIERS, parameters)
@@ -282,6 +283,34 @@ def _between_transactions(
             return
 
 
+def add_reader(pool: Pool, fence: Fence, store: StoreName, reader: str, *, deadline_s: float) -> None:
+    """Have what changes in that store kept for this reader from now on. Raises `DeadlineExceeded`."""
+    parameters = {
+        "tenant": fence.tenant,
+        "store": store,
+        "reader": reader,
+        "token": fence.token,
+        "wait": RECORD_WAIT_MS,
+    }
+
+    def begin() -> None:
+        if not pool.value(
+            "select tenure.add_reader(%(tenant)s, %(store)s, %(reader)s, %(token)s, %(wait)s)", parameters
+        ):
+            raise FenceRefused(f"{pool.where}: another process has forgotten {fence.tenant} meanwhile")
+
+    _between_transactions(pool, fence.tenant, begin, deadline_s=deadline_s)
+
+
+def remove_reader(pool: Pool, fence: Fence, store: StoreName, reader: str) -> None:
+    """Forget the reader and its rows. Idempotent; a no-op where cell.sql knows of none."""
+    if pool.value("select to_regclass('tenure.journal_reader') is not null"):
+        pool.rows(
+            "select tenure.remove_reader(%(tenant)s, %(store)s, %(reader)s, %(token)s)",
+            {"tenant": fence.tenant, "store": store, "reader": reader, "token": fence.token},
+        )
+
+
 def recording(pool: Pool, tenant: TenantId) -> bool:
     """Whether the tenant's changes are being recorded."""
     return bool(
@@ -301,5 +330,6 @@ def stop_recording(pool: Pool, fence: Fence) -> None:
             "delete from tenure.touched_log where tenant_id = %(tenant)s",
             "delete from tenure.touched_in_bulk where tenant_id = %(tenant)s",
             "delete from tenure.journal where tenant_id = %(tenant)s",
+            "delete from tenure.journal_reader where tenant_id = %(tenant)s",
         ):
             connection.execute(statement, {"tenant": fence.tenant, "token": fence.token})

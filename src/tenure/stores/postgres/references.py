@@ -45,6 +45,7 @@ class ForeignKey:
     name: str
     child: str
     parent: str
+    child_relation: tuple[str, str]
     parent_relation: tuple[str, str]
     child_columns: tuple[str, ...]
     parent_columns: tuple[str, ...]
@@ -64,6 +65,7 @@ def foreign_keys(pool: Pool, *, without: Sequence[str] = ()) -> list[ForeignKey]
             name=name,
             child=collection_of(schema, table),
             parent=collection_of(parent_schema, parent),
+            child_relation=(schema, table),
             parent_relation=(parent_schema, parent),
             child_columns=tuple(mine),
             parent_columns=tuple(theirs),

@@ -176,7 +176,7 @@ def _replace(pair: Pair, fence: Fence, keys: Sequence[Key], origin: str) -> int:
         ):
             for block in rows:
                 sink.write(block)
-        _require_fence(writer, fence, pair.target.pool.where)
+        require_fence(writer, fence, pair.target.pool.where)
         _keep_unshared(writer, target, tenant, wanted)
         deleted = writer.execute(
             sql.SQL(
@@ -259,7 +259,7 @@ def erase(
                 )
                 while True:
                     with connection.transaction():
-                        _require_fence(connection, fence, pool.where)
+                        require_fence(connection, fence, pool.where)
                         deleted = connection.execute(statement).rowcount
                     if not deleted:
                         break
@@ -268,7 +268,7 @@ def erase(
     return done
 
 
-def _require_fence(connection: Connection, fence: Fence, where: str) -> None:
+def require_fence(connection: Connection, fence: Fence, where: str) -> None:
     """The fence is down, and no newer holder has been at work, until this transaction ends."""
     row = connection.execute(
         "select tenure.holds_fence(%(tenant)s, %(token)s)", {"tenant": fence.tenant, "token": fence.token}

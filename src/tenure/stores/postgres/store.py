@@ -9,22 +9,25 @@ from typing import Final
 
 import psycopg
 
+from tenure.catalogue.evolution import Migrations
 from tenure.catalogue.patterns import Template
-from tenure.errors import FenceRefused
 from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import find as finds
-from tenure.stores.postgres import names, room
+from tenure.stores.postgres import room
 from tenure.stores.postgres import survey as surveys
+from tenure.stores.postgres.capture import PostgresCapture
 from tenure.stores.postgres.compare import Side, count_and_sum, expected_rows
 from tenure.stores.postgres.connect import Pool, translate
 from tenure.stores.postgres.contents import Chart
+from tenure.stores.postgres.erasing import erase_tables
 from tenure.stores.postgres.home import Home, home_of
-from tenure.stores.postgres.repair import erase
+from tenure.stores.postgres.restoring import PostgresRestoring
 from tenure.stores.postgres.tables import TenantTable, require
 
 ROW_OVERHEAD_BYTES: Final = 28
@@ -39,8 +42,8 @@ class PostgresStore:
     `most_wal_bytes` is what a link may make the server keep: preflight looks whether the server knows that.
     Schemas may be templates. With `database`, a template too, each tenant has a database of that name on the server,
     and `dsn` leads to another one of its databases. `columns` are those that the catalogue names, of `tables` and
-    `carried`, and `riders` the stores of the latter: only surveys need them. `others` gives the databases on this
-    server that are those of other stores: a search leaves them to these.
+    `carried`, and `riders` the stores of the latter. `migrations` say where the schema's version is recorded. `others`
+    gives the databases on this server that are those of other stores: a search leaves them to these.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class PostgresStore:
         columns: Mapping[TenantTable, frozenset[str]] | None = None,
         riders: Mapping[TenantTable, StoreName] | None = None,
         others: Callable[[], frozenset[str]] = frozenset,
+        migrations: Migrations | None = None,
     ) -> None:
         self.name: Final = name
         self.cell: Final = cell
@@ -78,6 +82,7 @@ class PostgresStore:
         )
         self._columns: Final = dict(columns or {})
         self._riders: Final = dict(riders or {})
+        self.migrations: Final = migrations
         self._others: Final = others
         self._homes: Final[dict[TenantId, Home]] = {}
         self._lock: Final = threading.Lock()
@@ -207,6 +212,30 @@ class PostgresStore:
         """
         fences.retire(self.home(fence.tenant).pool, fence)
 
+    def capture(self, tenant: TenantId) -> Capture:
+        """With the tables of stores that ride with this one, under their names."""
+        home = self.home(tenant)
+        return PostgresCapture(
+            name=self.name,
+            tenant=tenant,
+            server=self.pool,
+            home=home,
+            owners={table.of(tenant): store for table, store in self.owners.items()},
+            migrations=self.migrations,
+        )
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        return PostgresRestoring(
+            tenant=tenant, origin=origin, server=self.pool, home=self.home(tenant), owners=self.owners
+        )
+
+    @property
+    def owners(self) -> dict[TenantTable, StoreName]:
+        """Whose the tables here are: this store's, or of one that rides with it."""
+        return dict.fromkeys(self.tables, self.name) | {
+            t: self._riders.get(t, self.name) for t in self.carried
+        }
+
     def close(self) -> None:
         self.pool.close()
         with self._lock:
@@ -229,33 +258,3 @@ def inventory(pool: Pool, name: StoreName, specs: Sequence[TenantTable], tenant:
             digest=f"{items:x}:{total % (1 << 128):032x}",
         )
     return Inventory(store=name, tenant=tenant, collections=collections)
-
-
-def erase_tables(
-    pool: Pool,
-    specs: Sequence[TenantTable],
-    all_specs: Sequence[TenantTable],
-    fence: Fence,
-    progress: Callable[[int], None],
-) -> int:
-    """Delete the tenant's rows of `specs`; `all_specs` are all tables of the tenant in this database.
-
-    Raises `StoreRefused` while a link of the tenant still reaches this database: what it brings would come after.
-    """
-    fences.claim(pool, fence)
-    current = fences.state(pool, fence.tenant)
-    if current.writable:
-        raise FenceRefused(
-            f"{pool.where}: {fence.tenant} is not fenced here, so nothing of it is erased",
-            hint="fence the store first",
-        )
-    fences.require_unlinked(pool, fence)
-    known = require(pool, all_specs)
-    return erase(
-        pool,
-        [t for t in known if t.spec in specs],
-        fence,
-        known=known,
-        origin=f"{names.tenant_prefix(fence.tenant)}_{names.short(pool.where, *(t.collection for t in specs))}_erase",
-        progress=progress,
-    )

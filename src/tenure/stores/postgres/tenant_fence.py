@@ -8,10 +8,11 @@ from psycopg import errors
 
 from tenure.errors import FenceRefused, StoreRefused
 from tenure.model.names import StoreName, TenantId
-from tenure.stores.contract import Copier, Fence, FenceState
+from tenure.stores.contract import Copier, Fence, FenceState, Journal
 from tenure.stores.postgres import cell_schema
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres.connect import Pool
+from tenure.stores.postgres.journal import PostgresJournal
 from tenure.stores.postgres.store import PostgresStore
 
 _CLAIM: Final = "select tenure.claim(%(tenant)s, %(token)s)"
@@ -60,6 +61,10 @@ class PostgresTenantFence:
     @property
     def name(self) -> StoreName:
         return self._store.name
+
+    @property
+    def journal(self) -> Journal:
+        return PostgresJournal(self._store)
 
     def claim(self, fence: Fence) -> None:
         self._store.claim(fence)

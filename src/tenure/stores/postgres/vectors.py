@@ -11,6 +11,7 @@ from tenure.model.finding import Finding, Severity
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+from tenure.stores.backup import Capture, Restoring, refused
 from tenure.stores.contract import (
     Capabilities,
     CopyProgress,
@@ -26,8 +27,9 @@ from tenure.stores.contract import (
 from tenure.stores.postgres import fence as fences
 from tenure.stores.postgres import find as finds
 from tenure.stores.postgres import names
+from tenure.stores.postgres.erasing import erase_tables
 from tenure.stores.postgres.home_checks import database_missing
-from tenure.stores.postgres.store import PostgresStore, erase_tables, inventory
+from tenure.stores.postgres.store import PostgresStore, inventory
 from tenure.stores.postgres.tables import TenantTable, describe, describe_all, in_both
 from tenure.stores.postgres.verification import Verification
 
@@ -105,6 +107,14 @@ class PgVectorStore:
     def retire(self, fence: Fence) -> None:
         """Changes nothing, since the fence is the carrier's, which retires it. Refuses what the carrier refuses."""
         fences.require_unlinked(self.carrier.home(fence.tenant).pool, fence)
+
+    def capture(self, tenant: TenantId) -> Capture:  # noqa: ARG002
+        """Raises `StoreRefused`: the carrier's capture takes these tables."""
+        raise refused(self.name, self.cell, f"it rides with {self.carrier.name}")
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:  # noqa: ARG002
+        """Raises `StoreRefused`: the carrier restores these tables."""
+        raise refused(self.name, self.cell, f"it rides with {self.carrier.name}")
 
     def close(self) -> None:
         """The connections are the carrier's: it closes them."""

@@ -15,6 +15,7 @@ from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring, refused
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, TenantFence, unhurried
 from tenure.stores.journaled import Anchored
 from tenure.stores.noted import NotedFence
@@ -79,8 +80,10 @@ class PrometheusStore:
     @property
     def capabilities(self) -> Capabilities:
         if self._anchored is not None:
-            return replace(self._anchored.capabilities, stays=STAYS)
-        return Capabilities(fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS)
+            return replace(self._anchored.capabilities, stays=STAYS, not_backed_up=STAYS)
+        return Capabilities(
+            fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS, not_backed_up=STAYS
+        )
 
     @property
     def server(self) -> str:
@@ -172,6 +175,14 @@ class PrometheusStore:
 
     def _search(self) -> SeriesSearch:
         return SeriesSearch(self._api, label=self._label, metrics=self._patterns, ignore=self._ignore)
+
+    def capture(self, tenant: TenantId) -> Capture:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, STAYS)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, STAYS)
 
     def close(self) -> None:
         """No connection is kept."""

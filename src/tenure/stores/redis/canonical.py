@@ -44,8 +44,24 @@ def unordered(digests: Iterable[bytes]) -> bytes:
     return fingerprint([total.to_bytes(16, "little"), str(count).encode()])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One key's value as the driver gives it: `body` as GET, LRANGE, HGETALL, SMEMBERS, ZRANGE with scores or XRANGE
+    do, or DUMP for types that Tenure does not know. `field_expiries`: of a hash, where there are any."""
+
+    kind: bytes
+    body: Any
+    value: Value
+    field_expiries: tuple[tuple[bytes, int], ...] = ()
+
+
 def values(client: Any, keys: Sequence[bytes]) -> list[Value | None]:
     """The values of these keys, None for a key that does not exist. Three pipelined round trips."""
+    return [None if found is None else found.value for found in read(client, keys)]
+
+
+def read(client: Any, keys: Sequence[bytes]) -> list[Read | None]:
+    """As `values`, with what they hold."""
     head = client.pipeline(transaction=False)
     for key in keys:
         head.execute_command("TYPE", key)
@@ -58,7 +74,7 @@ def values(client: Any, keys: Sequence[bytes]) -> list[Value | None]:
         _ask(body, kind, key)
     bodies = body.execute(raise_on_error=False)
     extras = _extras(client, keys, kinds, bodies)
-    found: list[Value | None] = []
+    found: list[Read | None] = []
     for n, kind in enumerate(kinds):
         expires_at = int(heads[3 * n + 1])
         if kind == b"none" or expires_at == -2 or bodies[n] is None:
@@ -66,8 +82,9 @@ def values(client: Any, keys: Sequence[bytes]) -> list[Value | None]:
         elif isinstance(bodies[n], Exception):
             raise bodies[n]
         else:
-            digest = fingerprint([kind, _digest(kind, bodies[n]), extras[n]])
-            found.append(Value(digest=digest, expires_at=expires_at, size_bytes=int(heads[3 * n + 2] or 0)))
+            digest = fingerprint([kind, _digest(kind, bodies[n]), extras[n][0]])
+            value = Value(digest=digest, expires_at=expires_at, size_bytes=int(heads[3 * n + 2] or 0))
+            found.append(Read(kind=kind, body=bodies[n], value=value, field_expiries=extras[n][1]))
     return found
 
 
@@ -122,8 +139,11 @@ def _entry(entry: Any) -> tuple[bytes, list[bytes]]:
     return identifier, list(fields or [])
 
 
-def _extras(client: Any, keys: Sequence[bytes], kinds: Sequence[bytes], bodies: Sequence[Any]) -> list[bytes]:
-    """What a value has beside its contents: expiries of hash fields, groups and counters of streams."""
+def _extras(
+    client: Any, keys: Sequence[bytes], kinds: Sequence[bytes], bodies: Sequence[Any]
+) -> list[tuple[bytes, tuple[tuple[bytes, int], ...]]]:
+    """What a value has beside its contents: expiries of hash fields, groups and counters of streams; as a digest, and
+    the expiries themselves."""
     pipe = client.pipeline(transaction=False)
     asked: list[int] = []
     for n, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
@@ -134,18 +154,18 @@ def _extras(client: Any, keys: Sequence[bytes], kinds: Sequence[bytes], bodies: 
         elif kind == b"stream":
             pipe.execute_command("XINFO", "STREAM", key, "FULL", "COUNT", 0)
             asked.append(n)
-    extras = [b""] * len(keys)
+    extras: list[tuple[bytes, tuple[tuple[bytes, int], ...]]] = [(b"", ())] * len(keys)
     for n, answer in zip(asked, pipe.execute(raise_on_error=False) if asked else [], strict=True):
         if isinstance(answer, Exception):
             # Servers before 7.4 (Redis) and 9 (Valkey) have no expiry of hash fields.
             continue
         if kinds[n] == b"hash":
             times = [int(t) for t in answer or []]
-            extras[n] = (
-                fingerprint(str(t).encode() for t in times) if any(t != NO_EXPIRY for t in times) else b""
-            )
+            if any(t != NO_EXPIRY for t in times):
+                fields = [pair for pair in zip(sorted(bodies[n]), times, strict=True) if pair[1] != NO_EXPIRY]
+                extras[n] = fingerprint(str(t).encode() for t in times), tuple(fields)
         else:
-            extras[n] = fingerprint([repr(_stable(answer)).encode()])
+            extras[n] = fingerprint([repr(_stable(answer)).encode()]), ()
     return extras
 
 

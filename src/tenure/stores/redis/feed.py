@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenure.errors import DeadlineExceeded, StoreUnavailable, TenureError
 from tenure.stores.redis.keyspace import Keyspace
 from tenure.stores.redis.node_feed import NodeFeed
 from tenure.stores.redis.nodes import Topology
-from tenure.stores.redis.store import RedisStore
+
+if TYPE_CHECKING:
+    from tenure.stores.redis.store import RedisStore
 
 LOOK_S: Final = 1.0
 """How often a cluster is asked who its masters are. A mark asks as well, so that no seal depends on it."""

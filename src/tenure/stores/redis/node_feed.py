@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
 from tenure.errors import DeadlineExceeded, StoreUnavailable, TenureError
 from tenure.stores.redis.keyspace import Keyspace
 from tenure.stores.redis.nodes import Node
-from tenure.stores.redis.store import RedisStore
+
+if TYPE_CHECKING:
+    from tenure.stores.redis.store import RedisStore
 
 SILENCE_S: Final = 5.0
 """After so long without a word the server is asked whether it is still there."""

@@ -15,14 +15,17 @@ from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.contract import Capabilities, Fence, FenceState, Pace, Room, unhurried
 from tenure.stores.keyed import KeyMap, patterns
 from tenure.stores.redis import canonical
 from tenure.stores.redis import find as finds
+from tenure.stores.redis.capture import RedisCapture
 from tenure.stores.redis.errors import translated
 from tenure.stores.redis.fencing import Fencing
 from tenure.stores.redis.keyspace import MARK, OTHER, RESERVED, Keyspace
 from tenure.stores.redis.nodes import Nodes
+from tenure.stores.redis.restoring import RedisRestoring
 from tenure.stores.redis.transfer import Writer, portions
 
 DEFAULT_PORT: Final = 6379
@@ -196,6 +199,12 @@ class RedisStore:
         with self.translated():
             self.fencing(fence.tenant).retire(fence)
             keyspace.forget_marks(self.nodes, counters=True)
+
+    def capture(self, tenant: TenantId) -> Capture:
+        return RedisCapture(self, tenant)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        return RedisRestoring(self, tenant, origin)
 
     def close(self) -> None:
         self.nodes.close()

@@ -23,14 +23,14 @@ TURN_BYTES: Final = 256 * 1024
 """About how much one script reads: others wait for as long as that takes the server."""
 ABSENT: Final = -2
 
-_GUARD: Final = f"""
+GUARD: Final = f"""
 local r = redis.call('HMGET', KEYS[1], 'writable', 'copier', 'token')
 if r[1] ~= '0' then return redis.error_reply('{REPLY_OPEN} not fenced') end
 if ARGV[1] ~= '' and r[2] ~= ARGV[1] then return redis.error_reply('{REPLY_SUPERSEDED} superseded') end
 if ARGV[2] ~= '' and tonumber(r[3] or '0') > tonumber(ARGV[2]) then return redis.error_reply('{REPLY_TOKEN} older') end
 """
 RESTORE: Final = (
-    _GUARD
+    GUARD
     + """
 local changed = 0
 for i = 3, #ARGV, 3 do

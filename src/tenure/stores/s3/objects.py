@@ -34,7 +34,7 @@ HEADERS: Final = (
 ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _TOO_LARGE: Final = frozenset({"EntityTooLarge", "InvalidRequest"})
-_CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 Condition = dict[str, str]
 """The arguments by which a write only succeeds if the target's object still is what it was."""
 OWNED_FOR_S: Final = 2.0
@@ -88,6 +88,10 @@ class Objects:
         self.bucket = bucket
         self._heads_show_tags = True
 
+    def pages(self, prefix: str, after: str = "") -> Iterator[list[dict[str, Any]]]:
+        """All objects under the prefix, only those behind `after`, as the server lists them."""
+        return object_pages(self.client, self.bucket, prefix, after)
+
     def listing(self, prefix: str) -> Iterator[list[Listed]]:
         """All objects under the prefix, in pages of a thousand."""
         for page in object_pages(self.client, self.bucket, prefix):
@@ -116,7 +120,7 @@ class Objects:
             if code_of(error) in ABSENT:
                 return None
             raise
-        return _attributes(head, tags)
+        return attributes_of(head, tags)
 
     def tags(self, key: str, head: dict[str, Any], *, thorough: bool) -> list[dict[str, str]]:
         """The tags of the object that this answer is of. `thorough` as for `attributes`: a full comparison is, so that
@@ -160,7 +164,7 @@ class Objects:
             self.client.delete_object(Bucket=self.bucket, Key=key, **seen)
 
 
-def _attributes(head: dict[str, Any], tags: list[dict[str, str]]) -> Attributes:
+def attributes_of(head: dict[str, Any], tags: list[dict[str, str]]) -> Attributes:
     etag = str(head["ETag"]).strip('"')
     encrypted = (
         str(head.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in head
@@ -256,7 +260,7 @@ class Transfer:
         absent = code_of(error) in ABSENT
         if absent and self._source.attributes(key, thorough=False) is None:
             return
-        if not absent and code_of(error) not in _CHANGED:
+        if not absent and code_of(error) not in CHANGED:
             raise error
         raise StoreUnavailable(f"{key!r} was changed while it was copied", hint="try again") from error
 
@@ -298,14 +302,14 @@ class Transfer:
             )
             return str(answer["CopyPartResult"]["ETag"])
 
-        with _Upload(self._target, key, found, seen, self._allowed) as upload:
+        with Upload(self._target, key, found, seen, self._allowed) as upload:
             for n, start in enumerate(range(0, found.size, part_bytes), 1):
                 upload.parts.append(part(upload.arguments, n, start))
         return found.size
 
     def _streamed(self, key: str, seen: Condition) -> int:
         answer = self._source.client.get_object(Bucket=self._source.bucket, Key=key)
-        found = _attributes(answer, self._source.tags(key, answer, thorough=False))
+        found = attributes_of(answer, self._source.tags(key, answer, thorough=False))
         body = answer["Body"]
         if found.size <= PART_BYTES:
             contents = body.read()
@@ -315,14 +319,14 @@ class Transfer:
             )
             return found.size
         part_bytes = max(PART_BYTES, -(-found.size // MAX_PARTS))
-        with _Upload(self._target, key, found, seen, self._allowed) as upload:
+        with Upload(self._target, key, found, seen, self._allowed) as upload:
             for n, block in enumerate(body.iter_chunks(part_bytes), 1):
                 part = self._target.client.upload_part(**upload.arguments, PartNumber=n, Body=block)
                 upload.parts.append(str(part["ETag"]))
         return found.size
 
 
-class _Upload:
+class Upload:
     """A multipart upload that is completed when its block ends, or aborted if that fails."""
 
     def __init__(
@@ -342,7 +346,7 @@ class _Upload:
         self.arguments = {"Bucket": target.bucket, "Key": key, "UploadId": started["UploadId"]}
         self.parts: list[str] = []
 
-    def __enter__(self) -> _Upload:
+    def __enter__(self) -> Upload:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -15,17 +15,20 @@ from tenure.model.inventory import Collection, Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
 from tenure.model.secret import Secret
+from tenure.stores.backup import Capture, Restoring
 from tenure.stores.buckets.client import Bucket
 from tenure.stores.buckets.errors import translated
 from tenure.stores.buckets.listing import abort_uploads, delete_versions, version_pages
-from tenure.stores.contract import Capabilities, Fence, FenceState, Mutex, Pace, Room, unhurried
+from tenure.stores.contract import Capabilities, Fence, FenceState, Journal, Mutex, Pace, Room, unhurried
+from tenure.stores.journaled import JournaledCapture, JournaledRestoring
 from tenure.stores.keyed import KeyMap, patterns
 from tenure.stores.s3 import find as finds
+from tenure.stores.s3.backup import OTHER, ObjectItems
 from tenure.stores.s3.fencing import RESERVED, Fencing, policy_lock
 from tenure.stores.s3.objects import Listed, Objects, is_md5
+from tenure.stores.s3.unpacking import ObjectUnpacking
 
 WORKERS: Final = 8
-OTHER: Final = "*"
 _MASK: Final = (1 << 128) - 1
 
 
@@ -39,7 +42,7 @@ class S3Store:
     and with it its token, goes when a store without a link opens or retires: that no older holder comes back after that
     is up to the tenant's PostgreSQL, which never forgets a token and is asked first. Without `trust_etags`, comparisons
     read every object's contents. `others` gives the buckets that are those of other stores: a search leaves them to
-    these. Thread-safe.
+    these. `journal` is the app's, in the cell's PostgreSQL: captures read it. Thread-safe.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class S3Store:
         ignore: Sequence[str] = (),
         trust_etags: bool = True,
         others: Callable[[], frozenset[str]] = frozenset,
+        journal: Journal | None = None,
     ) -> None:
         self._name = name
         self._cell = cell
@@ -74,6 +78,7 @@ class S3Store:
         self._patterns = patterns(collections)
         self._ignored = patterns(ignore)
         self._others = others
+        self._journal = journal
         self.client = self._place.client(connections=4 * WORKERS)
         self._ping_client = self._place.ping_client()
         self.objects = Objects(self.client, bucket)
@@ -184,18 +189,7 @@ class S3Store:
         """Takes every version, every delete marker and every unfinished upload; counts keys."""
         prefix = self.prefix(fence.tenant)
         with translated(self.where):
-            record, accepts = self.fencing(fence.tenant).read()
-            if accepts:
-                raise FenceRefused(
-                    f"{self.where} accepts writes of {fence.tenant}", hint="fence it before it is erased"
-                )
-            if record.token > fence.token:
-                raise FenceRefused(f"the fence of {fence.tenant} in {self.where} is a newer holder's")
-            if record.link:
-                raise StoreRefused(
-                    f"{fence.tenant} is still linked in {self.where}",
-                    hint="stop the copies of the link before erasing",
-                )
+            self.require_erasable(fence)
             erased: set[str] = set()
             for page in version_pages(self.client, self.bucket, prefix):
                 kept = delete_versions(self.client, self.bucket, page)
@@ -209,12 +203,40 @@ class S3Store:
             abort_uploads(self.client, self.bucket, prefix)
             return len(erased)
 
+    def require_erasable(self, fence: Fence) -> None:
+        """Raise `FenceRefused` unless the tenant is fenced and no newer holder has been here, `StoreRefused` while a
+        link holds the store."""
+        with translated(self.where):
+            record, accepts = self.fencing(fence.tenant).read()
+        if accepts:
+            raise FenceRefused(
+                f"{self.where} accepts writes of {fence.tenant}",
+                hint="fence it before it is erased or restored",
+            )
+        if record.token > fence.token:
+            raise FenceRefused(f"the fence of {fence.tenant} in {self.where} is a newer holder's")
+        if record.link:
+            raise StoreRefused(
+                f"{fence.tenant} is still linked in {self.where}",
+                hint="stop the copies of the link before erasing or restoring",
+            )
+
     def retire(self, fence: Fence) -> None:
         """Lifts the fence and forgets the record: a bucket's policy has room for about fifty tenants only, so one that
         has left must not keep its place. The gate and the permit in PostgreSQL keep its writes out.
         """
         with translated(self.where):
             self.fencing(fence.tenant).retire(fence)
+
+    def capture(self, tenant: TenantId) -> Capture:
+        """Without a `journal`, what changes while it is taken is found by listings, the last of them in the hold."""
+        items = ObjectItems(self, tenant)
+        return JournaledCapture(store=self, tenant=tenant, journal=self._journal, packing=items)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:
+        return JournaledRestoring(
+            store=self, tenant=tenant, origin=origin, unpacking=ObjectUnpacking(self, tenant, origin)
+        )
 
     def close(self) -> None:
         self.pool.shutdown(wait=False)

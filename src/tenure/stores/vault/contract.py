@@ -152,6 +152,9 @@ class Writing(Protocol):
     def tenant(self) -> TenantId: ...
     @property
     def backup(self) -> BackupId: ...
+    @property
+    def key(self) -> KeyReference:
+        """The one that it was begun with."""
 
     def has(self, chunk: ChunkId) -> bool:
         """Whether the vault has that chunk of this tenant, so that it need not be put."""

@@ -17,6 +17,7 @@ from tenure.model.inventory import Collection as Counted
 from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import FindPage, Search, Survey
+from tenure.stores.backup import Capture, Restoring, refused
 from tenure.stores.buckets.client import Bucket
 from tenure.stores.buckets.errors import translated
 from tenure.stores.buckets.listing import Kept, abort_uploads, delete_versions, upload_pages, version_pages
@@ -82,6 +83,7 @@ class VaultStore:
             fence_enforced=False,
             fence_drains=False,
             fence_expires=False,
+            not_backed_up=BACKUPS,
             stays="backups stay where they were made; later ones are made in the cell that serves the tenant then",
         )
 
@@ -204,12 +206,21 @@ class VaultStore:
         """Forgets the holder: backups stay where they are."""
         self.open(fence)
 
+    def capture(self, tenant: TenantId) -> Capture:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, BACKUPS)
+
+    def restoring(self, tenant: TenantId, origin: TenantId) -> Restoring:  # noqa: ARG002
+        """Raises `StoreRefused`: its data is in no backup."""
+        raise refused(self._name, self._cell, BACKUPS)
+
     def close(self) -> None:
         self._pool.shutdown(wait=False)
         for client in (self._client, self._ping_client):
             client.close()
 
 
+BACKUPS: Final = "it holds the backups"
 _PARTS: Final = ("backups", "lists", "chunks", "condemned")
 _OTHER: Final = "other"
 

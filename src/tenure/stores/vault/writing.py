@@ -16,7 +16,15 @@ from tenure.model.names import TenantId
 from tenure.stores.buckets.errors import translated
 from tenure.stores.buckets.listing import Kept, Version, delete_versions, object_pages
 from tenure.stores.vault.access import ABSENT_NOW, Access, Found
-from tenure.stores.vault.contract import MOST_PUBLIC_BYTES, Backup, BackupId, ChunkId, Contents, Stored
+from tenure.stores.vault.contract import (
+    MOST_PUBLIC_BYTES,
+    Backup,
+    BackupId,
+    ChunkId,
+    Contents,
+    KeyReference,
+    Stored,
+)
 from tenure.stores.vault.layout import (
     COMPLETE,
     ENDED,
@@ -55,6 +63,10 @@ class BucketWriting:
     @property
     def backup(self) -> BackupId:
         return self._record.backup
+
+    @property
+    def key(self) -> KeyReference:
+        return self._record.key
 
     # -- chunks ------------------------------------------------------------------------------------------------------
 
