@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +22,7 @@ from tenure.stores.postgres import PostgresStore, TenantTable, streams
 from tenure.stores.postgres.tables import describe
 from tests.contract.memory_backup import MemoryBackup, Writer
 from tests.integration.postgres import peculiar
-from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence, make_cells, make_store
+from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, eventually, fence, make_cells, make_store
 from tests.integration.postgres.test_any_schema import digests, lose_a_row
 
 OTHER = TenantId("initech")
@@ -365,3 +367,31 @@ def test_rows_that_would_be_in_no_backup_are_said_beforehand(cells: Cells) -> No
     said = {f.code: f.message for f in cells.blue.capture(ACME).preflight() if f.severity is Severity.REFUSAL}
     assert said.keys() == {"table_not_in_catalogue", "table_through_foreign_key"}
     assert all("would be in no backup" in message for message in said.values())
+
+
+def test_a_process_that_is_killed_leaves_no_snapshot_and_nothing_after_close(cells: Cells) -> None:
+    """After its point, while it copies: the server ends the transactions with the connections."""
+    child = os.fork()
+    if not child:
+        store = make_store("blue", cells.blue_dsn)
+        capture, backup = store.capture(ACME), MemoryBackup(ACME)
+        capture.start(fence())
+        store.fence(fence(), expires_in_s=30, drain_s=5)
+        capture.pin(backup, fence())
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    eventually(
+        lambda: (
+            cells.rows(
+                cells.blue,
+                "select count(*) from pg_stat_activity where datname = current_database() and backend_xmin is not null"
+                " and pid <> pg_backend_pid()",
+            )
+            == [(0,)]
+        ),
+        "the snapshot goes with its connection",
+    )
+    cells.blue.open(fence())
+    cells.blue.capture(ACME).close(fence())
+    assert cells.leftovers(cells.blue) == []
+    assert taken(cells.blue, token=2).streams()
