@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from tenure.model.names import StoreName, TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.records import records
 from tenure.stores.s3 import S3Store
+from tenure.stores.s3.backup import ObjectItems
 from tests.contract.memory_backup import MemoryBackup
 from tests.contract.rigs.protocol import AppRefused, Side
 from tests.contract.rigs.s3 import S3Rig
@@ -221,3 +223,21 @@ def test_without_a_journal_the_point_is_exact_while_writers_write(unjournaled: S
     assert written == expected
     green.restoring(ACME, ACME).load(backup, down(green))
     assert rig.read(GREEN, ACME) == expected
+
+
+def test_an_object_that_was_read_within_the_second_of_its_change_is_looked_at_again(
+    unjournaled: S3Rig,
+) -> None:
+    """Listings show whole seconds: a change of nothing but metadata, within the same one, looks like none."""
+    rig, key = unjournaled, "tenants/acme/files/a"
+    items = ObjectItems(rig.store(BLUE), ACME)
+    deadline = time.monotonic() + 30
+    while True:
+        put(rig, "files/a", b"same")
+        (before,) = items.pack("files/*", [key])
+        put(rig, "files/a", b"same", Metadata={"only": "this"})
+        (after,) = items.stamps("files/*", [key]).values()
+        if before.head["stamp"].removesuffix(" fresh") == after:
+            break
+        assert time.monotonic() < deadline, "no two changes were within one second"
+    assert before.head["stamp"] != after
