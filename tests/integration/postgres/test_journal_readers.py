@@ -12,7 +12,7 @@ from tenure.errors import DeadlineExceeded, FenceRefused, StoreRefused
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.secret import Secret
 from tenure.stores.contract import Fence
-from tenure.stores.postgres import PostgresJournal, PostgresStore
+from tenure.stores.postgres import PostgresJournal, PostgresStore, PostgresTenantFence
 from tests.contract.rigs.postgres import ITEMS, LEFTOVERS, ROWS
 from tests.folders import prepare
 
@@ -147,4 +147,17 @@ def test_a_reader_counts_as_a_link_so_nobody_forgets_the_tenant_under_it(
     assert unread(journal) == ["a"]
     carrier.fence(fence(), expires_in_s=None, drain_s=5.0)
     with pytest.raises(StoreRefused, match="the backup of files"):
+        carrier.retire(fence())
+
+
+def test_an_older_version_without_readers_still_knows_of_copies(
+    dsn: str, carrier: PostgresStore, journal: PostgresJournal
+) -> None:
+    anchor = PostgresTenantFence(carrier)
+    anchor.join(fence(), FILES, "link-acme")
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("drop table tenure.journal_reader")
+    journal.unsubscribe(ACME, FILES, READER, fence())
+    assert anchor.copier(ACME, FILES).link == "link-acme"
+    with pytest.raises(StoreRefused, match="link-acme"):
         carrier.retire(fence())

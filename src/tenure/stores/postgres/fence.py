@@ -47,6 +47,9 @@ union select slot_name::text from pg_replication_slots where starts_with(slot_na
 
 _COPIERS: Final = """
 union select 'the copy of ' || store || ' over ' || link from tenure.copier where tenant_id = %(tenant)s
+"""
+
+_READERS: Final = """
 union select 'the ' || reader || ' of ' || store from tenure.journal_reader where tenant_id = %(tenant)s
 """
 
@@ -55,13 +58,13 @@ def linked(pool: Pool, tenant: TenantId) -> list[str]:
     """Names of the publications, subscriptions and slots of the tenant's links in this database, of the copies of
     stores whose fence is here, and of who reads the journal besides."""
     parameters = {"tenant": tenant, "prefix": f"{names.tenant_prefix(tenant)}_"}
-    try:
-        rows = pool.rows(_LINKED + _COPIERS, parameters)
-    except StoreRefused as error:
-        if not isinstance(error.__cause__, errors.UndefinedTable):
-            raise
-        rows = pool.rows(_LINKED, parameters)  # no cell.sql there yet, or one that knows no copies
-    return [str(row[0]) for row in rows]
+    for known in (_COPIERS + _READERS, _COPIERS):
+        try:
+            return [str(row[0]) for row in pool.rows(_LINKED + known, parameters)]
+        except StoreRefused as error:  # an older cell.sql, which knows no readers, or no copies; or none yet
+            if not isinstance(error.__cause__, errors.UndefinedTable):
+                raise
+    return [str(row[0]) for row in pool.rows(_LINKED, parameters)]
 
 
 def holders(pool: Pool, tenant: TenantId) -> list[str]:
