@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -34,6 +35,9 @@ from tests.valkey_cluster import ValkeyCluster, form
 if TYPE_CHECKING:
     from tests.estate import TestEstate
     from tests.warehouses import ClickHouseProcess
+
+hypothesis.settings.register_profile("tenure", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("tenure")
 
 SERVERS = (
     PostgresServer(name="pg16", version=16, autostart=False),
@@ -259,10 +263,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """`wait_until(condition, what, deadline_s=10)` polls until the condition holds; fails with `what` at the
+    """`wait_until(condition, what, deadline_s=30)` polls until the condition holds; fails with `what` at the
     deadline."""
 
-    def wait(condition: Callable[[], object], what: str, *, deadline_s: float = 10.0) -> None:
+    def wait(condition: Callable[[], object], what: str, *, deadline_s: float = 30.0) -> None:
         deadline = time.monotonic() + deadline_s
         while not condition():
             assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {what}"

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tenure.estate.config import load_estate
+from tenure.estate.config import Estate, load_estate
 from tenure.model.names import TenantId
 from tenure.model.operation import Operation
 from tenure.registry.registry import Registry
 from tenure.registry.workers import Presence
 from tenure.wiring import open_dispatcher, open_registry, open_service
+from tests import warm
 from tests.estate import CommandResult, TestEstate
 
 ROOT = Path(__file__).parents[1]
@@ -29,12 +29,10 @@ ROOT = Path(__file__).parents[1]
 class WorkerProcess:
     """One `tenure worker` in a session of its own: its pool's processes are signalled with it or alone."""
 
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
+    def __init__(self, module: str, args: Sequence[str], log: Path) -> None:
         self.log = log
-        with log.open("ab") as opened:
-            self._process = subprocess.Popen(
-                argv, stdout=opened, stderr=opened, cwd=ROOT, start_new_session=True
-            )
+        log.touch()
+        self._process = warm.start(module, args, out=log, err=log, cwd=ROOT, session=True)
         self.pid = self._process.pid
 
     def signal(self, number: int) -> None:
@@ -68,17 +66,10 @@ class WorkerProcess:
 class Command:
     """One run of `tenure` beside the test."""
 
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as errors:
-            # Whoever runs the tests in a shell's background has Ctrl-C ignored, by what it starts as well.
-            self._process = subprocess.Popen(
-                ["env", "--default-signal=INT", *argv],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=ROOT,
-            )
+    def __init__(self, args: Sequence[str], log: Path) -> None:
+        self._log, self._out = log, log.with_suffix(".out")
+        log.touch()
+        self._process = warm.start("tenure.cli.main", args, out=self._out, err=log, cwd=ROOT)
 
     @property
     def stderr(self) -> str:
@@ -91,13 +82,12 @@ class Command:
 
     def result(self, *, deadline_s: float = 180.0) -> CommandResult:
         """Wait for its end."""
-        out, _ = self._process.communicate(timeout=deadline_s)
-        return CommandResult(exit_code=self._process.returncode, stdout=out, stderr=self.stderr)
+        code = self._process.wait(deadline_s)
+        return CommandResult(exit_code=code, stdout=self._out.read_text(), stderr=self.stderr)
 
     def end(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
+        self._process.kill()
+        self._process.wait()
 
 
 @dataclass
@@ -115,9 +105,10 @@ class Fleet:
         (`POINT:stop`: stops itself) there, the first time."""
         known = {seen.id for seen in self.living()}
         log = self._folder / f"worker-{len(self._workers)}.log"
-        module = ["tests.faults.worker", str(self.config), point] if point else ["tenure.cli.main"]
-        started = [] if point else ["--config", str(self.config), "worker"]
-        worker = WorkerProcess([sys.executable, "-m", *module, *started, *args], log)
+        if point:
+            worker = WorkerProcess("tests.faults.worker", [str(self.config), point, *args], log)
+        else:
+            worker = WorkerProcess("tenure.cli.main", ["--config", str(self.config), "worker", *args], log)
         self._workers.append(worker)
         wait_until(
             lambda: {seen.id for seen in self.living()} - known,
@@ -125,8 +116,13 @@ class Fleet:
         )
         return worker
 
+    @cached_property
+    def loaded(self) -> Estate:
+        """What the configuration says: read once, because tests ask again and again while they wait."""
+        return load_estate(self.config)
+
     def living(self) -> tuple[Presence, ...]:
-        fleet = load_estate(self.config).fleet
+        fleet = self.loaded.fleet
         with self.registry() as registry:
             return tuple(
                 seen
@@ -136,7 +132,7 @@ class Fleet:
 
     @contextmanager
     def registry(self) -> Iterator[Registry]:
-        registry = open_registry(load_estate(self.config))
+        registry = open_registry(self.loaded)
         try:
             yield registry
         finally:
@@ -145,7 +141,7 @@ class Fleet:
     def tick(self) -> list[str]:
         """What a scheduler does now and then: let begin what waits for capacity, and announce what is due. The
         operations that a worker was told of."""
-        estate = load_estate(self.config)
+        estate = self.loaded
         with closing(open_service(self.config)) as service:
             service.admit_waiting()
         with self.registry() as registry:
@@ -163,15 +159,16 @@ class Fleet:
 
     def begin(self, *args: str) -> Command:
         """Run `tenure` beside the test."""
-        argv = [sys.executable, "-m", "tenure.cli.main", "--config", str(self.config), *args]
-        command = Command(argv, self._folder / f"command-{len(self._commands)}.log")
+        command = Command(
+            ["--config", str(self.config), *args], self._folder / f"command-{len(self._commands)}.log"
+        )
         self._commands.append(command)
         return command
 
     def wake(self, operation: str) -> None:
         """Send one more message about it."""
         with self.registry() as registry:
-            dispatcher = open_dispatcher(load_estate(self.config), registry)
+            dispatcher = open_dispatcher(self.loaded, registry)
             assert dispatcher is not None
             assert dispatcher.wake(registry.operations.get(operation), again=True)
             dispatcher.close()
@@ -266,4 +263,4 @@ def wait_until(condition: Callable[[], object], what: Callable[[], str], *, dead
     deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {what()}"
-        time.sleep(0.05)
+        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Backups of made-up streams, with keys and a signature of their own: for tests of what lies between stores and vault."""
+"""Backups of made-up streams, with keys and a signature of their own: for tests of what is between stores and vault."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ BLOCK = 1000
 class MemoryBackup:
     """Implements `Sink` and `Source`. It is whole once `complete` was told what the stores said."""
 
-    def __init__(self, tenant: TenantId) -> None:
+    def __init__(self, tenant: TenantId, *, block: int = BLOCK) -> None:
         self.tenant = tenant
+        self.block = block
         self.point = datetime(2025, 1, 18, tzinfo=UTC)
         self.bytes: dict[tuple[StoreName, str, Part, int], bytes] = {}
         self.headers: dict[tuple[StoreName, str, Part, int], Header] = {}
@@ -88,8 +89,8 @@ class MemoryBackup:
     def read(self, stream: Stream, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         whole = self.bytes[stream.store, stream.collection, stream.part, stream.n]
         end = len(whole) if length is None else start + length
-        for at in range(start, end, BLOCK):
-            yield whole[at : min(at + BLOCK, end)]
+        for at in range(start, end, self.block):
+            yield whole[at : min(at + self.block, end)]
 
 
 class Writer:

@@ -26,14 +26,16 @@ from tests.contract.test_store_contract import (
     fence,
     refuses,
 )
+from tests.variants import marked
 
 BACKED_UP = [kind for kind in RIGS if getattr(RIGS[kind], "BACKED_UP", True)]
 REPLACED = [kind for kind in BACKED_UP if not getattr(RIGS[kind], "ADDS_ONLY", False)]
 """Kinds whose items can be changed and removed: logs are only added to, which has tests of its own."""
+VARIANTS = {kind for module in RIGS.values() for kind in module.VARIANTS}
 OTHER = TenantId("acme1")
 
 
-@pytest.fixture(params=BACKED_UP)
+@pytest.fixture(params=marked(BACKED_UP, VARIANTS.intersection(BACKED_UP)))
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made: Rig = RIGS[request.param].make(request.param, request)
     try:
@@ -52,7 +54,7 @@ def carrier(rig: Rig, side: Side) -> Store:
     store = rig.store(side)
     if store.capabilities.rides_with is None:
         return store
-    named: Callable[[Side], Store] = rig.carrier
+    named: Callable[[Side], Store] = rig.carrier  # type: ignore[attr-defined]
     return named(side)
 
 
@@ -254,7 +256,7 @@ def damaged(rig: Rig) -> dict[str, DifferenceKind]:
     }
 
 
-@pytest.mark.parametrize("rig", REPLACED, indirect=True)
+@pytest.mark.parametrize("rig", marked(REPLACED, VARIANTS.intersection(REPLACED)), indirect=True)
 def test_the_differences_are_named_and_exactly_they_are_put_right(rig: Rig) -> None:
     backup, was = taken(rig), rig.read(BLUE, ACME)
     expected, store = damaged(rig), carrier(rig, BLUE)
@@ -274,7 +276,7 @@ def test_the_differences_are_named_and_exactly_they_are_put_right(rig: Rig) -> N
     rig.write(BLUE, ACME, "a", "the tenant goes on")
 
 
-@pytest.mark.parametrize("rig", REPLACED, indirect=True)
+@pytest.mark.parametrize("rig", marked(REPLACED, VARIANTS.intersection(REPLACED)), indirect=True)
 def test_only_what_is_asked_for_is_put_right(rig: Rig) -> None:
     backup = taken(rig)
     damaged(rig)
@@ -348,7 +350,7 @@ def emptied(rig: Rig) -> Iterator[Store]:
     there.open(other_fence())
 
 
-@pytest.mark.parametrize("rig", REPLACED, indirect=True)
+@pytest.mark.parametrize("rig", marked(REPLACED, VARIANTS.intersection(REPLACED)), indirect=True)
 def test_a_backup_becomes_another_tenants(rig: Rig, emptied: Store) -> None:
     backup, was = taken(rig), rig.read(BLUE, ACME)
     restoring = emptied.restoring(OTHER, ACME)

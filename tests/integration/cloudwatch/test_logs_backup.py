@@ -18,8 +18,9 @@ from tenure.stores.cloudwatch.events import HOUR_MS, Event
 from tenure.stores.contract import Fence
 from tests.aws_faults import Answer, refused
 from tests.contract.memory_backup import MemoryBackup
-from tests.contract.rigs.cloudwatch_logs import LogsRig
+from tests.contract.rigs.cloudwatch_logs import KINDS, VARIANTS, LogsRig
 from tests.contract.rigs.protocol import Side
+from tests.variants import marked
 
 MakeRig = Callable[..., LogsRig]
 ACME, OTHER, NEIGHBOUR = TenantId("acme"), TenantId("zeta"), TenantId("acme1")
@@ -165,7 +166,7 @@ def test_without_a_journal_the_last_listing_is_under_the_fence_and_its_time_is_t
     assert not events(rig, GREEN, "worker")
 
 
-@pytest.mark.parametrize("kind", ["cloudwatch_logs", "cloudwatch_logs-streams"])
+@pytest.mark.parametrize("kind", marked(KINDS, VARIANTS))
 def test_a_backup_becomes_another_tenants_groups_and_streams(logs_rig: MakeRig, kind: str) -> None:
     rig = logs_rig(kind)
     at = rig.now()
@@ -199,6 +200,8 @@ def test_throttling_lost_answers_and_expired_tokens_are_survived_and_nothing_is_
     )
     backup = taken(source)
     target, theirs = rig.faulty(GREEN)
+    for n in range(3):
+        target.groups.make(rig.stream(ACME, f"web{n}"), retention_days=None)
     theirs.answer(refused("ThrottlingException"), operation="PutLogEvents", times=2)
     theirs.answer(Answer(status=None, after=True), operation="PutLogEvents", times=2)
     close(target)

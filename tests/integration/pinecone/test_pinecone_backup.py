@@ -4,12 +4,13 @@ acknowledged at its point comes back, to the bit, and a link that stands meanwhi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from pinecone import Pinecone
 
 from tenure.catalogue import DataClass
-from tenure.errors import DeadlineExceeded, StoreUnavailable
+from tenure.errors import DeadlineExceeded, FenceRefused, StoreUnavailable
 from tenure.estate.local import PineconeEndpoint
 from tenure.model.finding import Severity
 from tenure.model.names import TenantId
@@ -22,7 +23,6 @@ from tests.integration.pinecone.test_pinecone_failures import fill, linked, thro
 
 ACME, OTHER = TenantId("acme"), TenantId("zeta")
 BLUE, GREEN = Side.BLUE, Side.GREEN
-TRANSIENT = (429, 503)
 
 
 def fence(token: int = 10, tenant: TenantId = ACME) -> Fence:
@@ -53,7 +53,7 @@ def faults(*operations: str, status: int) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("status", TRANSIENT)
+@pytest.mark.parametrize("status", [429, pytest.param(503, marks=pytest.mark.variant)])
 def test_records_come_back_to_the_bit_through_a_service_that_throttles_and_fails(
     rig: PineconeRig, status: int
 ) -> None:
@@ -99,6 +99,30 @@ def test_a_point_waits_until_reads_show_what_was_acknowledged_or_there_is_none(
     close(there)
     there.restoring(ACME, ACME).load(backup, fence())
     assert rig.read(GREEN, ACME) == {"a": "acknowledged", "b": "acknowledged"}
+
+
+def test_a_fence_that_lapses_before_everything_is_taken_gives_no_point(
+    rig: PineconeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.write(BLUE, ACME, "a", "before")
+    store, backup = rig.store(BLUE), MemoryBackup(ACME)
+    capture = store.capture(ACME)
+    capture.start(fence())
+    capture.first_pass(backup)
+    rig.write(BLUE, ACME, "a", "changed")
+    close(store)
+    fetch = PineconeStore.fetch
+
+    def slow(self: PineconeStore, *given: Any) -> Any:
+        store.open(fence())
+        rig.write(BLUE, ACME, "a", "after the fence")
+        return fetch(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PineconeStore, "fetch", slow)
+        with pytest.raises(FenceRefused):
+            capture.pin(backup, fence())
+    capture.close(fence())
 
 
 def test_a_link_and_a_backup_read_one_journal_and_neither_loses_a_change(

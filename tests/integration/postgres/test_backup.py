@@ -16,7 +16,8 @@ from tenure.model.finding import Severity
 from tenure.model.names import StoreName, TenantId
 from tenure.stores.backup import Selection
 from tenure.stores.contract import Fence
-from tenure.stores.postgres import PostgresStore, TenantTable
+from tenure.stores.postgres import PostgresStore, TenantTable, streams
+from tenure.stores.postgres.tables import describe
 from tests.contract.memory_backup import MemoryBackup, Writer
 from tests.integration.postgres import peculiar
 from tests.integration.postgres.cells import ACME, NEIGHBOUR, Cells, fence, make_cells, make_store
@@ -332,3 +333,35 @@ def test_in_the_hold_nobody_waits_for_a_lock_on_a_table(cells: Cells) -> None:
         backup.complete(cells.blue.name, capture.rest(backup))
     capture.close(fence())
     assert cells.leftovers(cells.blue) == []
+
+
+def test_rows_that_a_policy_hides_are_an_error_and_not_left_out(cells: Cells) -> None:
+    cells.run(
+        cells.blue,
+        "drop role if exists half_blind",
+        "create role half_blind",
+        "grant select on public.parts to half_blind",
+        "alter table public.parts enable row level security",
+        "create policy few on public.parts using (id < 10)",
+    )
+    try:
+        (table,) = describe(cells.blue.pool, [t for t in cells.blue.tables if t.name == "parts"])
+        with psycopg.connect(cells.blue_dsn, autocommit=True) as connection:
+            connection.execute("set role half_blind")
+            streams.prepare(connection)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+                streams.copy_out(connection, streams.select_rows(table, ACME), lambda _block: None)
+    finally:
+        cells.run(cells.blue, "drop owned by half_blind", "drop role half_blind")
+
+
+def test_rows_that_would_be_in_no_backup_are_said_beforehand(cells: Cells) -> None:
+    cells.run(
+        cells.blue,
+        "create table public.notes (id int primary key, tenant_id text, document_id bigint)",
+        "create table public.lines (id int primary key, tenant text, n bigint,"
+        " foreign key (tenant, n) references public.documents (tenant_id, id))",
+    )
+    said = {f.code: f.message for f in cells.blue.capture(ACME).preflight() if f.severity is Severity.REFUSAL}
+    assert said.keys() == {"table_not_in_catalogue", "table_through_foreign_key"}
+    assert all("would be in no backup" in message for message in said.values())

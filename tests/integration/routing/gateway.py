@@ -34,7 +34,7 @@ GREEN = CellName("green")
 ENVOY = Path(next(iter(envoy.__path__))) / "_bin" / "envoy"
 
 
-def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 30.0) -> None:
     """Poll until the condition holds; fail the test otherwise."""
     deadline = time.monotonic() + timeout_s
     while not condition():

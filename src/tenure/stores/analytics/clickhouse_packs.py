@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
+
+from clickhouse_connect.driver.ctypes import RespBuffCls
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.query import QueryContext
+from clickhouse_connect.driver.transform import NativeTransform
 
 from tenure.catalogue import AnalyticsTable
 from tenure.errors import StoreRefused
@@ -142,3 +147,28 @@ class ClickHouseBrought:
     def close(self) -> None:
         while self._spools:
             self._spools.pop().close()
+
+
+class _Blocks:
+    """Where the library reads an answer from."""
+
+    last_message: Final = None
+    exception_tag: Final = None
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self.gen: Final = iter(blocks)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def unpacked_rows(body: Iterable[bytes], where: str) -> Iterator[Sequence[Any]]:
+    """The rows of a pack as Python values, without a server: texts as bytes, times to the microsecond."""
+    context = QueryContext(query_formats={"String": "bytes"}, tz_mode="aware")
+    buffer: Any = RespBuffCls
+    try:
+        result: Any = NativeTransform.parse_response(buffer(_Blocks(body)), context)
+        with result.rows_stream as rows:
+            yield from rows
+    except ClickHouseError as error:
+        raise StoreRefused(f"{where}: these are no rows in the form {FORM}: {error}") from error

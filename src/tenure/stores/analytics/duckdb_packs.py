@@ -4,16 +4,19 @@ Arrow's (`arrow_lossless_conversion`), so that every value comes back as it was.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from contextlib import closing
+from typing import Any, Final
 
+import duckdb
 import pyarrow as pa
 
 from tenure.catalogue import AnalyticsTable
 from tenure.errors import StoreRefused
 from tenure.model.names import TenantId
 from tenure.stores.analytics import duckdb_statements as statements
-from tenure.stores.analytics.composing import composed, double_quoted, joined
+from tenure.stores.analytics.composing import Quoted, composed, double_quoted, joined
 from tenure.stores.analytics.duckdb_statements import HELD, Connection
 from tenure.stores.analytics.engine import Column
 from tenure.stores.analytics.packs import Columns, Pack, Spool, others_of, require_form
@@ -21,6 +24,22 @@ from tenure.stores.analytics.packs import Columns, Pack, Spool, others_of, requi
 FORM: Final = "duckdb-arrow-ipc/1"
 BATCH_ROWS: Final = 20_000
 BROUGHT: Final = "tenure_brought"
+_AS_TEXT: Final = (
+    "HUGEINT",
+    "UHUGEINT",
+    "BIGNUM",
+    "BIT",
+    "INTERVAL",
+    "DATE",
+    "TIME",
+    "TIME WITH TIME ZONE",
+    "TIMESTAMP",
+    "TIMESTAMP_S",
+    "TIMESTAMP_MS",
+    "TIMESTAMP_NS",
+    "TIMESTAMP WITH TIME ZONE",
+)
+"""Types with values that Python's own cannot hold."""
 
 
 def packed(
@@ -142,3 +161,35 @@ class DuckDbBrought:
             ),
             [self._tenant, self._tenant],
         )
+
+
+def unpacked_rows(body: Iterable[bytes], columns: Columns) -> Iterator[Sequence[Any]]:
+    """The rows of a pack as Python values, without the file. What neither Arrow nor Python has a type for comes as
+    text, what is nested as JSON has it."""
+    shown = joined([_shown(name, kind) for name, kind in columns])
+    with closing(Spool(body)) as spool, closing(duckdb.connect(":memory:")) as hub:
+        hub.execute("set TimeZone = 'UTC'")
+        with pa.ipc.open_stream(spool.file) as reader:
+            for batch in reader:
+                hub.register(BROUGHT, pa.Table.from_batches([batch]))
+                select = composed("select $shown from $brought", shown=shown, brought=double_quoted(BROUGHT))
+                rows = [column.to_pylist() for column in hub.sql(select).to_arrow_table().columns]
+                hub.unregister(BROUGHT)
+                for row in zip(*rows, strict=True):
+                    yield [
+                        json.loads(value) if value is not None and _nested(kind) else value
+                        for value, (_, kind) in zip(row, columns, strict=True)
+                    ]
+
+
+def _nested(kind: str) -> bool:
+    return "(" in kind.removeprefix("DECIMAL(").removeprefix("ENUM(") or kind.endswith("]") or kind == "JSON"
+
+
+def _shown(name: str, kind: str) -> Quoted:
+    column = double_quoted(name)
+    if _nested(kind):
+        return composed("to_json($column)::varchar as $column", column=column)
+    if kind in _AS_TEXT:
+        return composed("$column::varchar as $column", column=column)
+    return column

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-import pyarrow as pa
-
 from tenure.backups.contract import Source
 from tenure.errors import StoreRefused
 from tenure.model.names import StoreName
 from tenure.stores.analytics import duckdb_packs, sql_packs
-from tenure.stores.analytics.packs import Spool
-from tenure.stores.exports import Column, Kind, Row, Rows, lines
+from tenure.stores.exports import Column, Kind, Row, Rows, lines, text_or_bytes
 from tenure.stores.records import Record, latest
 
 FORM: Final = "analytics-units/1"
+NATIVE: Final = "clickhouse-native/1"
 
 
 def units_of(source: Source, store: StoreName, collection: str) -> Rows:
     """Every column as JSON: what JSON has no type for comes as text, bytes in base 64. Raises `StoreRefused` for rows
-    of an engine whose own form no library here reads (ClickHouse's)."""
+    in ClickHouse's form where its library is not installed."""
     records = latest(source, store, collection, FORM, str(store))
     first = next(records, None)
     if first is None:
@@ -47,26 +45,28 @@ def _rows(record: Record, where: str) -> Iterator[Row]:
         yield Row(values={name: plain(value) for name, value in zip(names, row, strict=True)})
 
 
-def _reader(record: Record, where: str) -> Any:
+def _reader(record: Record, where: str) -> Callable[[Record, str], Iterator[Sequence[Any]]]:
     form = record.head["form"]
-    readers = {duckdb_packs.FORM: _arrow, sql_packs.FORM: _json}
+    readers = {duckdb_packs.FORM: _arrow, sql_packs.FORM: _json, NATIVE: _native}
     if form not in readers:
-        raise StoreRefused(
-            f"{where}: its rows are in the form {form}, which has to be restored to be read",
-            hint="restore the backup into a scratch cell and export from there",
-        )
+        raise StoreRefused(f"{where}: its rows are in the form {form}, which this Tenure does not read")
     return readers[form]
 
 
 def _arrow(record: Record, where: str) -> Iterator[Sequence[Any]]:  # noqa: ARG001
-    spool = Spool(record.body)
+    return duckdb_packs.unpacked_rows(record.body, [(name, kind) for name, kind in record.head["columns"]])
+
+
+def _native(record: Record, where: str) -> Iterator[Sequence[Any]]:
     try:
-        with pa.ipc.open_stream(spool.file) as reader:
-            for batch in reader:
-                columns = [column.to_pylist() for column in batch.columns]
-                yield from zip(*columns, strict=True)
-    finally:
-        spool.close()
+        from tenure.stores.analytics import clickhouse_packs
+    except ImportError as error:
+        raise StoreRefused(
+            f"{where}: its rows are in ClickHouse's own form, and its library is not installed",
+            hint="install Tenure with its extra `clickhouse`",
+        ) from error
+    for row in clickhouse_packs.unpacked_rows(record.body, where):
+        yield [text_or_bytes(value) if isinstance(value, bytes) else value for value in row]
 
 
 def _json(record: Record, where: str) -> Iterator[Sequence[Any]]:

@@ -105,8 +105,10 @@ class JournaledCapture:
         return self._catch_up(sink) + self._take_late(sink, suspects)
 
     def pin(self, sink: Sink, fence: Fence) -> None:
+        """Also raises `FenceRefused` where the fence has lapsed before everything was taken."""
         self._require_fenced(fence)
         self._catch_up(sink)
+        self._require_fenced(fence)
         for place in self._torn:
             raise StoreUnavailable(
                 f"{self._store.name} of {self._store.cell}: {place.key} of {place.collection} changes while"

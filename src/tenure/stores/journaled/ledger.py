@@ -150,6 +150,11 @@ class Places(_Vanishing):
     def count(self, *, word: str) -> int:
         return int(self._rows.execute("select count(*) from places where word = ?", (word,)).fetchone()[0])
 
+    def collections(self, *, word: str) -> frozenset[str]:
+        """Those that have items with that word."""
+        rows = self._rows.execute("select distinct collection from places where word = ?", (word,))
+        return frozenset(collection for (collection,) in rows)
+
     def batches(self, *, word: str, size: int) -> Iterator[tuple[str, list[str]]]:
         """The items with that word, in order, each batch of one collection. The set must not change meanwhile."""
         rows = self._rows.execute(

@@ -47,7 +47,7 @@ class JournaledRestoring:
     def differences(self, source: Source, selection: Selection = EVERYTHING) -> Iterator[Difference]:
         self._unpacking.fresh()
         with Places() as seen:
-            for collection in self._collections(source):
+            for collection in self._collections(source, selection.has_collection):
                 yield from self._against_live(source, collection, selection, seen)
             if self._unpacking.removes:
                 yield from self._only_live(selection, seen)
@@ -86,7 +86,7 @@ class JournaledRestoring:
     ) -> Restored:
         """Whole items; an interruption leaves some of them, and another `load` is refused until they are erased."""
         self._store.require_erasable(fence)
-        collections = self._collections(source)
+        collections = self._collections(source, selection.has_collection)
         self._unpacking.fresh()
         self._require_empty(selection)
         loaded: Counter[str] = Counter()
@@ -101,7 +101,7 @@ class JournaledRestoring:
                     left_out[place.collection] += 1
 
         for collection in collections:
-            loaded[self._unpacking.here(Place(collection, "")).collection] += 0
+            loaded[self._named_here(collection)] += 0
             self._write(counted(collection), fence, progress)
         self._unpacking.fresh()
         return Restored(collections=dict(loaded), left_out=dict(left_out))
@@ -116,8 +116,9 @@ class JournaledRestoring:
             removed = wanted.count(word=_REMOVE)
             if removed and not self._unpacking.removes:
                 raise StoreRefused(f"{self._store.name} of {self._store.cell} cannot remove single items")
-            self._require_in_backup(source, wanted, written)
-            for collection in self._collections(source):
+            collections = self._collections(source, wanted.collections(word=_WRITE).__contains__)
+            self._require_in_backup(source, collections, wanted, written)
+            for collection in collections:
                 found = self._items(source, collection, lambda place: wanted.word(place) == _WRITE)
                 self._write(found, fence, unhurried)
             for collection, keys in wanted.batches(word=_REMOVE, size=BATCH):
@@ -125,11 +126,13 @@ class JournaledRestoring:
         self._unpacking.fresh()
         return written + removed
 
-    def _require_in_backup(self, source: Source, wanted: Places, count: int) -> None:
+    def _require_in_backup(
+        self, source: Source, collections: Sequence[str], wanted: Places, count: int
+    ) -> None:
         """Raise before anything is written if one of the items is not in the backup."""
         there = sum(
             1
-            for collection in self._collections(source)
+            for collection in collections
             for _ in self._items(source, collection, lambda place: wanted.word(place) == _WRITE)
         )
         if there != count:
@@ -156,11 +159,18 @@ class JournaledRestoring:
 
     # -- reading the backup ------------------------------------------------------------------------------------------
 
-    def _collections(self, source: Source) -> list[str]:
+    def _collections(self, source: Source, wanted: Callable[[str], bool]) -> list[str]:
+        """The backup's collections that are wanted, which is asked by their names here."""
         if source.tenant != self._origin:
             raise StoreRefused(f"this is a backup of {source.tenant}, not of {self._origin}")
         self._unpacking.about(source)
-        return list(dict.fromkeys(stream.collection for stream in source.streams(self._store.name)))
+        found = dict.fromkeys(stream.collection for stream in source.streams(self._store.name))
+        return [collection for collection in found if wanted(self._named_here(collection))]
+
+    def _named_here(self, collection: str) -> str:
+        if self._origin == self._tenant:
+            return collection
+        return self._unpacking.here(Place(collection, "")).collection
 
     def _items(self, source: Source, collection: str, chosen: Chosen) -> Iterator[tuple[Place, Record]]:
         """The backup's items of a collection, where they belong here."""

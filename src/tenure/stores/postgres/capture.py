@@ -37,6 +37,18 @@ READER: Final = "backup"
 START_S: Final = 10.0
 IDLE_S: Final = 900
 """For how long a transaction that keeps the snapshot may have nothing to do before the server ends it."""
+OBSTACLES: Final = frozenset(
+    (
+        "generated_key",
+        "inheritance",
+        "no_primary_key",
+        "not_owner",
+        "row_level_security",
+        "sequence_descends",
+        "tenant_column_missing",
+    )
+)
+"""What stands in the way of a move and of a backup alike."""
 _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
 
 
@@ -220,7 +232,7 @@ class _Work:
 
     def _join(self, connection: Connection) -> None:
         connection.execute(sql.SQL(_KEEP).format(sql.Literal(IDLE_S)))
-        connection.execute(streams.MONEY)
+        streams.prepare(connection)
         connection.execute("begin isolation level repeatable read read only")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(self._point.snapshot)))
 
@@ -309,16 +321,7 @@ def _findings(home: Home, tenant: TenantId) -> Sequence[Finding]:
         for spec in home.all_tables
         if spec not in there
     ]
-    found += [
-        refusal(
-            "no_key",
-            f"{home.pool.where}, {table.collection}",
-            "the table has no primary key: its rows could not be told apart in a restore",
-            "add one",
-        )
-        for table in tables
-        if not table.key
-    ]
+    found += [f for f in catalog_checks.findings(home, tables) if f.code in OBSTACLES]
     found += [_left_out(f) for f in references.outside(home, elsewhere=None)]
     found += [_left_out(f) for f in catalog_checks.unknown_tables(home, tenant, elsewhere=None)]
     found += [_left_out(f) for f in home_checks.unknown(home, tenant, elsewhere=None)]

@@ -230,7 +230,7 @@ def _taken(
         if column is None or column in part.live.key:
             continue
         with closing(pool.connect()) as connection:
-            connection.execute(streams.MONEY)
+            streams.prepare(connection)
             staged = part.staged(connection, 0)
             staged.create(streams.of_tenant(part.live, source.read(part.stream), origin, tenant))
             count, some = staged.others_keys(tenant, NAMED)

@@ -101,7 +101,7 @@ class PostgresRestoring:
         for part in self._parts(source, selection):
             keys = selection.keys(part.live.collection)
             with closing(self.pool.connect()) as connection, self._translated():
-                connection.execute(streams.MONEY)
+                streams.prepare(connection)
                 if keys is None and self._same(connection, source, part):
                     continue
                 staged = part.staged(connection, 0)
@@ -173,7 +173,7 @@ class PostgresRestoring:
         def some(n: int) -> dict[str, int]:
             counts: dict[str, int] = {}
             with unreplicated(self.pool, f"{self._origins}_{n:03d}") as writer:
-                writer.execute(streams.MONEY)
+                streams.prepare(writer)
                 while not stopped.is_set():
                     with lock:
                         if not left:
@@ -239,7 +239,7 @@ class PostgresRestoring:
     def _replaced(self, source: Source, differences: Iterable[Difference], fence: Fence) -> dict[str, int]:
         parts = {p.live.collection: p for p in self._parts(source, EVERYTHING)}
         with unreplicated(self.pool, f"{self._origins}_000") as writer:
-            writer.execute(streams.MONEY)
+            streams.prepare(writer)
             staged = self._staged(writer, source, parts, differences)
             try:
                 with writer.transaction():

@@ -24,8 +24,9 @@ from tenure.stores.postgres.tables import Column, Table, TenantTable
 
 FORMAT: Final = "postgresql-copy-text/1"
 BLOCK_BYTES: Final = 256 * 1024
-MONEY: Final = "set lc_monetary = 'C'"
-"""Text forms of `money` depend on it, and on nothing else that the sessions do not settle."""
+_SETTINGS: Final = ("set lc_monetary = 'C'", "set row_security = off")
+"""Text forms of `money` depend on the first, and on nothing else that the sessions do not settle. With the second, rows
+that a policy hides from Tenure's role are an error, and not left out."""
 _LINE: Final = re.compile(r"line (\d+)")
 
 _CONSTRAINTS: Final = """
@@ -50,6 +51,12 @@ cross join lateral (
 join pg_sequence q on q.seqrelid = o.oid and q.seqincrement > 0
 order by 1, 2, 3, q.seqrelid
 """
+
+
+def prepare(connection: Connection) -> None:
+    """To be called in every session that reads or writes rows of a backup."""
+    for setting in _SETTINGS:
+        connection.execute(setting)
 
 
 def in_stream(table: Table) -> tuple[Column, ...]:

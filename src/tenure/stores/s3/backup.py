@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -169,7 +170,7 @@ class ObjectItems:
                 return None
             raise
         stamp = _stamp(answer["ETag"], answer["LastModified"], answer["ContentLength"])
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).replace(tzinfo=UTC)
         if (now - answer["LastModified"]).total_seconds() < FRESH_S:
             stamp += " fresh"
         attributes = attributes_of(answer, tags)

@@ -170,12 +170,17 @@ def _same(size: int, md5: str, *about: Sequence[Sequence[str]]) -> str:
 
 
 def _parts(body: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The body in parts of exactly that size, but for the last."""
-    part = bytearray()
+    """The body in parts of at least that size, but for the last."""
+    blocks: list[bytes] = []
+    length = 0
     for block in body:
-        part += block
-        while len(part) >= size:
-            yield bytes(part[:size])
-            del part[:size]
-    if part:
-        yield bytes(part)
+        blocks.append(block)
+        length += len(block)
+        if length >= size:
+            part = b"".join(blocks)
+            blocks.clear()
+            length = 0
+            yield part
+            del part
+    if blocks:
+        yield b"".join(blocks)
