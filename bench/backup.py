@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from tenure.backups.chunking import Chunker
 from tenure.backups.contract import CollectionFacts, Part
 from tenure.backups.keys_folder import FolderOfKeys
 from tenure.backups.keys_local import LocalKeys
+from tenure.backups.manifest import Facts
 from tenure.backups.putting import Tally
 from tenure.backups.sealing import LEVEL, Sealer
 from tenure.backups.signing import Signer, Trust
@@ -43,10 +45,19 @@ from tenure.model.secret import Secret
 from tenure.stores.buckets.client import Bucket
 from tenure.stores.vault import VaultStore
 from tenure.stores.vault.contract import Backup, BackupId, Vault
-from tests.sealed import FACTS
 
 TENANT: Final = TenantId("bench")
 STORE: Final = StoreName("postgres")
+FACTS: Final = Facts(
+    point=datetime(2026, 3, 14, tzinfo=UTC),
+    cell=CellName("bench"),
+    region="us-east-1",
+    tier="gold",
+    epoch=1,
+    release="0",
+    catalogue_version="1",
+    catalogue_digest="0",
+)
 MB: Final = 1_000_000
 BLOCK: Final = 256 * 1024
 """What a driver gives at a time, roughly."""
@@ -219,7 +230,7 @@ def main() -> int:
         report = {
             "mb": round(sum(map(len, lines)) / MB),
             "mb_per_s_of_one_core": stages(Sealer(keys.open(keys.create(TENANT))), b"".join(lines)),
-            "stored_mb": {name: round(size / MB, 1) for name, size in moved.items()},
+            "stored_mb": {name: round(size / MB, 2) for name, size in moved.items()},
             "against_plain_upload": ratios(times, "plain upload"),
             "against_zstd_and_upload": ratios(times, "zstd + upload"),
         }

@@ -130,6 +130,16 @@ def test_the_estate_makes_keys_and_signs_with_what_it_is_given(tmp_path: Path) -
     assert len(backups.trust.names) == 2
 
 
+def test_services_are_made_without_asking_them(tmp_path: Path) -> None:
+    secret(tmp_path, "signing-key", key())
+    secret(tmp_path, "token", "s.token")
+    aws = open_backups(loaded(tmp_path)).describe_keys()
+    assert (aws.kind, "alias/tenure-backups" in aws.where) == ("kms", True)
+    transit = open_backups(loaded(tmp_path, (AWS, TRANSIT))).describe_keys()
+    assert (transit.kind, "https://vault.internal:8200" in transit.where) == ("transit", True)
+    assert "s.token" not in f"{transit}"
+
+
 @pytest.mark.parametrize("name", ["master", "signing-key"])
 @pytest.mark.parametrize("value", ["short", key()[:-4], f"{key()}{key()}", "not base64 at all ********"])
 def test_a_key_that_is_none_is_refused_and_not_shown(tmp_path: Path, name: str, value: str) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections import defaultdict
+from bisect import bisect_right
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 from tenure.backups.manifest import Index, Placed, Run, named_stream
@@ -119,7 +120,7 @@ class _Look:
     progress: Progress
     problems: list[Problem] = field(default_factory=list)
     bad: set[ChunkId] = field(default_factory=set)
-    chunks: int = 0
+    seen: set[ChunkId] = field(default_factory=set)
     size_bytes: int = 0
     streams: int = 0
     opened: bool = False
@@ -150,7 +151,7 @@ class _Look:
             opened=self.opened,
             whole=whole,
             chunks_of=chunks,
-            chunks_looked_at=self.chunks,
+            chunks_looked_at=len(self.seen),
             bytes_looked_at=self.size_bytes,
             streams_checked=self.streams,
         )
@@ -195,31 +196,40 @@ class _Look:
             self._bad(chunk, "chunk_damaged", error.message, uses)
             return None
         with self.lock:
-            self.chunks += 1
-            self.size_bytes += len(sealed)
-        self.progress(1, len(sealed))
+            first = chunk not in self.seen
+            self.seen.add(chunk)
+            self.size_bytes += len(sealed) if first else 0
+        if first:
+            self.progress(1, len(sealed))
         return plain
 
     def _every_byte(self, known: Verified, index: Index, uses: _Uses, pool: ThreadPoolExecutor) -> None:
+        in_run: dict[int, list[Placed]] = defaultdict(list)
+        for placed in index.streams:
+            in_run[placed.run].append(placed)
         for n, run in enumerate(index.runs):
-            placed = sorted((p for p in index.streams if p.run == n), key=lambda p: p.start)
             plains = _ahead(pool, lambda chunk: self._plain(known, chunk, uses), run.chunks)
-            self._digests(run, placed, plains, uses)
+            self._digests(run, in_run[n], plains, uses)
 
     def _digests(
         self, run: Run, placed: Sequence[Placed], plains: Iterator[bytes | None], uses: _Uses
     ) -> None:
         """Every stream of a run against its digest; of those that lack a chunk, that was said already."""
-        open_ones = [_Digest(p) for p in placed]
+        coming = deque(_Digest(p) for p in sorted(placed, key=lambda p: p.start))
+        begun: list[_Digest] = []
         at = 0
         for chunk, size, plain in zip(run.chunks, run.sizes, plains, strict=True):
             fits = plain is None or len(plain) == size
             if not fits:
                 self._bad(chunk, "chunk_size", f"chunk {chunk} has another size than it had", uses)
-            for one in open_ones:
+            while coming and coming[0].placed.start < at + size:
+                begun.append(coming.popleft())
+            for one in begun:
                 one.take(at, size, plain if fits else None)
             at += size
-            open_ones = [one for one in open_ones if not self._done(one, at)]
+            begun = [one for one in begun if not self._done(one, at)]
+        for empty in coming:
+            self._done(empty, at)
 
     def _done(self, one: _Digest, at: int) -> bool:
         if one.end > at:
@@ -263,13 +273,13 @@ def _uses(index: Index | None) -> _Uses:
     uses: _Uses = defaultdict(list)
     if index is None:
         return uses
+    ends = [list(accumulate(run.sizes)) for run in index.runs]
     for placed in index.streams:
-        at, end = 0, placed.start + placed.stream.size_bytes
-        run = index.runs[placed.run]
-        for chunk, size in zip(run.chunks, run.sizes, strict=True):
-            if at < end and at + size > placed.start:
-                uses[chunk].append(named_stream(placed.stream))
-            at += size
+        chunks, its = index.runs[placed.run].chunks, ends[placed.run]
+        n, end = bisect_right(its, placed.start), placed.start + placed.stream.size_bytes
+        while n < len(chunks) and (its[n - 1] if n else 0) < end:
+            uses[chunks[n]].append(named_stream(placed.stream))
+            n += 1
     return uses
 
 

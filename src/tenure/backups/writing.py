@@ -39,7 +39,6 @@ SMALL_BYTES: Final = 256 * KIB
 """Streams up to this size are kept together with others."""
 GATHERED_BYTES: Final = 4096 * KIB
 """How much of small streams is sorted before it is cut, so that their order does not depend on who was first."""
-INDEX_PIECE: Final = 1024 * KIB
 
 _Pieces = list[tuple[Future[ChunkId], int]]
 
@@ -176,10 +175,11 @@ class BackupWriter:
         """
         index = self._index(facts, collections, store_facts)
         text = index_text(index)
-        pieces = [text[at : at + INDEX_PIECE] for at in range(0, len(text), INDEX_PIECE)]
-        sealed = [self._putter.add(piece) for piece in pieces]
+        cut = self.cutter()  # by contents, too: most of a long index is that of the backup before
+        cut.add(text)
+        cut.end()
         self._putter.drain()
-        chunks = [made.result() for made in sealed]
+        chunks = [made.result() for made, _ in cut.pieces]
         contents = self._writing.contents({c for run in index.runs for c in run.chunks}.union(chunks))
         public = Public(
             tenant=self.tenant,

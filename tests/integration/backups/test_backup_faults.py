@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,6 +177,37 @@ def test_damage_to_the_index_says_that_nothing_can_be_restored(bucket: VaultBuck
     assert codes(looked(bucket, estate, backup)) == {"index_unreadable", "chunk_damaged"}
     with pytest.raises(VaultDamaged):
         estate.backups.open(bucket.store().vault, backup, tenant=ACME)
+
+
+def test_a_stream_that_is_put_together_wrongly_is_found_though_every_chunk_is_right(
+    bucket: VaultBucket, estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As only a mistake of ours could make one: here its digest is of something else."""
+    vault = bucket.store().vault
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "hashlib", SimpleNamespace(sha256=hashlib.sha3_256))
+        backup, _ = backed_up(estate, vault, ACME, "b-1", OTHERS)
+    found = looked(bucket, estate, backup)
+    assert codes(found) == {"stream_differs"}
+    assert found.problems[0].streams == ("main, public.documents",)
+    assert looked(bucket, estate, backup, with_key=False).good
+    with pytest.raises(VaultDamaged, match=r"main, public\.documents is not what was written"):
+        restored(estate, vault, backup)
+
+
+def test_a_chunk_that_several_streams_share_is_counted_once_and_names_them_all(
+    bucket: VaultBucket, estate: Estate
+) -> None:
+    same = OTHERS[(MAIN, "public.documents")] * 2
+    streams = {(MAIN, "public.documents"): same, (MAIN, "public.twin"): same, (MAIN, "public.none"): b""}
+    backup, _ = backed_up(estate, bucket.store().vault, ACME, "b-1", streams)
+    found = looked(bucket, estate, backup)
+    assert found.good
+    assert (found.chunks_looked_at, found.bytes_looked_at) == (backup.chunks, backup.size_bytes)
+    assert found.streams_checked == 3
+    drop(bucket, chunk_keys(bucket, estate, backup)[0])
+    (problem,) = looked(bucket, estate, backup).problems
+    assert problem.streams == ("main, public.documents", "main, public.twin")
 
 
 @pytest.mark.parametrize("first", ["gone", "damaged"])
