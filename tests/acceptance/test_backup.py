@@ -76,10 +76,9 @@ def test_the_backup_of_a_quiet_tenant_is_what_its_stores_hold(cells_estate: Test
     said = facts(cells_estate, tenant, backup)
     assert {place: seen for place, seen in said.items() if seen[0] or place in held} == held
     again = cells_estate.command("backup", "create", tenant, "--json").json["result"]
-    assert (
-        again["sent_bytes"] < 0.2 * again["size_bytes"]
-    )  # of so small a tenant, the manifest's index is much
-    assert again["sent_chunks"] == 1
+    # The index is new each time, and a key that has run out since changes the chunk that it was in.
+    assert again["sent_chunks"] <= 2 < again["chunks"]
+    assert again["sent_bytes"] < again["size_bytes"] / 2
 
 
 @contextmanager
