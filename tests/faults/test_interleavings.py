@@ -196,6 +196,7 @@ def switched(operation: Operation) -> bool:
     return operation.state in ended
 
 
+@pytest.mark.timeout(3600)
 def test_whatever_happens_what_was_acknowledged_is_there(
     cells_estate: TestEstate, request: pytest.FixtureRequest
 ) -> None:

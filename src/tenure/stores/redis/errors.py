@@ -52,6 +52,12 @@ def translated(where: str) -> Iterator[None]:
             f"{where}: the cluster is being rearranged: {error}",
             hint="wait until failover or resharding is over",
         ) from error
+    except (
+        redis.WatchError
+    ) as error:  # so the driver calls a connection that dies, or a server that is loading, then
+        raise StoreUnavailable(
+            f"{where} went away in the middle of a change: {error}", hint="nothing was changed; try again"
+        ) from error
     except redis.RedisError as error:
         raise _answered(where, str(error)) from error
 
