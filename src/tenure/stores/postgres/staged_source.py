@@ -144,7 +144,7 @@ class StagedSource:
     def _rows(self, table: Table) -> Iterator[bytes]:
         statement = streams.select_rows(table, self.tenant)
         with self._pool.connection() as connection, connection.transaction():
-            connection.execute(streams.MONEY)
+            streams.prepare(connection)
             parts, size = [], 0
             with connection.cursor() as cursor, cursor.copy(statement) as copy:
                 for part in copy:
