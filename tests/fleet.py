@@ -69,7 +69,13 @@ class Command:
     def __init__(self, args: Sequence[str], log: Path) -> None:
         self._log, self._out = log, log.with_suffix(".out")
         log.touch()
+        self._out.touch()
         self._process = warm.start("tenure.cli.main", args, out=self._out, err=log, cwd=ROOT)
+
+    @property
+    def stdout(self) -> str:
+        """What it has answered so far."""
+        return self._out.read_text()
 
     @property
     def stderr(self) -> str:
@@ -83,7 +89,7 @@ class Command:
     def result(self, *, deadline_s: float = 180.0) -> CommandResult:
         """Wait for its end."""
         code = self._process.wait(deadline_s)
-        return CommandResult(exit_code=code, stdout=self._out.read_text(), stderr=self.stderr)
+        return CommandResult(exit_code=code, stdout=self.stdout, stderr=self.stderr)
 
     def end(self) -> None:
         self._process.kill()

@@ -145,6 +145,7 @@ def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_
         lambda: f"the other one goes on\n{first.log.read_text()}\n{second.log.read_text()}",
     )
     assert "step_taken_over" not in ours.actions(operation)
+    wait_until(lambda: '"progress"' in watching.stdout, lambda: "who watches sees how far it is")
     cancelled = ours.command("op", "cancel", operation)
     assert cancelled.exit_code == 0, cancelled.stderr
     watched = watching.result(deadline_s=60)
