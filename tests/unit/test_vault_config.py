@@ -85,6 +85,7 @@ def test_cells_of_one_region_share_a_vault(tmp_path: Path) -> None:
         "        bucket: example-vault-us\n        region: us-east-1",
     ).replace("    region: eu-central-1\n", "    region: us-east-1\n")
     estate = estate.replace("regions: [eu-central-1]", "regions: [us-east-1]")
+    estate = estate.replace("copy_to: eu-central-1", "copy_to: us-east-1")
     write(tmp_path, estate, examples.CATALOGUE)
     stores = [cell.stores[VAULT] for cell in load_estate(tmp_path / "tenure.yaml").cells.values()]
     assert {s.bucket for s in stores if isinstance(s, VaultSettings)} == {"example-vault-us"}
