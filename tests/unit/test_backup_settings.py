@@ -141,7 +141,11 @@ def test_services_are_made_without_asking_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["master", "signing-key"])
-@pytest.mark.parametrize("value", ["short", key()[:-4], f"{key()}{key()}", "not base64 at all ********"])
+@pytest.mark.parametrize(
+    "value",
+    ["short", key()[:-4], f"{key()}{key()}", "not base64 at all ********"],
+    ids=["short", "too short", "too long", "not base64"],
+)
 def test_a_key_that_is_none_is_refused_and_not_shown(tmp_path: Path, name: str, value: str) -> None:
     estate = loaded(tmp_path, (AWS, LOCAL))
     secret(tmp_path, "master", key())
