@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-demo: $(READY) ## Move three tenants under load on real servers, roll one back, print the evidence
+demo: $(READY) ## Restore a damaged tenant and move three under load on real servers, roll one back, print the evidence
 	@$(BIN)/tenure demo $(ARGS)
 
 # Tests wait for servers more than they compute: more workers than processors, each with servers of its own.

@@ -60,10 +60,12 @@ def measure(bench: Bench, tenants: int, waiting: int) -> tuple[float, float, flo
     full, so that every round finds the same."""
     database = bench.registry.database
     with database.connection() as connection:
+        connection.execute("set session_replication_role = replica")  # records that only grow, too
         connection.execute(
             "truncate registry.capacity_needs, registry.admissions, registry.steps, registry.wakes,"
-            " registry.operations, registry.tenants"
+            " registry.operations, registry.tenants cascade"
         )
+        connection.execute("reset session_replication_role")
         for statement in _FILL.split(";")[:-1]:
             connection.execute(
                 statement.encode(), {"tenants": tenants, "waiting": waiting, "server": bench.server}

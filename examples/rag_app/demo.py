@@ -1,4 +1,5 @@
-"""The demo: three tenants move between real cells under load, one is rolled back and moved again, and the evidence.
+"""The demo: a tenant is backed up, damaged and restored under load, three tenants move between real cells, one is
+rolled back and moved again, and the evidence.
 
 Every figure is measured here: requests by the load generator, the hold by the gate, lost writes by reading the stores
 of the cell that serves the tenant afterwards, the neighbours by their digests before and after.
@@ -15,12 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rag_app.load import LoadSettings
+from rag_app.demo_backup import BackupAct, BackupEvidence
+from rag_app.history import History
+from rag_app.load import DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
 from rag_app.local import RagApp, settings_of
 from rag_app.reader import CellReader
 from rag_app.seed import NEIGHBOURS, TENANTS, Sizes, seed
-from rag_app.verify import verify
+from rag_app.verify import LostWrites, verify
 from tenure.engine.observer import Observer
 from tenure.estate.config import load_estate
 from tenure.estate.local.cells import LocalCells
@@ -32,6 +35,7 @@ from tenure.wiring import Stores, open_registry, service_of
 ACME: Final = "tenant_001_acme_corp"
 GLOBEX: Final = "tenant_002_globex"
 INITECH: Final = "tenant_003_initech"
+DEPARTED: Final = "tenant_004_departed_customer"
 BUSY_NEIGHBOURS: Final = ("tenant_001_acme_corp2", "tenant-001-acme-corp")
 """Under load while others move; all other neighbours stand still, so that their digests must not change."""
 QUIET_NEIGHBOURS: Final = tuple(t.id for t in NEIGHBOURS if t.id not in BUSY_NEIGHBOURS)
@@ -105,6 +109,7 @@ class MoveEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
+    backup: BackupEvidence
     moves: Sequence[MoveEvidence]
     seconds: float
     stays: Mapping[str, str]
@@ -113,14 +118,18 @@ class Evidence:
     @property
     def broken(self) -> list[str]:
         return [
-            f"{m.kind} {m.tenant} {m.source} -> {m.target}: {b}"
-            for m in self.moves
-            for b in m.promises_broken()
+            *(f"backup of {self.backup.tenant}: {b}" for b in self.backup.promises_broken()),
+            *(
+                f"{m.kind} {m.tenant} {m.source} -> {m.target}: {b}"
+                for m in self.moves
+                for b in m.promises_broken()
+            ),
         ]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "schema_version": 1,
+            "backup": self.backup.as_dict(),
             "moves": [m.as_dict() for m in self.moves],
             "stays": dict(self.stays),
             "promises_broken": self.broken,
@@ -186,43 +195,78 @@ class Demo:
             tenant, lambda: self._service.rollback(tenant, apply=None, observer=self._observer)
         )
 
-    def evidence(self, moves: Sequence[MoveEvidence]) -> Evidence:
-        return Evidence(moves=moves, seconds=time.monotonic() - self._began, stays=self._stays)
+    def back_up(self, tenant: str) -> BackupEvidence:
+        """Back it up, damage it, restore it, and drill."""
+
+        def loaded(operation: Callable[[], Operation], mix: Mapping[str, float]) -> tuple[History, Operation]:
+            history, done, _, _, _ = self._loaded(tenant, operation, mix)
+            return history, done
+
+        return BackupAct(
+            tenant=tenant,
+            settings=settings_of(self._cells.cells[HOME]),
+            service=self._service,
+            observer=self._observer,
+            loaded=loaded,
+            verified=self._verified,
+            quiet=self._quiet_digests,
+            say=self._say,
+        ).run()
+
+    def evidence(self, backup: BackupEvidence, moves: Sequence[MoveEvidence]) -> Evidence:
+        return Evidence(
+            backup=backup,
+            moves=moves,
+            seconds=time.monotonic() - self._began,
+            stays=self._stays,
+        )
 
     # -- one move ----------------------------------------------------------------------------------------------------
 
-    def _under_load(self, tenant: str, move: Callable[[], Operation]) -> MoveEvidence:
+    def _loaded(
+        self, tenant: str, work: Callable[[], Operation], mix: Mapping[str, float]
+    ) -> tuple[History, Operation, float, float, float]:
+        """Run an operation while the tenant and its neighbours work. Also when that load began, and when the operation
+        began and ended."""
         self._runs += 1
         folder = self._cells.running.folder / "etc" / "load"
         folder.mkdir(exist_ok=True)
-        names = (tenant, *BUSY_NEIGHBOURS)
         settings = LoadSettings(
             gateway=self._cells.gateway,
-            tenants={name: self._app.tenants[name].host for name in names},
+            tenants={name: self._app.tenants[name].host for name in (tenant, *BUSY_NEIGHBOURS)},
             rate=RATE,
             run=self._runs,
+            mix=mix,
         )
-        before = self._quiet_digests()
         with LoadProcess.start(
             settings, folder / f"{self._runs}.jsonl", folder / f"{self._runs}.log"
         ) as load:
             calm = time.time()
             time.sleep(BEFORE_S)  # the load alone, as the measure of its latency
             began = time.time()
-            operation = move()
+            operation = work()
             ended = time.time()
             time.sleep(AFTER_S)  # and what comes after
             history = load.stop()
         if operation.state not in (OperationState.SOAKING, OperationState.SUCCEEDED):
             raise SystemExit(f"{operation.kind} {operation.id} ended {operation.state}: {operation.error}")
         self._say(self._service.status(tenant).sentence)
+        return history, operation, calm, began, ended
+
+    def _verified(self, history: History) -> LostWrites:
+        """Every acknowledged write is looked for in the cell that serves its tenant now."""
         placed = {t.id: p.cell for t, p in self._service.tenants()}
         with ExitStack() as stack:
             readers = {
                 cell: stack.enter_context(CellReader(settings_of(access)))
                 for cell, access in self._cells.cells.items()
             }
-            report = verify(history, lambda name: readers[placed[TenantId(name)]])
+            return verify(history, lambda name: readers[placed[TenantId(name)]])
+
+    def _under_load(self, tenant: str, move: Callable[[], Operation]) -> MoveEvidence:
+        before = self._quiet_digests()
+        history, operation, calm, began, ended = self._loaded(tenant, move, DEFAULT_MIX)
+        report = self._verified(history)
         for finding in (*report.lost, *report.stale, *report.unexplained):
             self._say(f"BROKEN {finding}")
         counts, others = history.counts(tenant=tenant), [history.counts(tenant=n) for n in BUSY_NEIGHBOURS]
@@ -286,18 +330,20 @@ def run(
     demo = Demo(cells, app, observer, say)
     try:
         demo.prepare(sizes)
+        sys.stderr.write(f"\n1. {DEPARTED}: backed up, damaged, restored in place, and a drill\n")
+        backup = demo.back_up(DEPARTED)
         moves = []
         acts: Sequence[tuple[str, Callable[[], MoveEvidence]]] = (
-            (f"1. {ACME}: blue -> green (zero downtime, platinum)", lambda: demo.migrate(ACME, "green")),
-            (f"2. {ACME}: rolled back", lambda: demo.rollback(ACME)),
-            (f"3. {ACME}: blue -> green again", lambda: demo.migrate(ACME, "green")),
-            (f"4. {GLOBEX}: us-east-1 -> eu-west-1 (GDPR)", lambda: demo.migrate(GLOBEX, "eu")),
-            (f"5. {INITECH}: v1 -> v2 infrastructure", lambda: demo.migrate(INITECH, "green")),
+            (f"2. {ACME}: blue -> green (zero downtime, platinum)", lambda: demo.migrate(ACME, "green")),
+            (f"3. {ACME}: rolled back", lambda: demo.rollback(ACME)),
+            (f"4. {ACME}: blue -> green again", lambda: demo.migrate(ACME, "green")),
+            (f"5. {GLOBEX}: us-east-1 -> eu-west-1 (GDPR)", lambda: demo.migrate(GLOBEX, "eu")),
+            (f"6. {INITECH}: v1 -> v2 infrastructure", lambda: demo.migrate(INITECH, "green")),
         )
         for title, act in acts:
             sys.stderr.write(f"\n{title}\n")
             moves.append(act())
-        evidence = demo.evidence(moves)
+        evidence = demo.evidence(backup, moves)
     finally:
         demo.close()
     if evidence_file is not None:

@@ -14,7 +14,7 @@ import click
 
 from tenure.cli.context import Context, json_option, pass_context
 from tenure.cli.example import example
-from tenure.cli.output import emit_json, table
+from tenure.cli.output import emit_json, size, table
 from tenure.errors import OperationFailed, TenureError
 from tenure.estate.local import cells
 from tenure.estate.local.layout import MARKER
@@ -46,7 +46,7 @@ PREFIX = "tenure-demo-"
 @json_option
 @pass_context
 def demo(context: Context, evidence_file: Path | None, folder: Path | None, documents: int) -> None:
-    """Start the local estate, move three tenants under load, roll one back, and print the evidence.
+    """Start the local estate, restore a damaged tenant, move three under load, roll one back, print the evidence.
 
     Exits with 5 if any promise was not kept.
     """
@@ -118,7 +118,34 @@ def show(evidence: Any) -> str:
     legend = [f"  {i}  {m.kind} {m.tenant}, {m.source} -> {m.target}" for i, m in enumerate(moves, 1)]
     stays = [f"not moved: {store}: {why}" for store, why in evidence.stays.items()]
     columns = table(("", *(f"move {i}" for i in range(1, len(moves) + 1))), rows)
-    return "\n".join(["", *legend, "", columns, "", *stays, f"{verdict}; {evidence.seconds:.0f} s"])
+    return "\n".join(
+        [
+            "",
+            *_backup(evidence.backup),
+            "",
+            *legend,
+            "",
+            columns,
+            "",
+            *stays,
+            f"{verdict}; {evidence.seconds:.0f} s",
+        ]
+    )
+
+
+def _backup(its: Any) -> list[str]:
+    """What the backup, the restore and the drill did, in four lines."""
+    damage = ", ".join(f"{n:,} {what}" for what, n in its.damage.items())
+    return [
+        f"backup of {its.tenant} under load: {its.items:,} items, {size(its.size_bytes)}, hold "
+        f"{its.backup_hold_ms:.1f} ms, {its.acked_writes_lost} acknowledged writes lost",
+        f"damage: {damage} deleted or overwritten by a faulty job, {its.damaged:,} items with what hung on them",
+        f"restore in place under load: {its.still_damaged} of these still damaged after {its.restore_s:.1f} s, hold "
+        f"{its.restore_hold_ms:.0f} ms, {its.discarded} documents written since discarded and named, "
+        f"{its.unaccounted} unaccounted for; {its.requests:,} requests, {its.requests_failed} failed",
+        f"drill in {its.drill_cell}: {'equal' if its.drill_equal else 'DIFFERENT'}, recovery time "
+        f"{its.recovery_s:.1f} s, recovery point {its.recovery_point_s:.0f} s",
+    ]
 
 
 def _counts(seen: Any) -> str:

@@ -21,7 +21,7 @@ from tenure.routing.contract import HoldReport
 from tenure.stores.contract import Fence
 
 R = TypeVar("R")
-FENCE_MARGIN_S: Final = 0.1
+FENCE_MARGIN_S = 0.1
 """The fence lifts itself this long before the gate does, so that released requests find the cell open."""
 REOPEN_ATTEMPTS: Final = 5
 BACKED_OUT: Final = "hold_backed_out"

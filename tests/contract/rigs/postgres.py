@@ -33,7 +33,7 @@ from tenure.stores.postgres import (
 from tests.contract.rigs.protocol import AppRefused, Rig, Side, Stray
 
 KINDS = ("pgvector", "postgres-mixed", "postgres-database")
-VARIANTS = ("postgres-database",)
+VARIANTS = ("pgvector", "postgres-database")
 SERVERS = {Side.BLUE: "pg16", Side.GREEN: "pg18a"}
 TENANTS = tuple(map(TenantId, ("acme", "acme1", "Acme")))
 

@@ -84,7 +84,7 @@ def _forget(database: Database) -> None:
         connection.execute("set local session_replication_role = replica")  # what is append-only, too
         connection.execute(
             "truncate registry.capacity_needs, registry.admissions, registry.wakes, registry.approvals,"
-            " registry.steps, registry.operations, registry.links, public.taken, public.peaks"
+            " registry.steps, registry.operations, registry.links, public.taken, public.peaks cascade"
         )
 
 
