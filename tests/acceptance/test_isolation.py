@@ -173,6 +173,9 @@ def _configure(
     }
     document = yaml.safe_load(estate.config.read_text(encoding="utf-8"))
     document["catalogue"] = f"{base}-catalogue.yaml"
+    del document["backups"]  # no cell of this estate has a vault
+    for tier in document["tiers"].values():
+        tier.pop("backup", None)
     for cell, its in document["cells"].items():
         dsn = secrets_folder / cell
         database = base if isolation == "schema" else "postgres"
