@@ -95,11 +95,23 @@ def contents(settings: CellSettings, tenant: str) -> Contents:
             found |= {(table, name): digest for name, digest in cell.rows.execute(query, (tenant,))}
         soon = (time.time() + 3600) * 1000
         for name in cell.key_names():
-            dumped, expires = cell.keys.dump(name), int(str(cell.keys.pexpiretime(name.decode())))
-            if isinstance(dumped, bytes) and (expires < 0 or expires > soon):
-                found["keys", name.decode()] = hashlib.sha256(dumped + str(expires).encode()).hexdigest()
+            value, expires = _value(cell.keys, name), int(str(cell.keys.pexpiretime(name.decode())))
+            if value is not None and (expires < 0 or expires > soon):
+                found["keys", name.decode()] = hashlib.sha256(repr((value, expires)).encode()).hexdigest()
         found |= {("files", name): version for name, version in cell.file_names()}
     return found
+
+
+def _value(keys: redis.Redis, name: bytes) -> object:
+    """What a key holds, in an order that does not hang on how it was written (DUMP's does, of a hash or a set); None if
+    it has expired."""
+    match keys.type(name):
+        case b"hash":
+            return sorted(dict(keys.hgetall(name)).items()) or None
+        case b"set":
+            return sorted(set(keys.smembers(name))) or None
+        case _:
+            return keys.dump(name)
 
 
 @contextmanager

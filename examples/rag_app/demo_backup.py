@@ -113,7 +113,10 @@ class BackupAct:
         finished, started = restored.finished_at, restored.started_at
         assert finished is not None
         assert started is not None
-        still = _differing(before, contents(self.settings, self.tenant))
+        now = contents(self.settings, self.tenant)
+        still = _differing(before, now)
+        for item in sorted(item for item, digest in before.items() if now.get(item) != digest)[:5]:
+            self.say(f"BROKEN not as it was: {' '.join(item)}")
         discarded = sum(c["removed"] for c in result["changes"] if c["collection"] == "public.documents")
         drilled = _succeeded(self.service.backups.drill(str(second["backup"]), observer=self.observer))
         drill = dict(drilled.result or {})

@@ -140,14 +140,18 @@ class Backups:
     def verified(
         self, lease: Lease | None, backup: str, region: str, *, depth: Depth, problems: Sequence[str]
     ) -> None:
-        """Note what a verification has found: it is whole exactly if there is no problem."""
+        """Note what a verification has found: it is whole exactly if there is no problem. A sample that finds none says
+        nothing against damage that was found before."""
         with held(self._database, lease) as connection:
             connection.execute(
                 """
                 update registry.backup_copies set verified_at = clock_timestamp(), depth = %s, whole = %s, problems = %s
-                where backup = %s and region = %s and state <> 'deleted'
+                where backup = %s and region = %s and state <> 'deleted' and (whole is distinct from false or %s)
                 """,
-                (depth, not problems, Jsonb(list(problems)), backup, region),
+                (
+                    *(depth, not problems, Jsonb(list(problems)), backup, region),
+                    bool(problems) or depth is Depth.FULL,
+                ),
             )
 
     def deleting(self, lease: Lease, backup: str, region: str, *, because: str) -> None:

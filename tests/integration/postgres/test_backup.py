@@ -320,6 +320,26 @@ def test_a_table_that_was_written_anew_meanwhile_ends_the_capture(cells: Cells) 
     capture.close(at)
 
 
+def test_a_partition_that_was_detached_meanwhile_ends_the_capture(cells: Cells) -> None:
+    """A copy would leave its rows out, and count what is left."""
+    backup, capture = MemoryBackup(ACME), cells.blue.capture(ACME)
+    capture.start(fence())
+    at = down(cells.blue, 1)
+    capture.pin(backup, at)
+    cells.blue.open(at)
+    cells.run(cells.blue, "alter table public.visits detach partition public.visits_2025")
+    try:
+        with pytest.raises(StoreUnavailable, match=r"public\.visits was emptied.* or lost a partition"):
+            capture.rest(backup)
+        capture.close(at)
+    finally:
+        cells.run(
+            cells.blue,
+            "alter table public.visits attach partition public.visits_2025"
+            " for values from ('2025-01-01') to ('2026-01-01')",
+        )
+
+
 def test_in_the_hold_nobody_waits_for_a_lock_on_a_table(cells: Cells) -> None:
     """A neighbour's long transaction neither keeps the fence from going down nor from lifting."""
     capture, backup = cells.blue.capture(ACME), MemoryBackup(ACME)

@@ -158,6 +158,11 @@ def test_the_latest_backup_is_the_newest_good_one(registry: Registry, lease: Lea
     assert latest.regions == {"eu", "us"}
     registry.backups.verified(lease, "b-2", "eu", depth=Depth.FULL, problems=("chunk x is damaged",))
     assert registry.backups.latest()[ACME].regions == {"us"}
+    registry.backups.verified(None, "b-2", "eu", depth=Depth.SAMPLE, problems=())
+    assert registry.backups.latest()[ACME].regions == {"us"}, "a sample does not clear it"
+    registry.backups.verified(None, "b-2", "eu", depth=Depth.FULL, problems=())
+    assert registry.backups.latest()[ACME].regions == {"us", "eu"}
+    registry.backups.verified(None, "b-2", "eu", depth=Depth.FULL, problems=("chunk x is damaged",))
     assert GLOBEX not in registry.backups.latest()
     add("globex")
     registry.backups.begin(

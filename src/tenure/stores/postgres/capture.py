@@ -57,13 +57,14 @@ _KEEP: Final = "set idle_in_transaction_session_timeout = '{}s'"
 @dataclass(frozen=True, kw_only=True)
 class _Point:
     """A snapshot that a transaction of this connection keeps; what was drawn from sequences then; and in which files
-    the rows lay (`files`, by the table or partition): after a TRUNCATE, or an ALTER TABLE that writes a table anew, an
-    older snapshot finds the table empty."""
+    the rows lay (`files`, by the table's schema and name, and in it by the table or partition): after a TRUNCATE, or an
+    ALTER TABLE that writes a table anew, an older snapshot finds the table empty, and after a DETACH without that
+    partition's rows."""
 
     connection: Connection
     snapshot: str
     numbers: Sequence[streams.Drawn]
-    files: Mapping[int, int]
+    files: Mapping[tuple[str, str], Mapping[int, int]]
 
 
 class PostgresCapture:
@@ -283,30 +284,39 @@ class _Work:
 
     def _require_same_files(self, connection: Connection, table: Table) -> None:
         """Asked when the rows were read: this transaction has a lock on the table since."""
-        now = _files(connection, [table.spec])
-        then = self._point.files
-        if any(then.get(relation, file) != file for relation, file in now.items()):
+        place = (table.spec.schema, table.spec.name)
+        if _files(connection, [table.spec]).get(place) != self._point.files.get(place):
             raise StoreUnavailable(
-                f"{self._capture.pool.where}: {table.collection} was emptied, or written anew by an ALTER TABLE,"
-                " between the backup's point and its copy",
+                f"{self._capture.pool.where}: {table.collection} was emptied, or written anew by an ALTER TABLE, or got"
+                " or lost a partition, between the backup's point and its copy",
                 hint="take the backup again, when the migration is over",
             )
 
 
 _FILES: Final = """
-select l.relation::int8, pg_relation_filenode(l.relation)::int8
+select w.schema, w.name, l.relation::int8, pg_relation_filenode(l.relation)::int8
 from unnest(%(schemas)s::text[], %(names)s::text[]) w (schema, name)
 join pg_namespace s on s.nspname = w.schema join pg_class c on c.relnamespace = s.oid and c.relname = w.name
 cross join lateral (
-    select c.oid as relation where c.relkind = 'r' union select t.relid from pg_partition_tree(c.oid) t where t.isleaf
+    with recursive t as (
+        select c.oid as relation, c.relkind as kind
+        union all
+        select p.oid, p.relkind from t join pg_inherits i on i.inhparent = t.relation join pg_class p on p.oid = i.inhrelid
+        where t.kind = 'p'
+    )
+    select t.relation from t where t.kind = 'r'
 ) l
 """
+"""By hand: pg_partition_tree would lock every partition, and in the hold nobody waits for a lock."""
 
 
-def _files(connection: Connection, specs: Sequence[TenantTable]) -> dict[int, int]:
+def _files(connection: Connection, specs: Sequence[TenantTable]) -> dict[tuple[str, str], dict[int, int]]:
     """The file of each of these tables, or of each of its partitions."""
     wanted = {"schemas": [t.schema for t in specs], "names": [t.name for t in specs]}
-    return {int(oid): int(file) for oid, file in connection.execute(_FILES, wanted)}
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for schema, name, relation, file in connection.execute(_FILES, wanted):
+        found.setdefault((schema, name), {})[int(relation)] = int(file)
+    return found
 
 
 def digest(connection: Connection, table: Table, tenant: TenantId) -> str:
