@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -141,7 +141,7 @@ class PostgresCapture:
                     hint="fence the store first",
                 )
             numbers = streams.drawn(pool, self._home.all_tables)
-            files = _files(connection, self._home.all_tables)
+            files = _files(connection, self._home.all_tables, _LEAVES_THEN)
         except psycopg.Error as error:
             connection.close()
             raise translate(error, pool.where) from error
@@ -285,7 +285,7 @@ class _Work:
     def _require_same_files(self, connection: Connection, table: Table) -> None:
         """Asked when the rows were read: this transaction has a lock on the table since."""
         place = (table.spec.schema, table.spec.name)
-        if _files(connection, [table.spec]).get(place) != self._point.files.get(place):
+        if _files(connection, [table.spec], _LEAVES_NOW).get(place) != self._point.files.get(place):
             raise StoreUnavailable(
                 f"{self._capture.pool.where}: {table.collection} was emptied, or written anew by an ALTER TABLE, or got"
                 " or lost a partition, between the backup's point and its copy",
@@ -297,24 +297,32 @@ _FILES: Final = """
 select w.schema, w.name, l.relation::int8, pg_relation_filenode(l.relation)::int8
 from unnest(%(schemas)s::text[], %(names)s::text[]) w (schema, name)
 join pg_namespace s on s.nspname = w.schema join pg_class c on c.relnamespace = s.oid and c.relname = w.name
-cross join lateral (
-    with recursive t as (
-        select c.oid as relation, c.relkind as kind
-        union all
-        select p.oid, p.relkind from t join pg_inherits i on i.inhparent = t.relation join pg_class p on p.oid = i.inhrelid
-        where t.kind = 'p'
-    )
-    select t.relation from t where t.kind = 'r'
-) l
+cross join lateral ({leaves}) l
 """
-"""By hand: pg_partition_tree would lock every partition, and in the hold nobody waits for a lock."""
+_LEAVES_THEN: Final = """
+with recursive t as (
+    select c.oid as relation, c.relkind as kind
+    union all
+    select p.oid, p.relkind
+    from t join pg_inherits i on i.inhparent = t.relation join pg_class p on p.oid = i.inhrelid
+    where t.kind = 'p'
+)
+select t.relation from t where t.kind = 'r'
+"""
+"""As the transaction's snapshot has them, without a lock: in the hold nobody waits for one."""
+_LEAVES_NOW: Final = """
+select c.oid as relation where c.relkind = 'r' union select t.relid from pg_partition_tree(c.oid) t where t.isleaf
+"""
+"""As they are now, whatever the snapshot; locks each."""
 
 
-def _files(connection: Connection, specs: Sequence[TenantTable]) -> dict[tuple[str, str], dict[int, int]]:
+def _files(
+    connection: Connection, specs: Sequence[TenantTable], leaves: LiteralString
+) -> dict[tuple[str, str], dict[int, int]]:
     """The file of each of these tables, or of each of its partitions."""
     wanted = {"schemas": [t.schema for t in specs], "names": [t.name for t in specs]}
     found: dict[tuple[str, str], dict[int, int]] = {}
-    for schema, name, relation, file in connection.execute(_FILES, wanted):
+    for schema, name, relation, file in connection.execute(_FILES.format(leaves=leaves), wanted):
         found.setdefault((schema, name), {})[int(relation)] = int(file)
     return found
 
