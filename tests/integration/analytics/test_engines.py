@@ -349,6 +349,26 @@ def test_identifiers_are_found_wherever_they_are_and_no_neighbours(warehouse: Ma
     assert resumed[-1].items == pages[-1].items == pages[-1].items_total
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_resumed_search_leaves_no_table_out_whose_name_is_quoted(warehouse: Make, engine: str) -> None:
+    made = warehouse(engine, "one")
+    table = events(made, engine)
+    text, end = TEXT.get(engine, "text"), END.get(engine, "").replace("tenant_id", "note")
+    for name in ("later notes", "undocumented"):
+        other = QualifiedName(schema=made.schema, name=name)
+        made.run(f"create table {other} (note {text}){end}", f"insert into {other} values ('of acme')")
+    put(made, table, ACME, "2026-01-01 00:00:00", "nothing")
+    search = Search(identifiers=(tenant_identifier(ACME),), known=frozenset({ACME, OTHER}))
+    with contextlib.closing(made.engine()) as opened:
+        store = _store(made, opened, table, frozenset())
+        pages = list(store.find(search))
+        seen = {str(f.place) for page in pages for f in page.found}
+        assert {f'column {made.schema}."later notes".note', f"column {made.schema}.undocumented.note"} <= seen
+        for n, page in enumerate(pages[:-1], 1):
+            resumed = list(store.find(search, cursor=page.cursor, pace=unhurried))
+            assert [p.found for p in resumed] == [p.found for p in pages[n:]]
+
+
 def hazards(made: Warehouse, name: str) -> set[tuple[str, bool]]:
     table = AnalyticsTable(
         name=QualifiedName(schema=made.schema, name=name),

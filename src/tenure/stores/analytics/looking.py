@@ -139,13 +139,16 @@ class _Looked:
 def finds(
     where: AnalyticsMap, engine: Engine, search: Search, cursor: str | None, pace: Pace
 ) -> Iterator[FindPage]:
-    """A page for each table, so that a search is resumed at the next one. The engine looks for parts of the identifiers
-    and gives only rows with such; what they contain is then decided as everywhere."""
+    """A page for each table, in the order of their names as text, so that a search is resumed at the next one. The
+    engine looks for parts of the identifiers and gives only rows with such; what they contain is then decided as
+    everywhere."""
     tally, at = resumed(search, cursor)
     schemas = _schemas(where)
     tables = [
         _Looked(name=name, columns=columns, where=where, elsewhere=name.schema not in schemas)
-        for name, columns in sorted(engine.tables(schemas, everywhere=search.everywhere).items())
+        for name, columns in sorted(
+            engine.tables(schemas, everywhere=search.everywhere).items(), key=lambda one: str(one[0])
+        )
         if search.everywhere or name in where.tables
     ]
     counts = {looked.name: engine.count(looked.name) for looked in tables}
