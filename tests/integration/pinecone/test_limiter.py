@@ -157,3 +157,20 @@ def test_a_preflight_says_whether_processes_know_of_each_other(
     }
     assert said[True].count("limiter_alone") == 2
     assert "limiter_alone" not in said[False]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_pauses_that_are_asked_for_at_once_are_one_pause(
+    fresh_redis: Callable[..., str], shared: bool
+) -> None:
+    """Several requests in flight are refused together, each with the same `Retry-After`."""
+    buckets = RedisBuckets(Secret(fresh_redis())) if shared else None
+    limiter = Limiter(Rates(per_second={"fetch": 100.0}), shared=buckets, alone=1.0)
+    try:
+        for _ in range(8):
+            limiter.penalise("fetch", "refused-together", 0.5)
+        began = time.monotonic()
+        limiter.wait("fetch", "refused-together")
+        assert 0.3 < time.monotonic() - began < 1.0
+    finally:
+        limiter.close()

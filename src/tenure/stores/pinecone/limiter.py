@@ -38,8 +38,9 @@ local wait = math.max(0, math.min(amount, burst) - tokens) / rate
 if most > 0 and wait > most then
   return tostring(-most)
 end
-redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - amount), 'at', tostring(now))
-redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * ((burst + amount - math.min(tokens, 0)) / rate + 60)))
+local left = most > 0 and tokens - amount or math.min(tokens, -amount)
+redis.call('HSET', KEYS[1], 'tokens', tostring(left), 'at', tostring(now))
+redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * ((burst - math.min(left, 0)) / rate + 60)))
 return tostring(wait)
 """
 
@@ -60,7 +61,8 @@ class Buckets(Protocol):
 
     def take(self, key: str, rate: float, amount: float, *, most_s: float) -> float:
         """Take them, and return how long to wait before using them; below 0: nothing was taken, ask again after so
-        many seconds. `most_s` 0 takes them in any case. Raises `OSError` where the buckets are out of reach."""
+        many seconds. `most_s` 0 is a pause: the debt is at least `amount` then, however many ask for one. Raises
+        `OSError` where the buckets are out of reach."""
 
     def close(self) -> None: ...
 
@@ -100,7 +102,7 @@ class OwnBuckets:
             wait = max(0.0, min(amount, burst) - tokens) / rate
             if 0 < most_s < wait:
                 return -most_s
-            self._held[key] = (tokens - amount, now)
+            self._held[key] = (tokens - amount if most_s > 0 else min(tokens, -amount), now)
             return wait
 
 
