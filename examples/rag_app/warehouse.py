@@ -119,7 +119,11 @@ class Warehouse:
             time.sleep(PAUSE_S)
 
     def add(self, tenant: str, events: Sequence[UsageEvent]) -> None:
-        """Add those that are not there yet, in one transaction. The file is open for writing."""
+        """Add those that are not there yet, in one transaction. The file is open for writing.
+
+        When it returns they are in the file itself, and not only in its log: DuckDB removes a log after it has let go
+        of the file, so the process that had it open before may remove this one's.
+        """
         self._hub.execute(
             _ADD,
             [
@@ -131,6 +135,7 @@ class Warehouse:
                 [event.units for event in events],
             ],
         )
+        self._hub.execute("checkpoint file")
 
     def events(self, tenant: str) -> list[tuple[str, str, int]]:
         """Kind, subject and units of what the tenant did, the oldest first. The file is open."""

@@ -30,6 +30,7 @@ from tests.contract.rigs.protocol import Side
 from tests.contract.test_store_contract import linked, sealed
 from tests.integration.analytics.conftest import ENGINES
 from tests.integration.analytics.test_exactness import END, carry
+from tests.integration.analytics.test_faults import table_of
 from tests.warehouses import Warehouse
 
 ACME, OTHER = TenantId("acme"), TenantId("acme1")
@@ -403,3 +404,19 @@ def test_duckdb_says_which_tables_it_cannot_replace_or_compare(warehouse: Make) 
     assert hazards(made, "parents") == set()
     assert hazards(made, "children") == {("analytics_foreign_key", True)}
     assert hazards(made, "mixed") == {("analytics_type_unseen", True)}
+
+
+def test_a_neighbour_whose_id_differs_in_case_only_is_nobody_elses(warehouse: Make) -> None:
+    """Whatever the tenant column's collation takes for equal."""
+    one = warehouse("sqlite", "one")
+    one.run(
+        f"create table {one.schema}.facts (tenant_id text collate nocase, part text, n integer)",
+        f"insert into {one.schema}.facts values ('acme', 'p', 1), ('Acme', 'p', 2), ('ACME', 'q', 3)",
+    )
+    table, opened = table_of(one.schema), one.engine()
+    assert opened.partitions(table, ACME) == {"p": 1}
+    assert opened.contents(table, ACME, ["p"])["p"].rows == 1
+    with opened.rows(table, ACME, ["p", "q"]) as rows:
+        opened.replace(table, ACME, ["p", "q"], rows, lambda: None)
+    assert opened.erase(table, ACME, lambda _items: None) == 1
+    assert sorted(int(n) for (n,) in one.rows(f"select n from {one.schema}.facts")) == [2, 3]

@@ -96,18 +96,21 @@ def test_only_what_the_catalogue_names_is_looked_at_where_that_is_asked(logs_rig
     assert {coverage for _, _, coverage in found} == {Coverage.OWN, Coverage.NEIGHBOUR}
 
 
+@pytest.mark.parametrize("theirs", ["/green", "/blue-eu"])
 def test_groups_of_other_cells_are_theirs_and_groups_of_nobody_are_found_beside_them(
-    logs_rig: MakeRig,
+    logs_rig: MakeRig, theirs: str
 ) -> None:
+    """Also those of a cell whose prefix begins as this one's."""
     rig = logs_rig()
-    mine, other = f"{rig.prefix}/blue", f"{rig.prefix}/green"
-    store = rig.store(BLUE, prefix=mine, elsewhere=(other,))
-    for group in ("/blue/app/acme", "/green/app/acme", "/nobody/of-acme"):
+    store = rig.store(BLUE, prefix=f"{rig.prefix}/blue", elsewhere=(f"{rig.prefix}{theirs}",))
+    for group in ("/blue/app/acme", f"{theirs}/app/acme", "/nobody/of-acme"):
         rig.put(BLUE, Stream(group, "web"), rig.now(), "acme")
     found = [its for its in merged(list(store.find(searched()))).values() if its.tenant == ACME]
     here = [its for its in found if any(rig.prefix.strip("/") in e or "acme" in e for e in its.examples)]
     assert {its.coverage for its in here} >= {Coverage.OWN, Coverage.UNDOCUMENTED}
-    assert not [its for its in here if any("green" in e for e in its.examples)]
+    mark = theirs.removeprefix("/blue")
+    assert not [its for its in here if any(mark in e for e in its.examples)]
+    assert f"{mark}/" not in repr(store.survey({ACME}))
 
 
 def test_a_search_goes_on_from_any_of_its_pages_and_refuses_a_strange_cursor(logs_rig: MakeRig) -> None:

@@ -15,6 +15,7 @@ from tenure.estate.local import RunningEstate
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.pinecone import PineconeCopy, client
+from tenure.stores.pinecone.client import all_matching, all_namespaces
 from tests.contract.rigs.pinecone import TEMPLATE, PineconeRig, vector
 from tests.contract.rigs.protocol import Side
 
@@ -183,6 +184,24 @@ def test_a_page_token_that_expires_halfway_costs_no_record(
     listed = [one for page in copy.source.ids(ACME) for one in page]
     assert listed == [f"doc-{n:05d}" for n in range(950)]
     require_equal(rig, copy, 950)
+
+
+def test_a_page_token_that_expires_halfway_costs_no_namespace_and_no_record_of_a_person(
+    rig: PineconeRig,
+) -> None:
+    fill(rig, 450)
+    others = [f"beside-{n:03d}" for n in range(210)]
+    for name in others:
+        rig.indexes[BLUE].upsert(vectors=[("one", [1.0, 2.0, 3.0])], namespace=name)
+    index = rig.store(BLUE).client
+    rig.stand_in.change(token_pages=1)
+    names = [name for page in all_namespaces(index) for name in page]
+    assert len(names) == len(set(names))
+    assert set(others) <= set(names)
+    rig.stand_in.change(token_pages=1)
+    everybody = {"value": {"$ne": "nobody"}}
+    found = [one.id for page in all_matching(index, TEMPLATE.expand(ACME), everybody) for one in page]
+    assert sorted(found) == [f"doc-{n:05d}" for n in range(450)]
 
 
 def test_a_listing_goes_on_after_any_id_without_a_token(rig: PineconeRig) -> None:

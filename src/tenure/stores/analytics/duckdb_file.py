@@ -124,7 +124,11 @@ class DuckDbFile:
 
     @contextmanager
     def attached(self, hub: Connection, *, write: bool, wait_s: float | None = None) -> Iterator[None]:
-        """The file attached to that database as `file`, until the end of the block."""
+        """The file attached to that database as `file`, until the end of the block.
+
+        What was written is then in the file itself. DuckDB removes its log after it has let go of the file, so the
+        process that had it open before may remove this one's; and without its log a file is closed as it was opened.
+        """
         deadline = time.monotonic() + (self._wait_s if wait_s is None else wait_s)
         if not self._turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise self._taken()
@@ -138,6 +142,8 @@ class DuckDbFile:
                     with contextlib.suppress(duckdb.Error):
                         hub.execute(statement)
                 raise
+            if write:
+                hub.execute("checkpoint file")
             hub.execute("detach file")
         finally:
             self._turn.release()

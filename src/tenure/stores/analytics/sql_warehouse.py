@@ -6,6 +6,7 @@ them, since no two of them hash alike.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -36,6 +37,8 @@ PAGE: Final = 1000
 _OWN: Final = ("information_schema", "pg_catalog", "sys", "tenure")
 _UNTYPED: Final = ("sqlite",)
 """Dialects whose values have types and whose columns do not: values pass as they are."""
+_HASHING: Final = ("postgresql", "redshift", "snowflake", "mysql", "mariadb")
+"""Dialects whose `md5` of a text is that of its bytes, as hexadecimal digits."""
 _AS_TEXT: Final = ("postgresql",)
 """Dialects that write every value as a text and read that text as the same value: it passes as text."""
 _NO_ENTRY: Final = (
@@ -80,6 +83,7 @@ class SqlWarehouse:
             options["connect_args"] = _POSTGRES
         self._engine: Final[Engine] = sa.create_engine(self._url, **options)
         self._in_engine: Final = dialect.name == "postgresql"
+        self._dialect: Final = dialect.name
         self._as_text: Final = dialect.name in _AS_TEXT
         self._tables: Final[dict[QualifiedName, sa.Table]] = {}
         self._lock: Final = threading.Lock()
@@ -203,7 +207,7 @@ class SqlWarehouse:
             part = self._partition(table, reflected).label("part")
             query = (
                 sa.select(part, sa.func.count())
-                .where(_is_tenant(table, reflected, tenant))
+                .where(self._is_tenant(table, reflected, tenant))
                 .group_by(part)
                 .order_by(part)
             )
@@ -235,7 +239,7 @@ class SqlWarehouse:
         written = [c for c in reflected.columns if c.computed is None and (only is None or c.name in only)]
         rows = (
             sa.select(part.label("part"), sa.cast(sa.func.row(*written), sa.Text).label("content"))
-            .where(_is_tenant(table, reflected, tenant), part.in_(list(partitions)))
+            .where(self._is_tenant(table, reflected, tenant), part.in_(list(partitions)))
             .subquery()
         )
         upper, lower = (_half(sa.func.md5(rows.c.content), start) for start in (1, 17))
@@ -282,7 +286,7 @@ class SqlWarehouse:
         reflected = self._reflected(connection, table.name)
         written = [c for c in reflected.columns if c.computed is None]
         here = sa.and_(
-            _is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
+            self._is_tenant(table, reflected, tenant), self._partition(table, reflected).in_(list(partitions))
         )
         count = connection.execute(sa.select(sa.func.count()).select_from(reflected).where(here)).scalar_one()
         exact = [sa.cast(c, sa.Text) if self._as_text else c for c in written]
@@ -308,7 +312,7 @@ class SqlWarehouse:
             reflected = self._reflected(connection, table.name)
             connection.execute(
                 sa.delete(reflected).where(
-                    _is_tenant(table, reflected, tenant),
+                    self._is_tenant(table, reflected, tenant),
                     self._partition(table, reflected).in_(list(partitions)),
                 )
             )
@@ -333,7 +337,7 @@ class SqlWarehouse:
             with self._translated(), self._engine.begin() as connection:
                 reflected = self._reflected(connection, table.name)
                 here = sa.and_(
-                    _is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
+                    self._is_tenant(table, reflected, tenant), self._partition(table, reflected) == partition
                 )
                 count = connection.execute(
                     sa.select(sa.func.count()).select_from(reflected).where(here)
@@ -369,6 +373,21 @@ class SqlWarehouse:
 
     def sweep(self, tenant: TenantId) -> None:
         """Nothing: what is under way is in a transaction."""
+
+    def _is_tenant(self, table: AnalyticsTable, reflected: sa.Table, tenant: TenantId) -> ColumnElement[bool]:
+        """Byte by byte where the dialect can say so, whatever the column's type or collation takes for equal: `acme`
+        is not `Acme`."""
+        assert table.tenant_column is not None
+        column = reflected.c[table.tenant_column]
+        if not isinstance(column.type, types.String | types.NullType):
+            return sa.cast(column, sa.String) == tenant
+        if self._dialect in _HASHING:
+            exactly = sa.func.md5(column) == hashlib.md5(tenant.encode(), usedforsecurity=False).hexdigest()
+        elif self._dialect in _UNTYPED:
+            exactly = sa.collate(column, "BINARY") == tenant
+        else:
+            return column == tenant
+        return sa.and_(column == tenant, exactly)
 
     def _partition(self, table: AnalyticsTable, reflected: sa.Table) -> ColumnElement[str]:
         """The partition that a row is in, as text."""
@@ -484,14 +503,6 @@ def _definition(looking: sa.Inspector, schema: str, view: str) -> str:
         return str(looking.get_view_definition(view, schema=schema) or "")
     except NotImplementedError:  # not every dialect of SQLAlchemy can tell
         return ""
-
-
-def _is_tenant(table: AnalyticsTable, reflected: sa.Table, tenant: TenantId) -> ColumnElement[bool]:
-    assert table.tenant_column is not None
-    column = reflected.c[table.tenant_column]
-    if isinstance(column.type, types.String | types.NullType):
-        return column == tenant
-    return sa.cast(column, sa.String) == tenant
 
 
 def _half(md5: ColumnElement[str], start: int) -> ColumnElement[int]:

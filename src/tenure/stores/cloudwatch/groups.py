@@ -45,7 +45,8 @@ class Group:
 
 
 class Groups:
-    """The groups whose names begin with `prefix`; the catalogue's names come after it."""
+    """The groups whose names begin with `prefix`, but not with a longer one of `elsewhere`, which are other cells': of
+    `/prod` and `/prod-eu`, the longest says whose a group is. The catalogue's names come after the prefix."""
 
     def __init__(
         self,
@@ -54,11 +55,13 @@ class Groups:
         prefix: str,
         places: Sequence[LogPlace],
         ignore: Sequence[NamePattern],
+        elsewhere: Sequence[str] = (),
     ) -> None:
         self._client = client
         self.prefix: Final = prefix
         self.places: Final = tuple(places)
         self.ignore: Final = tuple(ignore)
+        self._elsewhere: Final = tuple(elsewhere)
 
     def full(self, group: str) -> str:
         """The group's name in CloudWatch Logs."""
@@ -72,7 +75,7 @@ class Groups:
         return self._groups_from(start, pace)
 
     def everywhere(self, *, pace: Pace = unhurried) -> list[Group]:
-        """Every group of the account in this region."""
+        """Every group of the account in this region that is no other cell's."""
         return self._groups_from("", pace)
 
     def _groups_from(self, start: str, pace: Pace) -> list[Group]:
@@ -90,7 +93,12 @@ class Groups:
                 inside=g["logGroupName"].startswith(self.prefix),
             )
             for g in self._everything("describe_log_groups", "logGroups", pace, **narrowed)
+            if not self._is_elsewhere(g["logGroupName"])
         ]
+
+    def _is_elsewhere(self, name: str) -> bool:
+        own = len(self.prefix) if name.startswith(self.prefix) else 0
+        return any(len(prefix) > own and name.startswith(prefix) for prefix in self._elsewhere)
 
     def group(self, name: str) -> Group | None:
         return next((g for g in self.listed(name) if g.name == name), None)

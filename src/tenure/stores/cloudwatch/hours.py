@@ -107,17 +107,16 @@ class Hours:
             until = self._copied.get(key)
         return ours if until is None else Counter({e: n for e, n in ours.items() if e.ingested <= until})
 
-    def events(self, store: LogsStore, stream: Stream, start: int) -> Events:
-        """The events of the hour that begins then, as far as they can be copied."""
+    def events(self, store: LogsStore, stream: Stream, start: int, *, oldest: int) -> Events:
+        """The events of the hour that begins then, from `oldest` on."""
         with translated(store.where):
-            return Counter(
-                store.events(stream, start=max(start, self.oldest(stream.group)), end=start + HOUR_MS)
-            )
+            return Counter(store.events(stream, start=max(start, oldest), end=start + HOUR_MS))
 
     def both(self, stream: Stream, start: int) -> tuple[Events, Events]:
-        """That hour of both sides, read at the same time."""
-        theirs = self.target.pool.submit(self.events, self.target, stream, start)
-        return self.events(self.source, stream, start), theirs.result()
+        """That hour of both sides as far as it can be copied, read at the same time and from the same instant on."""
+        oldest = self.oldest(stream.group)
+        theirs = self.target.pool.submit(self.events, self.target, stream, start, oldest=oldest)
+        return self.events(self.source, stream, start, oldest=oldest), theirs.result()
 
     def by_hour(self, store: LogsStore, stream: Stream, since: int) -> Iterator[tuple[int, Events]]:
         """Every hour with events, from `since` on, in order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -77,10 +77,9 @@ class _Tally:
 class LogSearch:
     """Searches and surveys the groups of one store. Keeps no page token beyond a page: they expire."""
 
-    def __init__(self, client: Any, groups: Groups, *, elsewhere: Sequence[str]) -> None:
+    def __init__(self, client: Any, groups: Groups) -> None:
         self._client = client
         self._groups = groups
-        self._elsewhere = tuple(elsewhere)
 
     # -- finding -----------------------------------------------------------------------------------------------------
 
@@ -105,15 +104,10 @@ class LogSearch:
     def _chosen(self, search: Search, pace: Pace) -> list[Group]:
         """The groups to look at: those that the catalogue names, or with `everywhere` all but other cells'."""
         if search.everywhere:
-            groups = [g for g in self._groups.everywhere(pace=pace) if g.inside or not self._is_elsewhere(g)]
-            if not self._groups.prefix:
-                groups = [g for g in groups if not self._is_elsewhere(g)]
+            groups = self._groups.everywhere(pace=pace)
         else:
             groups = [g for g in self._groups.listed(pace=pace) if self._groups.place_of(g.name) is not None]
         return sorted(groups, key=lambda g: g.full_name)
-
-    def _is_elsewhere(self, group: Group) -> bool:
-        return any(prefix and group.full_name.startswith(prefix) for prefix in self._elsewhere)
 
     def _names(
         self, group: Group, search: Search, matcher: Matcher, tally: _Tally, pace: Pace, total: int

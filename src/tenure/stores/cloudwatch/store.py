@@ -65,12 +65,13 @@ class LogsStore:
         self.putter: Final = account.client("logs", attempts=1)
         """Puts events, and asks once: see `events.put`."""
         self._ping_client = account.client("logs", timeout_s=PING_TIMEOUT_S, attempts=2)
-        self.groups: Final = Groups(self.client, prefix=prefix, places=places, ignore=ignore)
+        self.groups: Final = Groups(
+            self.client, prefix=prefix, places=places, ignore=ignore, elsewhere=elsewhere
+        )
         self.pool: Final = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix=f"logs-{cell}")
         self._anchored = Anchored(name, anchor) if anchor is not None else None
         self._noted = NotedFence(name)
         self._export = export
-        self._elsewhere = tuple(elsewhere)
 
     @property
     def name(self) -> StoreName:
@@ -178,7 +179,7 @@ class LogsStore:
             yield page
 
     def _search(self) -> LogSearch:
-        return LogSearch(self.client, self.groups, elsewhere=self._elsewhere)
+        return LogSearch(self.client, self.groups)
 
     def retained(self, tenant: TenantId, *, known: Collection[TenantId] = ()) -> Sequence[Retained]:
         """The streams that tenants share in which this tenant is mentioned: what no erasure reaches, and until when it

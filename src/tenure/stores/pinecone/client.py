@@ -20,7 +20,7 @@ from pinecone import Index, Pinecone, SparseValues, Vector
 from tenure.errors import StoreRefused, StoreUnavailable
 from tenure.model.secret import Secret
 from tenure.stores.pinecone.answers import describe_answers
-from tenure.stores.pinecone.errors import Absent, LoginRefused, Throttled, TooLarge, translated
+from tenure.stores.pinecone.errors import Absent, LoginRefused, Throttled, TokenRefused, TooLarge, translated
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.records import Record, fetches, upserts
 
@@ -42,6 +42,8 @@ BACK_OFF_S: Final = (0.1, 0.4, 1.6)
 LONGEST_PAUSE_S: Final = 30.0
 PAGE: Final = 100
 METADATA_PAGE: Final = 200
+TOKEN_REFUSALS: Final = 3
+"""How often a listing is begun anew because a page token has expired, without having come any further."""
 PER_INDEX: Final = frozenset({"fetch", "list", "describe_index_stats", "list_namespaces"})
 """Operations that the vendor counts per index; all others per namespace."""
 BARRIER_FIELD: Final = "tenure"
@@ -395,10 +397,41 @@ def _vector(record: Record) -> Vector:
 
 
 def all_namespaces(client: IndexClient) -> Iterator[Mapping[str, int]]:
-    """Every namespace of the index, page by page."""
+    """Every namespace of the index, page by page, each once; begun anew where the token of a page has expired."""
+    yield from _each_once(client.namespaces)
+
+
+def all_matching(
+    client: IndexClient, namespace: str, filter_: Mapping[str, Any]
+) -> Iterator[Sequence[Record]]:
+    """Every record whose metadata fulfils the filter, page by page, as `all_namespaces` gives namespaces."""
+
+    def page(token: str | None) -> tuple[Mapping[str, Record], str | None]:
+        found = client.matching(namespace, filter_, token)
+        return {record.id: record for record in found.records}, found.token
+
+    for records in _each_once(page):
+        yield tuple(records.values())
+
+
+def _each_once(
+    page_of: Callable[[str | None], tuple[Mapping[str, T], str | None]],
+) -> Iterator[Mapping[str, T]]:
+    given: set[str] = set()
     token: str | None = None
+    refusals = 0
     while True:
-        page, token = client.namespaces(token)
-        yield page
+        try:
+            page, token = page_of(token)
+        except TokenRefused:
+            if refusals == TOKEN_REFUSALS:
+                raise
+            refusals, token = refusals + 1, None
+            continue
+        fresh = {name: one for name, one in page.items() if name not in given}
+        given |= fresh.keys()
+        if fresh:
+            refusals = 0
+            yield fresh
         if token is None:
             return

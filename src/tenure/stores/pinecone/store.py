@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from tenure.catalogue import DataClass, KeyPattern, Template
@@ -22,7 +22,7 @@ from tenure.stores.contract import Fence, Pace, Room, TenantFence, unhurried
 from tenure.stores.journaled import Anchored, JournaledCapture, JournaledRestoring
 from tenure.stores.pinecone import find, survey
 from tenure.stores.pinecone.backup import COLLECTION, RecordItems, RecordUnpacking
-from tenure.stores.pinecone.client import ON_ITS_WAY_S, IndexClient, Project
+from tenure.stores.pinecone.client import ON_ITS_WAY_S, IndexClient, Project, all_matching
 from tenure.stores.pinecone.freshness import Freshness
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.listing import listed
@@ -225,23 +225,13 @@ class PineconeStore(Anchored):
         if not wanted or not self.freshness(fence.tenant).catch_up():
             return 0
         filter_ = {"$or": [{field: {"$in": wanted}} for field in self.person]}
-        found = sum(len(page) for page in self._matching(namespace, filter_))
+        found = sum(map(len, all_matching(self.client, namespace, filter_)))
         if found:
             self.client.delete_matching(namespace, filter_)
             self.freshness(fence.tenant).catch_up(timeout_s=ERASED_VISIBLE_S)
-            if any(self._matching(namespace, filter_)):
+            if any(all_matching(self.client, namespace, filter_)):
                 raise StoreRefused(f"{self.where} still shows records of the person after they were deleted")
         return found
-
-    def _matching(self, namespace: str, filter_: Mapping[str, Any]) -> Iterator[Sequence[Record]]:
-        token: str | None = None
-        while True:
-            page = self.client.matching(namespace, filter_, token)
-            if page.records:
-                yield page.records
-            token = page.token
-            if token is None:
-                return
 
     # -- what is there -----------------------------------------------------------------------------------------------
 

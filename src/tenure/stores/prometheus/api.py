@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,14 +17,20 @@ ANSWER_TIMEOUT_S: Final = 120.0
 """Deleting rewrites what is on disk while the request waits."""
 PING_TIMEOUT_S: Final = 4.0
 ADMIN_FLAG: Final = "--web.enable-admin-api"
+_PLAIN_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
 
 Matchers = Sequence[str]
 
 
 def selector(**labels: str) -> str:
-    """A series selector with these labels, each exactly so. The values are quoted as PromQL's strings are."""
-    return "{" + ",".join(f"{name}={quoted(value)}" for name, value in labels.items()) + "}"
+    """A series selector with these labels, each exactly so. The values are quoted as PromQL's strings are, and so are
+    names that only Prometheus 3 can have (`tenant.id`): an older server refuses those, and says so."""
+    return "{" + ",".join(f"{_name(name)}={quoted(value)}" for name, value in labels.items()) + "}"
+
+
+def _name(label: str) -> str:
+    return label if _PLAIN_NAME.fullmatch(label) else quoted(label)
 
 
 def quoted(text: str) -> str:
