@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,17 +147,21 @@ def test_what_breaks_off_is_taken_up_again(rig: S3Rig) -> None:
     body = hashlib.shake_128(b"large").digest(LARGE)
     put(rig, "files/large", body)
     put(rig, "files/small", b"small")
-    failures = itertools.count()
+    asked: Counter[str] = Counter()
+    turn = threading.Lock()
 
     def rule(request: Request) -> Answer | None:
-        return (
-            CUT if request.method == "GET" and "files" in request.path and next(failures) % 2 == 0 else None
-        )
+        """Every other answer is cut off: of each object for itself, for several are asked for at once."""
+        if request.method != "GET" or "files" not in request.path:
+            return None
+        with turn:
+            asked[request.path] += 1
+            return CUT if asked[request.path] % 2 else None
 
     with faulty(rig.buckets[BLUE][0].endpoint) as proxy:
         proxy.rule = rule
         backup = taken(rig.store(BLUE, endpoint=proxy.endpoint))
-        assert next(failures) > 2
+        assert asked.total() > 2
     found = {
         r.key: r.whole() for r in records(iter([backup.bytes[OBJECTS, "files/*", Part.BASE, 0]]), "a test")
     }
