@@ -3,6 +3,7 @@ acknowledged at its point comes back, to the bit, and a link that stands meanwhi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from tenure.model.finding import Severity
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
 from tenure.stores.pinecone import PineconeStore, freshness
+from tenure.stores.pinecone.errors import LoginRefused
 from tests.contract.memory_backup import MemoryBackup
 from tests.contract.rigs.pinecone import TEMPLATE, PineconeRig
 from tests.contract.rigs.protocol import Side
@@ -203,3 +205,22 @@ def test_a_service_that_is_away_ends_a_load_and_another_one_after_an_erasure_is_
     there.erase(fence())
     assert there.restoring(ACME, ACME).load(backup, fence()).items == 2500
     assert not list(there.restoring(ACME, ACME).differences(backup))
+
+
+def test_no_batch_of_a_load_that_has_failed_is_written_afterwards(rig: PineconeRig) -> None:
+    fill(rig, 2500)
+    backup, there = taken(rig.store(BLUE)), rig.store(GREEN)
+    close(there)
+    rig.stand_in.change(
+        faults=[
+            {"operation": "upsert", "status": 401},
+            {"operation": "upsert", "times": 9, "delay_s": 1.5, "done": True},
+        ]
+    )
+    with pytest.raises(LoginRefused):
+        there.restoring(ACME, ACME).load(backup, fence())
+    rig.stand_in.change(faults=[])
+    there.erase(fence())
+    time.sleep(2.0)
+    rig.stand_in.settle()
+    assert there.inventory(ACME).items == 0

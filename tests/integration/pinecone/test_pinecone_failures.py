@@ -14,7 +14,7 @@ from tenure.errors import DeadlineExceeded, StoreUnavailable
 from tenure.estate.local import RunningEstate
 from tenure.model.names import TenantId
 from tenure.stores.contract import Fence
-from tenure.stores.pinecone import PineconeCopy, client
+from tenure.stores.pinecone import PineconeCopy, client, freshness
 from tenure.stores.pinecone.client import all_matching, all_namespaces
 from tests.contract.rigs.pinecone import TEMPLATE, PineconeRig, vector
 from tests.contract.rigs.protocol import Side
@@ -276,8 +276,9 @@ def test_a_copy_that_is_resumed_writes_only_what_differs(
 
 
 def test_a_service_that_takes_writes_to_namespaces_that_are_not_there_is_served_as_well(
-    rig: PineconeRig, wait_until: Callable[..., None]
+    rig: PineconeRig, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(freshness, "ABSENT_S", 0.3)
     fill(rig, 50)
     rig.stand_in.change(lenient=True)
     copy = rig.copy(ACME, BLUE, GREEN)
@@ -288,6 +289,30 @@ def test_a_service_that_takes_writes_to_namespaces_that_are_not_there_is_served_
     copy.stop(fence())
     assert copy.target.erase(fence()) == 50
     assert copy.target.erase(fence()) == 0
+
+
+def test_a_namespace_that_reads_do_not_know_yet_is_not_taken_for_absent(
+    rig: PineconeRig, wait_until: Callable[..., None]
+) -> None:
+    rig.stand_in.change(lag_s=1.0, shy=True)
+    fill(rig, 50)
+    store = rig.beside(rig.carrier(BLUE))
+    assert not store.client.exists(TEMPLATE.expand(ACME))
+    assert store.freshness(ACME).catch_up()
+    assert store.inventory(ACME).items == 50
+    copy = linked(rig)
+    through(copy, wait_until)
+    require_equal(rig, copy, 50)
+
+
+def test_what_was_written_to_a_namespace_a_moment_ago_is_erased(rig: PineconeRig) -> None:
+    store = rig.beside(rig.carrier(BLUE))
+    store.fence(fence(), expires_in_s=None, drain_s=5.0)
+    rig.stand_in.change(lag_s=1.0, shy=True)
+    fill(rig, 50)
+    assert store.erase(fence()) == 50
+    rig.stand_in.settle()
+    assert rig.read(BLUE, ACME) == {}
 
 
 def test_an_erasure_ends_when_reads_see_it_and_not_before(rig: PineconeRig) -> None:

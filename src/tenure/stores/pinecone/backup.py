@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Final
 
 from tenure.backups.contract import Source
@@ -201,7 +201,7 @@ class RecordUnpacking(RecordItems):
         )
 
     def write(self, records: Iterator[tuple[Place, Frame]], allowed: Allowed) -> Iterator[tuple[int, int]]:
-        """Some batches are under way at once."""
+        """Some batches are under way at once; when this ends, however it ends, none is any more."""
         under_way: deque[Future[tuple[int, int]]] = deque()
         try:
             for batch in _batches(self._record(frame) for _, frame in records):
@@ -213,6 +213,8 @@ class RecordUnpacking(RecordItems):
         finally:
             for left in under_way:
                 left.cancel()
+            # A batch that is still on its way would be written after an erasure that follows the failure.
+            wait(under_way)
 
     def _upsert(self, batch: Sequence[Record], allowed: Allowed) -> tuple[int, int]:
         self._store.client.upsert(self._store.namespace(self._tenant), batch, allowed=allowed)

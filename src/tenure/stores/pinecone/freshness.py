@@ -22,6 +22,9 @@ VISIBLE_S: Final = 60.0
 PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 DOUBTFUL_S: Final = 0.2
 """From this pause on it is asked whether there is such a namespace at all: without one, no number ever shows."""
+ABSENT_S: Final = 10.0
+"""How long a namespace that took a write must stay unknown to reads before it is taken for absent: what was made by a
+first write a moment ago is unknown to them, too."""
 
 
 class Freshness:
@@ -32,6 +35,7 @@ class Freshness:
         self._namespace = namespace
         self._turn = threading.Lock()
         self._seen_at: float | None = None
+        self._absent_at: float | None = None
 
     def catch_up(self, *, since: float | None = None, timeout_s: float = VISIBLE_S) -> bool:
         """Return when reads see every write that was acknowledged before this call, or before `since` (monotonic
@@ -41,11 +45,14 @@ class Freshness:
         with self._turn:
             if self._seen_at is not None and self._seen_at > asked:
                 return True
+            if self._absent_at is not None and self._absent_at > asked:
+                return False
             begun = time.monotonic()
             try:
                 lsn = self._client.barrier(self._namespace)
                 self._await(lsn, deadline)
             except Absent:
+                self._absent_at = begun
                 return False
             self._seen_at = begun
             return True
@@ -60,20 +67,26 @@ class Freshness:
         return True
 
     def _await(self, lsn: int, deadline: float) -> None:
+        unknown_since: float | None = None
         for pause in self._pauses():
             seen = self._client.indexed(self._namespace)
             if seen is not None and seen >= lsn:
                 return
             if (seen is None or pause >= DOUBTFUL_S) and not self._client.exists(self._namespace):
-                raise Absent(f"{self._client.where} has no namespace {self._namespace}")
-            if seen is None:
+                unknown_since = unknown_since or time.monotonic()
+                if time.monotonic() - unknown_since >= ABSENT_S:
+                    raise Absent(f"{self._client.where} has no namespace {self._namespace}")
+            elif seen is None:
                 raise StoreRefused(
                     f"{self._client.where} does not say which writes its queries see",
                     hint="use a serverless index",
                 )
+            else:
+                unknown_since = None
             if time.monotonic() + pause > deadline:
+                behind = "all" if seen is None else lsn - seen
                 raise DeadlineExceeded(
-                    f"{self._client.where}: reads of {self._namespace} are still {lsn - seen} writes behind",
+                    f"{self._client.where}: reads of {self._namespace} are still {behind} writes behind",
                     hint="the service is slow to show what was written; try again later",
                 )
             time.sleep(pause)

@@ -23,6 +23,7 @@ from tenure.stores.journaled import Anchored, JournaledCapture, JournaledRestori
 from tenure.stores.pinecone import find, survey
 from tenure.stores.pinecone.backup import COLLECTION, RecordItems, RecordUnpacking
 from tenure.stores.pinecone.client import ON_ITS_WAY_S, IndexClient, Project, all_matching
+from tenure.stores.pinecone.errors import Absent
 from tenure.stores.pinecone.freshness import Freshness
 from tenure.stores.pinecone.limiter import Limiter
 from tenure.stores.pinecone.listing import listed
@@ -180,15 +181,18 @@ class PineconeStore(Anchored):
         """
         self.require_erasable(fence)
         namespace = self.namespace(fence.tenant)
-        there = self.freshness(fence.tenant).catch_up()
+        self.freshness(fence.tenant).catch_up()
         erased = 0
         for page in self.ids(fence.tenant):
             erased += len(page)
             progress(erased)
-        if there:
-            self.require_erasable(fence)
+        self.require_erasable(fence)
+        try:
             self.client.delete_all(namespace)
-            self.freshness(fence.tenant).catch_up(timeout_s=ERASED_VISIBLE_S)
+        except Absent:
+            self._await_gone(fence.tenant)
+            return erased
+        if self.freshness(fence.tenant).catch_up(timeout_s=ERASED_VISIBLE_S):
             left = next(self.ids(fence.tenant), None)
             if left:
                 raise StoreRefused(

@@ -271,7 +271,8 @@ class DataPlane:
         if len(orjson.dumps(found)) > limits.RESULT_BYTES:
             raise Refused(400, f"the result is larger than {limits.RESULT_BYTES} bytes: ask for less")
         result = {"matches": found, "namespace": shown(namespace), "usage": {"readUnits": 1}}
-        if self._behaviour().lenient and namespace not in self._records.counts(self._name):
+        behaviour = self._behaviour()
+        if (behaviour.lenient or behaviour.shy) and namespace not in self._counts():
             return answer(result)
         return answer(result, **{INDEXED_LSN: self._records.visible_lsn(self._name, namespace)})
 
@@ -280,7 +281,7 @@ class DataPlane:
         fault = await self._begin("describe_index_stats", "")
         if body.get("filter"):
             raise Refused(400, "serverless indexes do not support describing index stats with a filter")
-        counts = self._records.counts(self._name)
+        counts = self._counts()
         after(fault)
         kind = "dense" if self._index.dimension is not None else "sparse"
         result: Body = {
@@ -303,7 +304,7 @@ class DataPlane:
             raise Refused(400, f"limit: from 1 to {limits.NAMESPACE_PAGE}")
         last, pages = self._page(request.query.get("paginationToken"))
         prefix = request.query.get("prefix", "")
-        counts = self._records.counts(self._name)
+        counts = self._counts()
         known = sorted(name for name in counts if shown(name).startswith(prefix))
         page = [name for name in known if name > last or not pages][: limit + 1]
         after(fault)
@@ -328,7 +329,7 @@ class DataPlane:
     async def describe_namespace(self, request: web.Request) -> web.Response:
         name = named(request.match_info["name"])
         fault = await self._begin("describe_namespace", name)
-        counts = self._records.counts(self._name)
+        counts = self._counts()
         if name not in counts:
             raise Refused(404, "Namespace not found")
         after(fault)
@@ -352,6 +353,9 @@ class DataPlane:
         if not behaviour.frozen:
             self._records.settle(lag_s=behaviour.lag_s)
         return fault
+
+    def _counts(self) -> Mapping[str, int]:
+        return self._records.counts(self._name, shy=self._behaviour().shy)
 
     @property
     def _late(self) -> bool:

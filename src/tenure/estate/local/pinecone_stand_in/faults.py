@@ -50,6 +50,9 @@ class Behaviour:
     lenient: bool = False
     """Writes to a namespace that is not there are no errors, and queries of it say no log sequence number: the vendor's
     pages do not say which it is."""
+    shy: bool = False
+    """A namespace is neither listed nor described, and queries of it say no log sequence number, before reads see what
+    was written to it first: the vendor's pages do not say when it is."""
     token_pages: int | None = None
     """How many pages follow a listing's first one before its page token has expired; once."""
     faults: list[Fault] = field(default_factory=list)

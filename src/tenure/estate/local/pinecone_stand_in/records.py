@@ -253,9 +253,9 @@ class Records:
             if keep(record):
                 yield record
 
-    def counts(self, index: str) -> Mapping[str, int]:
+    def counts(self, index: str, *, shy: bool) -> Mapping[str, int]:
         """How many records each namespace has, for reads; a namespace that reads see nothing of counts as long as
-        writes find it."""
+        writes find it, or, if `shy`, when what was written to it becomes visible."""
         known = dict.fromkeys(
             (
                 row[0]
@@ -268,7 +268,9 @@ class Records:
         rows = self._db.execute(
             "select namespace, count(*) from records where index_name = ? group by namespace", (index,)
         )
-        return {**known, **{name: int(n) for name, n in rows}}
+        shown = {name: int(n) for name, n in rows}
+        waiting = {name for name in known if shy and self._waiting and self._pending(index, name)}
+        return {**{name: n for name, n in known.items() if name not in waiting}, **shown}
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
