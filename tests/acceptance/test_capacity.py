@@ -17,7 +17,7 @@ from tenure.model.names import CellName
 from tenure.operations.capacity import CapacityReport
 from tenure.wiring import open_service
 from tests.estate import TestEstate
-from tests.slots import sampled, slots_of
+from tests.slots import sampled, settled, slots_of
 
 COPY, KEPT = 5, 1
 """Slots of the source's server: while a tenant is copied (its three tables and the marks at once), and in its soak."""
@@ -63,11 +63,12 @@ def test_slots_stay_within_their_limit_the_highest_tier_goes_first_and_a_complet
         if isinstance(notice, PointReached) and notice.point == "catch_up.following":
             go_on.wait(300)
 
-    with sampled(dsn) as seen, ThreadPoolExecutor(max_workers=3) as run, ExitStack() as stack:
+    settled(dsn)
+    with sampled(dsn) as seen, ExitStack() as closed, ThreadPoolExecutor(max_workers=3) as run, ExitStack() as stack:
         stack.callback(go_on.set)
         most = seen[0] + COPY + KEPT
         config = limited(most)
-        service, of_first = (stack.enter_context(closing(open_service(config))) for _ in range(2))
+        service, of_first = (closed.enter_context(closing(open_service(config))) for _ in range(2))
 
         def report() -> CapacityReport:
             return service.capacity()
@@ -95,7 +96,10 @@ def test_slots_stay_within_their_limit_the_highest_tier_goes_first_and_a_complet
                 config=config,
                 timeout_s=300,
             )
-            wait_until(lambda t=tenant: t in waiting(), f"{tenant} waits", deadline_s=120)
+            wait_until(
+                lambda t=tenant: moves[t].done() or t in waiting(), f"{tenant} waits", deadline_s=120
+            )
+            assert not moves[tenant].done(), moves[tenant].result().stderr
         wait_until(lambda: all(a.waits_for for a in report().waiting), "both have been told", deadline_s=120)
         assert waiting() == [high, low]
 
