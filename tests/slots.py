@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,19 @@ def slots_of(dsn: str) -> Resource:
     """What `capacity` calls the slots of the server of this DSN."""
     given = conninfo_to_dict(dsn)
     return Resource(scope=Scope.SERVER, name=f"{given['host']}:{given['port']}", what=What.SLOTS)
+
+
+def settled(dsn: str, *, for_s: float = 2.0, deadline_s: float = 60.0) -> None:
+    """Wait until the server has had the same slots for a while: those of earlier tests may still be on their way out."""
+    with psycopg.connect(dsn, autocommit=True, row_factory=scalar_row) as connection:
+        begun = since = time.monotonic()
+        before = connection.execute(SLOTS_NOW).fetchall()
+        while time.monotonic() < since + for_s:
+            time.sleep(0.1)
+            now = connection.execute(SLOTS_NOW).fetchall()
+            if now != before:
+                before, since = now, time.monotonic()
+            assert since < begun + deadline_s, f"the slots of the server never settle: {now}"
 
 
 @contextmanager

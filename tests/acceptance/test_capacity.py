@@ -64,7 +64,12 @@ def test_slots_stay_within_their_limit_the_highest_tier_goes_first_and_a_complet
             go_on.wait(300)
 
     settled(dsn)
-    with sampled(dsn) as seen, ExitStack() as closed, ThreadPoolExecutor(max_workers=3) as run, ExitStack() as stack:
+    with (
+        sampled(dsn) as seen,
+        ExitStack() as closed,
+        ThreadPoolExecutor(max_workers=3) as run,
+        ExitStack() as stack,
+    ):
         stack.callback(go_on.set)
         most = seen[0] + COPY + KEPT
         config = limited(most)
@@ -96,9 +101,7 @@ def test_slots_stay_within_their_limit_the_highest_tier_goes_first_and_a_complet
                 config=config,
                 timeout_s=300,
             )
-            wait_until(
-                lambda t=tenant: moves[t].done() or t in waiting(), f"{tenant} waits", deadline_s=120
-            )
+            wait_until(lambda t=tenant: moves[t].done() or t in waiting(), f"{tenant} waits", deadline_s=120)
             assert not moves[tenant].done(), moves[tenant].result().stderr
         wait_until(lambda: all(a.waits_for for a in report().waiting), "both have been told", deadline_s=120)
         assert waiting() == [high, low]
