@@ -23,7 +23,7 @@ def slots_of(dsn: str) -> Resource:
 
 
 def settled(dsn: str, *, for_s: float = 2.0, deadline_s: float = 60.0) -> None:
-    """Wait until the server has had the same slots for a while: those of earlier tests may still be on their way out."""
+    """Wait until the server has had the same slots for a while: those of earlier tests may still be going."""
     with psycopg.connect(dsn, autocommit=True, row_factory=scalar_row) as connection:
         begun = since = time.monotonic()
         before = connection.execute(SLOTS_NOW).fetchall()

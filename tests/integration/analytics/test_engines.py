@@ -4,6 +4,7 @@ promises of every engine."""
 from __future__ import annotations
 
 import contextlib
+import gzip
 from collections.abc import Callable
 
 import psycopg
@@ -19,9 +20,11 @@ from tenure.catalogue import (
     Retention,
 )
 from tenure.client import touch
+from tenure.errors import StoreRefused
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.search import Coverage, Identifier, PlaceKind, Search, tenant_identifier
 from tenure.stores.analytics import AnalyticsStore, Engine
+from tenure.stores.analytics.clickhouse_server import ClickHouseServer
 from tenure.stores.analytics.portable import portable_contents
 from tenure.stores.analytics.preflight import findings
 from tenure.stores.contract import unhurried
@@ -350,6 +353,32 @@ def test_identifiers_are_found_wherever_they_are_and_no_neighbours(warehouse: Ma
     assert resumed[-1].items == pages[-1].items == pages[-1].items_total
 
 
+BYTES = {"duckdb": "blob", "postgresql": "bytea", "sqlite": "blob"}
+
+
+@pytest.mark.parametrize("engine", BYTES)
+def test_identifiers_are_found_in_bytes_packed_or_not(warehouse: Make, engine: str) -> None:
+    made = warehouse(engine, "one")
+    table = events(made, engine)
+    other = QualifiedName(schema=made.schema, name="undocumented")
+    made.run(f"create table {other} (n integer, raw {BYTES[engine]}, packed {BYTES[engine]})")
+    literal = {"duckdb": "from_hex('{}')", "postgresql": "decode('{}', 'hex')", "sqlite": "x'{}'"}[engine]
+
+    def bytes_of(content: bytes) -> str:
+        return literal.format(content.hex())
+
+    for n, text in enumerate((b"of acme, here", b"of acme1 and ACME"), 1):
+        packed = gzip.compress(text)
+        made.run(f"insert into {other} values ({n}, {bytes_of(text)}, {bytes_of(packed)})")
+    search = Search(
+        identifiers=(tenant_identifier(ACME),), known=frozenset({ACME, TenantId("acme1"), TenantId("ACME")})
+    )
+    with contextlib.closing(made.engine()) as opened:
+        pages = list(_store(made, opened, table, frozenset()).find(search))
+    found = {(str(f.place), f.items) for page in pages for f in page.found}
+    assert found == {(f"column {other}.raw", 1), (f"column {other}.packed", 1)}
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_search_leaves_no_table_out_whose_name_is_quoted(warehouse: Make, engine: str) -> None:
     made = warehouse(engine, "one")
@@ -378,6 +407,40 @@ def hazards(made: Warehouse, name: str) -> set[tuple[str, bool]]:
     )
     with contextlib.closing(made.engine()) as opened:
         return {(h.code, h.refuses) for h in opened.hazards(table)}
+
+
+def test_a_replica_is_brought_up_to_date_before_it_is_read(
+    warehouse: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine in this process cannot replicate: that it refuses the statement shows that it was asked first."""
+    made = warehouse("clickhouse", "one")
+    table = events(made, "clickhouse")
+    put(made, table, ACME, "2026-01-01 00:00:00", "one")
+    with contextlib.closing(made.engine()) as opened:
+        assert opened.partitions(table, ACME) == {"2026-01-01": 1}
+        monkeypatch.setattr(ClickHouseServer, "_facts", lambda *_: ("ReplicatedMergeTree", ()))
+        for read in (
+            lambda: opened.partitions(table, ACME),
+            lambda: opened.contents(table, ACME, ["2026-01-01"]),
+            lambda: list(opened.texts(table.name, ["note"], ["one"])),
+        ):
+            with pytest.raises(StoreRefused, match=r"(?i)replicated"):
+                read()
+
+
+def test_a_table_of_tenants_that_the_catalogue_does_not_name_is_refused_by_preflight(
+    request: pytest.FixtureRequest,
+) -> None:
+    rig = rigs.make("analytics-duckdb", request)
+    assert isinstance(rig, rigs.AnalyticsRig)
+    try:
+        rig.warehouses[Side.BLUE].run("create table main.forgotten (tenant_id text, n integer)")
+        refused = [f for f in rig.copy(ACME, Side.BLUE, Side.GREEN).preflight() if f.severity == "refusal"]
+        assert [(f.code, f.where.rpartition(", ")[2]) for f in refused] == [
+            ("analytics_table_unnamed", "main.forgotten")
+        ]
+    finally:
+        rig.close()
 
 
 def test_clickhouse_says_which_tables_cannot_be_moved_or_feed_views(warehouse: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tenure.model.search import Coverage, Found, Identifier, Search, tenant_iden
 from tenure.stores.contract import Fence
 from tenure.stores.prometheus import PrometheusStore
 from tests.prometheus import PASSWORD, USER, Prometheus
+from tests.s3_proxy import CUT, LOST, Answer, Request, faulty, refusal, times
 
 ACME, NEIGHBOURS = TenantId("acme"), (TenantId("acme1"), TenantId("Acme"), TenantId("acme.x"))
 Start = Callable[..., Prometheus]
@@ -65,6 +67,10 @@ def fill(server: Prometheus) -> None:
     server.exporter.await_scrapes(3)
 
 
+def ends_with(path: str, request: Request) -> bool:
+    return request.path.endswith(path)
+
+
 def found(its: PrometheusStore, *identifiers: Identifier, everywhere: bool = True) -> list[Found]:
     search = Search(identifiers=identifiers, known=frozenset({ACME, *NEIGHBOURS}), everywhere=everywhere)
     return [one for page in its.find(search) for one in page.found]
@@ -110,6 +116,27 @@ def test_without_the_admin_api_nothing_is_erased_and_the_flag_is_named(start: St
     assert caught.value.hint
     assert "--web.enable-admin-api" in caught.value.hint
     assert its.inventory(ACME).items == 2
+
+
+@pytest.mark.parametrize("answer", [refusal(503, "busy"), refusal(429, "busy"), CUT, LOST])
+def test_an_erasure_that_was_throttled_or_cut_off_is_not_done_and_is_finished_by_trying_again(
+    start: Start, answer: Answer
+) -> None:
+    server = start()
+    fill(server)
+    for name in [s for s in server.exporter.series if 'tenant="acme"' in s]:
+        del server.exporter.series[name]
+    server.exporter.await_scrapes(2)
+    with faulty(server.url) as proxy:
+        its = closed(store(server, url=proxy.endpoint))
+        for path in ("/api/v1/query", "/delete_series", "/clean_tombstones"):
+            proxy.rule = times(1, answer, partial(ends_with, path))
+            with pytest.raises(StoreUnavailable):
+                its.erase(fence())
+        proxy.rule = lambda _request: None
+        its.erase(fence())
+        assert its.inventory(ACME).items == 0
+        assert [its.inventory(n).items for n in NEIGHBOURS] == [2, 2, 2]
 
 
 def test_an_erasure_needs_a_fence_and_no_newer_holder(start: Start) -> None:

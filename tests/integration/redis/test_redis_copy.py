@@ -168,6 +168,28 @@ def test_a_lost_connection_is_made_up_for_and_the_evidence_is_stale(rig: RedisRi
     assert copy.compare_changed().equal
 
 
+def test_a_target_that_is_full_for_a_while_refuses_a_part_and_gets_it_later(
+    rig: RedisRig, wait_until: Wait
+) -> None:
+    """A server without memory refuses every `RESTORE` of a batch that would need some, and carries out the others."""
+    for n in range(40):
+        rig.write(BLUE, ACME, f"k{n}", "as it was")
+    copy = linked(rig, wait_until)
+    rig.admin[GREEN].config_set("maxmemory", 1)
+    try:
+        for n in range(20):
+            rig.write(BLUE, ACME, f"k{n}", f"changed {n}")
+            rig.delete(BLUE, ACME, f"k{n + 20}")
+        time.sleep(1.0)
+        assert rig.read(GREEN, ACME) != rig.read(BLUE, ACME)
+    finally:
+        rig.admin[GREEN].config_set("maxmemory", 0)
+    copy.source.fence(fence(), expires_in_s=None, drain_s=1.0)
+    wait_until(lambda: rig.read(GREEN, ACME) == rig.read(BLUE, ACME), "what was refused", deadline_s=30)
+    sealed(copy)
+    assert copy.compare().equal
+
+
 def test_a_source_that_lost_everything_does_not_empty_the_target(rig: RedisRig, wait_until: Wait) -> None:
     rig.write(BLUE, ACME, "a", "1")
     copy = linked(rig, wait_until)

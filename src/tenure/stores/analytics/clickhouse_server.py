@@ -43,6 +43,8 @@ POLL_S: Final = (0.002, 0.25)
 PAGE: Final = 1000
 _OWN: Final = ("system", "information_schema", "INFORMATION_SCHEMA")
 _COMPUTED: Final = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+_REPLICATED: Final = ("Replicated", "Shared")
+"""How the names of table engines begin whose rows several servers take."""
 _MERGED: Final = ("Replacing", "Collapsing", "Summing", "Aggregating", "Coalescing", "Graphite")
 """Table engines whose rows are only what a query sees when they have been merged (`FINAL`)."""
 
@@ -158,8 +160,10 @@ class ClickHouseServer:
         return str(rows[0][0]), [str(view) for view in rows[0][1]]
 
     def _from(self, table: QualifiedName) -> Quoted:
-        """The table as queries see it when its rows are merged."""
+        """The table as queries see it when its rows are merged; a replica has then what the others have taken."""
         engine, _ = self._facts(table)
+        if engine.startswith(_REPLICATED):
+            self._http.do(composed("system sync replica $table", table=name_of(table)))
         return Quoted(name_of(table) + (" final" if any(kind in engine for kind in _MERGED) else ""))
 
     def partitions(self, table: AnalyticsTable, tenant: TenantId) -> Mapping[str, int]:
@@ -298,7 +302,7 @@ class ClickHouseServer:
     def _mutate(self, table: QualifiedName, statement: str, parameters: Mapping[str, Any]) -> None:
         """Ask for a deletion and wait until it is carried out; on a replicated table, on all replicas."""
         engine, _ = self._facts(table)
-        replicas = 2 if engine.startswith("Replicated") else 0
+        replicas = 2 if engine.startswith(_REPLICATED) else 0
         with self._http.client() as client:
             client.command(
                 statement,
@@ -403,6 +407,7 @@ class ClickHouseServer:
             composed("arrayExists(needle -> position($text, needle) > 0, {needles:Array(String)})", text=t)
             for t in texts
         ]
+        self._from(table)
         rows = self._http.select(
             composed(
                 "select $texts from $table where $anywhere",

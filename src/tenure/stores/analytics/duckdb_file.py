@@ -377,7 +377,13 @@ class DuckDbFile:
                     double_quoted(c) if types[c] == "BLOB" else text
                     for c, text in zip(columns, texts, strict=True)
                 ]
-                anywhere = [composed("contains($text, needle)", text=text) for text in texts]
+                # Bytes may be packed text, which DuckDB does not look into: every row with some is read.
+                anywhere = [
+                    composed("$column is not null", column=double_quoted(c))
+                    if types[c] == "BLOB"
+                    else composed("contains($text, needle)", text=text)
+                    for c, text in zip(columns, texts, strict=True)
+                ]
                 hub.execute(
                     composed(
                         "create table $held as select $values from $table where exists"

@@ -32,8 +32,8 @@ UNREADABLE: Final = "Tenure's login may not read it, or the engine cannot give i
 
 
 def survey(store: StoreName, cell: CellName, where: AnalyticsMap, engine: Engine, pace: Pace) -> Survey:
-    """Every table and column that the login can see."""
-    there = engine.tables(_schemas(where))
+    """Every table and column that the login can see, whatever schema or database it is in."""
+    there = engine.tables(_schemas(where), everywhere=True)
     pace(items=len(there), size_bytes=0)
     here = {name: table for name, table in where.tables.items() if table.is_in(cell)}
     places: list[Surveyed] = []
@@ -279,6 +279,6 @@ def _coverage(looked: _Looked, owner: Any, tenant: TenantId) -> Coverage:
 
 
 def _entry(looked: _Looked) -> Mapping[str, Entry] | None:
-    if looked.table is not None or looked.ignored or looked.elsewhere:
+    if looked.table is not None or looked.ignored:
         return None
     return _table_entry(looked.name, looked.columns, looked.where)

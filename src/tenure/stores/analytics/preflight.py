@@ -34,6 +34,7 @@ def findings(
     for store in (source, target):
         found.append(_cooperates(store))
         found += _hazards(store)
+        found += _unnamed(store)
     for table in source.tables:
         found += _pair(table, source, target)
     if not any(f.severity is Severity.REFUSAL for f in found):
@@ -61,6 +62,26 @@ def _hazards(store: AnalyticsStore) -> Iterator[Finding]:
         for hazard in store.engine.hazards(table):
             severity = Severity.REFUSAL if hazard.refuses else Severity.WARNING
             yield _finding(severity, hazard.code, f"{store.where}, {table.name}", hazard.message, hazard.fix)
+
+
+def _unnamed(store: AnalyticsStore) -> Iterator[Finding]:
+    """Tables with the tenants' column that the catalogue does not name: what they hold would be left behind."""
+    where = store.map
+    named = {*where.tables, *where.ignore}
+    columns = {table.tenant_column for table in where.tables.values()}
+    for name, its in sorted(
+        store.engine.tables({n.schema for n in named}).items(), key=lambda one: str(one[0])
+    ):
+        tenants = sorted({c.name for c in its} & {c for c in columns if c is not None})
+        if name not in named and tenants:
+            yield _finding(
+                Severity.REFUSAL,
+                "analytics_table_unnamed",
+                f"{store.where}, {name}",
+                f"the catalogue names the table nowhere, and it has the column {tenants[0]}: the tenant's rows in it "
+                "would stay behind",
+                "name it under `tables` of the store, or under `ignore` if it holds no tenant's data",
+            )
 
 
 def _pair(table: AnalyticsTable, source: AnalyticsStore, target: AnalyticsStore) -> Iterator[Finding]:

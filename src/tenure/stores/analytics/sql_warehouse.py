@@ -412,12 +412,29 @@ class SqlWarehouse:
     ) -> Iterator[Sequence[tuple[Any, ...]]]:
         with self._connected() as connection:
             reflected = self._reflected(connection, table)
-            texts = [sa.cast(reflected.c[name], sa.String) for name in columns]
+            chosen = [reflected.c[name] for name in columns]
+            texts = [sa.cast(column, sa.String) for column in chosen]
+            values = [
+                column if self._may_be_bytes(column) else text
+                for column, text in zip(chosen, texts, strict=True)
+            ]
             anywhere = [text.contains(needle, autoescape=True) for text in texts for needle in needles]
-            query = sa.select(*texts).where(sa.or_(*anywhere)) if anywhere else sa.select(*texts)
+            if anywhere:
+                anywhere += [bytes_ for column in chosen if (bytes_ := self._is_bytes(column)) is not None]
+            query = sa.select(*values).where(sa.or_(*anywhere)) if anywhere else sa.select(*values)
             result = connection.execution_options(yield_per=PAGE).execute(query)
             for page in result.partitions():
                 yield [tuple(row) for row in page]
+
+    def _may_be_bytes(self, column: sa.Column[Any]) -> bool:
+        return self._dialect in _UNTYPED or isinstance(column.type, types.LargeBinary)
+
+    def _is_bytes(self, column: sa.Column[Any]) -> ColumnElement[bool] | None:
+        """That a value is bytes, which may be packed text: no engine looks into that, so every such row is read. None
+        where the column has no such values."""
+        if isinstance(column.type, types.LargeBinary):
+            return column.is_not(None)
+        return sa.func.typeof(column) == "blob" if self._dialect in _UNTYPED else None
 
     def count(self, table: QualifiedName) -> tuple[int, int]:
         with self._connected() as connection:

@@ -38,7 +38,7 @@ class AnalyticsStore(Anchored):
         self.engine: Final = engine
         self.tables: Final = tuple(t for t in where.tables.values() if t.is_in(cell))
         self.units: Final = Units(self.tables)
-        self._map: Final = where
+        self.map: Final = where
 
     @property
     def where(self) -> str:
@@ -49,7 +49,7 @@ class AnalyticsStore(Anchored):
     def capabilities(self) -> Capabilities:
         return replace(
             super().capabilities,
-            lapses_after_days=self._map.retention.lapses_after_days,
+            lapses_after_days=self.map.retention.lapses_after_days,
             residue=self.engine.residue,
         )
 
@@ -101,12 +101,12 @@ class AnalyticsStore(Anchored):
         return erased
 
     def survey(self, tenants: Collection[TenantId], *, pace: Pace = unhurried) -> Survey:  # noqa: ARG002
-        return survey(self.name, self.cell, self._map, self.engine, pace)
+        return survey(self.name, self.cell, self.map, self.engine, pace)
 
     def find(
         self, search: Search, *, cursor: str | None = None, pace: Pace = unhurried
     ) -> Iterator[FindPage]:
-        return finds(self._map, self.engine, search, cursor, pace)
+        return finds(self.map, self.engine, search, cursor, pace)
 
     def capture(self, tenant: TenantId) -> Capture:
         """Each partition as it is at one moment, exact to the last bit of every type."""

@@ -3,7 +3,7 @@ commands that any server knows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,9 +110,7 @@ class RedisRestoring:
 
     def _records(self, source: Source, selection: Selection) -> Iterator[tuple[str, bytes, Record]]:
         """Collection, key and record of what was chosen and has not expired."""
-        with self._store.translated():
-            seconds, micros = self._store.nodes.seed.time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        now_ms = self._now_ms()
         for stored in self._collections(source):
             for record in latest(source, self._store.name, stored, FORM, self._store.where):
                 key = self._keys.prefix + record.key
@@ -122,9 +120,14 @@ class RedisRestoring:
                 keys = selection.keys(name)
                 if keys is not None and self._keys.text(key) not in keys:
                     continue
-                expires_at = int(record.head.get("expires_at", NO_EXPIRY))
-                if expires_at == NO_EXPIRY or expires_at > now_ms:
+                if not _expired(record.head, now_ms):
                     yield name, key, record
+
+    def _now_ms(self) -> int:
+        """By the server's clock."""
+        with self._store.translated():
+            seconds, micros = self._store.nodes.seed.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 
@@ -135,9 +138,12 @@ class RedisRestoring:
             while batch := [(name, key, record.head) for name, key, record in islice(records, BATCH)]:
                 seen.add((name, key) for name, key, _ in batch)
                 live = self._live([key for _, key, _ in batch])
+                looked_at_ms = self._now_ms()
                 for name, key, head in batch:
-                    if (kind := _differs(head, live[key])) is not None:
-                        yield Difference(collection=name, key=self._keys.text(key), kind=kind)
+                    kind = _differs(head, live[key])
+                    if kind is None or (live[key] is None and _expired(head, looked_at_ms)):
+                        continue
+                    yield Difference(collection=name, key=self._keys.text(key), kind=kind)
             yield from self._extra(selection, seen)
         finally:
             seen.close()
@@ -259,6 +265,11 @@ class RedisRestoring:
                     for command in made:
                         arguments += [len(command), *command]
                 self._make(keys=[self._keys.record(node.tag)], args=arguments, client=node.client)
+
+
+def _expired(head: Mapping[str, Any], now_ms: int) -> bool:
+    expires_at = int(head.get("expires_at", NO_EXPIRY))
+    return expires_at != NO_EXPIRY and expires_at <= now_ms
 
 
 def _differs(head: Any, live: Value | None) -> DifferenceKind | None:
