@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from rag_app.history import Op
 from rag_app.settings import TenantAccess
 from tenure.estate.config import load_estate
@@ -253,9 +255,7 @@ def test_a_backup_newer_than_the_target_is_refused_with_the_reason(estate: TestE
     assert "the backup is newer than the target: it was taken at 4, and live is 1" in finding["message"]
 
 
-def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
-    """A restore that did not consult the ledger would bring the tenant back."""
-    backup = back_up(estate, tenant)
+def note_erasure(estate: TestEstate, tenant: str) -> None:
     estate_ = load_estate(estate.config)
     registry = open_registry(estate_)
     try:
@@ -266,6 +266,36 @@ def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
         )
     finally:
         registry.close()
+
+
+@pytest.mark.parametrize("way", ["in place", "under another name"])
+def test_what_was_erased_while_a_restore_was_under_way_is_not_opened(
+    estate: TestEstate, tenant: str, way: str
+) -> None:
+    backup, again = back_up(estate, tenant), f"{tenant}-again"
+    name = again if way == "under another name" else tenant
+    estate.damage(tenant, "blue", "missing")
+    before = state(estate, tenant, "blue")
+    assert estate.killed_at("switch.committing", "restore", name, backup).exit_code == -9
+    with estate.service() as service:
+        operation = service.operations(tenant=name, limit=1)[0].id
+    note_erasure(estate, tenant)
+    refused = estate.command("op", "resume", operation, "--json")
+    assert refused.exit_code != 0
+    assert "gdpr_req_1" in refused.stderr
+    assert state(estate, tenant, "blue") == before
+    if way == "under another name":
+        assert estate.command("tenant", "show", again).exit_code == 2
+        assert estate.items_in(again, "blue") == 0
+    else:
+        assert estate.command("tenant", "show", tenant, "--json").json["cell"] == "blue"
+    assert estate.left_behind(tenant) == []
+
+
+def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
+    """A restore that did not consult the ledger would bring the tenant back."""
+    backup = back_up(estate, tenant)
+    note_erasure(estate, tenant)
     for options in ((), ("--to", "green"), ("--as", f"{tenant}-again"), ("--table", "public.documents")):
         plan = planned(estate, backup, *options, refused=True)
         assert [f["code"] for f in plan["findings"] if f["severity"] == "refusal"] == ["erased"]

@@ -17,13 +17,14 @@ from typing import Final
 
 from tenure.engine.context import CommitUndecided, StepContext
 from tenure.engine.spec import Done, Retry, StepOutcome
-from tenure.errors import DataDiffers, DeadlineExceeded, PlanStale, StoreUnavailable, TenureError
+from tenure.errors import DataDiffers, DeadlineExceeded, NotAllowed, PlanStale, StoreUnavailable, TenureError
 from tenure.model.names import CellName, StoreName
 from tenure.operations import steering
 from tenure.operations.backup.observe import served as served_in
 from tenure.operations.deps import Deps
 from tenure.operations.observe import record_measurement
 from tenure.operations.pause import Pause, back_out
+from tenure.operations.restore.erased import erasures_of
 from tenure.operations.restore.ground import Ground
 from tenure.operations.restore.loading import close
 from tenure.operations.restore.spool import Spool
@@ -190,6 +191,7 @@ class Switching:
         """Raise the epoch. If it has certainly not changed, the tenant goes on as it was; if nobody can know yet, all
         stays closed and the next holder of the step decides."""
         try:
+            self._require_not_erased()
             self._ctx.commit(expected_epoch=self._placement.epoch, to_cell=self._ground.cell)
         except CommitUndecided:
             self._undo(prepared)
@@ -198,6 +200,16 @@ class Switching:
             self._undo(prepared)
             pause.reopen()
             raise
+
+    def _require_not_erased(self) -> None:
+        """The ledger once more, as late as can be: hours may have passed since the plan. Raises `NotAllowed`."""
+        ground = self._ground
+        erased = erasures_of(
+            self._deps.registry.erasures, self._deps.ledger, ground.tenant, ground.backup.facts
+        )
+        if erased:
+            named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in erased)
+            raise NotAllowed(f"nothing of the backup is opened: {'. '.join(named)}", findings=named)
 
     # -- after the point of no return --------------------------------------------------------------------------------
 
@@ -292,6 +304,7 @@ class Switching:
         """Nobody waits and nobody is served yet: the epoch, then the cell."""
         ctx = self._ctx
         ctx.reach("switch.committing")
+        self._require_not_erased()
         ctx.commit(expected_epoch=self._placement.epoch, to_cell=self._ground.cell)
         ctx.reach("switch.committed")
         self._open()
