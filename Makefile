@@ -33,7 +33,7 @@ WORKERS ?= 4
 test: $(READY) ## The whole test suite
 	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
-variants: $(READY) ## The tests of stores with every other engine and arrangement of each kind
+variants: $(READY) ## The tests of stores with every other engine and arrangement of each kind, and the longest scenarios
 	@$(PYTEST) -n $(WORKERS) --dist load -m variant $(ARGS)
 
 check: $(READY) ## Lint, types, import contracts, generated docs

@@ -168,6 +168,7 @@ def test_a_bad_target_is_left_within_seconds_and_few_users_notice(
         assert cells_estate.left_behind(tenant) == []
 
 
+@pytest.mark.variant
 def test_a_killed_canary_falls_back_by_the_gates_own_deadline_and_goes_on_where_it_was(
     cells_estate: TestEstate, config: Path, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:

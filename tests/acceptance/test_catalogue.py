@@ -185,7 +185,7 @@ def test_data_in_a_cell_that_does_not_serve_the_tenant_is_misplaced_unless_a_lin
     assert all("as it should be" in f["message"] for f in copies)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.variant), signal.SIGKILL])
 def test_a_scan_that_was_interrupted_goes_on_and_finds_everything_once(
     estate: TestEstate, planted: CellAccess, end: signal.Signals
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_rollback_past_a_gateway_out_of_step_waits_for_a_confirmed_look_and_lo
     assert estate.left_behind(tenant) == []
 
 
+@pytest.mark.variant
 def test_a_name_that_cannot_be_changed_is_said_and_keeps_the_rollback_waiting(
     drifting: DriftingEstate,
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_name_that_cannot_be_changed_is_said_and_keeps_the_rollback_waiting(
     assert estate.command("complete", tenant, "--yes", tenant).exit_code == 0
 
 
+@pytest.mark.variant
 def test_without_names_the_gateway_is_mended_before_the_rollback_is_confirmed_and_a_migrate_refuses(
     drifting: DriftingEstate, cells_estate: TestEstate
 ) -> None:

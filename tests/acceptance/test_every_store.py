@@ -130,6 +130,7 @@ def test_all_stores_move_there_and_back_and_there_again_under_load(
     assert estate.digests(neighbour) == quiet
 
 
+@pytest.mark.variant
 @pytest.mark.timeout(600)
 def test_what_differs_in_any_store_is_named_and_mended(estate: TestEstate) -> None:
     tenant = "damaged-everywhere"

@@ -159,6 +159,7 @@ def test_a_worker_told_to_stop_hands_its_step_over_and_who_watches_may_come_and_
     assert ours.estate.left_behind(tenant) == []
 
 
+@pytest.mark.variant
 def test_without_its_broker_a_fleet_rolls_back_at_once_and_a_move_waits_for_the_next_tick(
     ours: Fleet,
 ) -> None:

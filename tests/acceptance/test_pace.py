@@ -180,6 +180,7 @@ def test_a_throttle_lets_a_move_finish_that_the_writes_outpace_and_fails_no_requ
     assert estate.left_behind(tenant) == []
 
 
+@pytest.mark.variant
 def test_a_tier_that_is_never_throttled_is_aborted_cleanly_or_moves_when_the_pressure_eases(
     distant: Distant,
 ) -> None:

@@ -86,6 +86,7 @@ def test_what_died_goes_on_soaks_end_and_copies_are_compared_without_anybodys_he
     assert report.clean, report
 
 
+@pytest.mark.variant
 def test_a_scheduler_that_is_told_to_end_gives_its_step_back_and_once_does_what_is_left(
     cells_estate: TestEstate, wait_until: Callable[..., None]
 ) -> None:

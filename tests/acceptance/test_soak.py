@@ -93,6 +93,7 @@ def test_a_rehearsed_rollback_holds_nobody_and_says_what_a_real_one_will_take(
     assert cells_estate.left_behind(tenant) == []
 
 
+@pytest.mark.variant
 def test_a_follower_that_is_away_makes_no_server_keep_more_wal_than_allowed(
     cells_estate: TestEstate,
 ) -> None:

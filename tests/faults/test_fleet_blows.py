@@ -46,10 +46,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("migrate_blow", chosen, ids=" at ".join)
     if "rollback_blow" in metafunc.fixturenames:
         blows = (DISCONNECT, DELIVER, SLEEP)
-        chosen = [(b, p) for b in blows for p in ROLLBACK if every or (b, p) == (SLEEP, "switch.closed")]
+        chosen = [(b, p) for b in blows for p in ROLLBACK if every or (b, p) == (DELIVER, "switch.closed")]
         metafunc.parametrize("rollback_blow", chosen, ids=" at ".join)
     if "complete_blow" in metafunc.fixturenames:
-        chosen = [(b, p) for b in SELECTION for p in COMPLETE if every or (b, p) == (SLEEP, "erase.gone")]
+        chosen = [(b, p) for b in SELECTION for p in COMPLETE if every or (b, p) == (DELIVER, "erase.gone")]
         metafunc.parametrize("complete_blow", chosen, ids=" at ".join)
 
 

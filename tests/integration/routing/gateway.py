@@ -23,6 +23,7 @@ from typing import Any
 import envoy
 from aiohttp import web
 
+from tenure.estate.local import ports
 from tenure.model.names import CellName, TenantId
 from tenure.model.secret import Secret
 from tenure.routing.contract import TenantAddress
@@ -44,12 +45,11 @@ def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 3
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports that nobody listened on a moment ago, and that no client is given for an outgoing connection."""
+    found: list[int] = []
+    while len(found) < count:
+        found.append(ports.pick(found))
+    return found
 
 
 def tenant(name: str) -> TenantAddress:
