@@ -202,3 +202,9 @@ class KeyUnusable(TenureError):
     """A tenant's data key is destroyed, is not the one that sealed a backup, or cannot be unwrapped."""
 
     code = "key_unusable"
+
+
+class AuditBroken(TenureError):
+    """The audit log is not what was written: entries were changed, removed or added."""
+
+    code = "audit_broken"

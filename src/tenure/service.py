@@ -106,6 +106,8 @@ class Service:
         """Backups: taken, listed, verified, pruned."""
         self.restores = Restoring(deps, engine, self._fleet, actor=self._actor)
         """Restores of backups."""
+        self.audit = deps.registry.audit
+        """Whether the journal is what was written."""
 
     # -- tenants -----------------------------------------------------------------------------------------------------
 
@@ -421,6 +423,15 @@ class Service:
             kind, last=last, initial=wanted.initial, currency=prices.currency if prices else None
         )
         return tuple(RouteStats(record=record, judged=judge(record, targets)) for record in records)
+
+    def audit_log(
+        self, text: str | None, *, operation: str | None, since: int, limit: int
+    ) -> tuple[Event, ...]:
+        """What anybody has done: to a tenant (which may have left), in an operation, or at all."""
+        tenant = tenant_id(text) if text is not None else None
+        if operation is not None:
+            self._deps.registry.operations.get(operation)
+        return self._deps.registry.events.list(operation=operation, tenant=tenant, since=since, limit=limit)
 
     def events(self, operation_id: str, *, since: int = 0) -> tuple[Mapping[str, Any], ...]:
         self._deps.registry.operations.get(operation_id)

@@ -48,5 +48,6 @@ EXIT_CODES: Final[dict[str, int]] = {
     "backup_untrusted": FAILED,
     "backup_too_new": NOT_ALLOWED,
     "key_unusable": FAILED,
+    "audit_broken": OPERATION_FAILED,
 }
 """Every code of `tenure.errors` (a test asserts that none is missing)."""

@@ -10,6 +10,7 @@ import click
 
 from tenure import __version__
 from tenure.cli import (
+    audit,
     backup,
     capacity,
     catalogue,
@@ -64,6 +65,7 @@ for command in (
     capacity.capacity,
     catalogue.catalogue,
     op.op,
+    audit.audit,
     worker.worker,
     scheduler.scheduler,
 ):

@@ -6,6 +6,7 @@ from tenure.model.secret import Secret
 from tenure.registry import migrations
 from tenure.registry.admissions import Admissions
 from tenure.registry.approvals import Approvals
+from tenure.registry.audit import Audit
 from tenure.registry.backups import Backups
 from tenure.registry.database import Database, DatabaseSettings
 from tenure.registry.erasures import Erasures
@@ -35,6 +36,7 @@ class Registry:
         self.steps = Steps(database)
         self.admissions = Admissions(database)
         self.events = Events(database)
+        self.audit = Audit(database)
         self.links = Links(database)
         self.measurements = Measurements(database)
         self.workers = Workers(database)
