@@ -3,6 +3,8 @@ verified, what goes and what stays. The vaults themselves are asked, not only th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -37,6 +39,35 @@ def created(estate: TestEstate, tenant: str, config: Path | None = None) -> str:
     assert done.exit_code == 0, done.stderr
     assert done.json["state"] == "succeeded"
     return str(done.json["result"]["backup"])
+
+
+def test_a_tenant_takes_its_data_elsewhere(cells_estate: TestEstate, tmp_path: Path) -> None:
+    tenant = "takes-away"
+    cells_estate.add_tenant(tenant)
+    backup = created(cells_estate, tenant)
+    access = cells_estate.local.cells[CellName("blue")]
+    with psycopg.connect(access.dsn) as connection:
+        live = connection.execute(
+            "select id, title from documents where tenant_id = %s order by id", (tenant,)
+        ).fetchall()
+    folder = tmp_path / "export"
+    done = cells_estate.command("backup", "export", tenant, "--to", str(folder), "--json")
+    assert done.exit_code == 0, done.stderr
+    assert (done.json["backup"], done.json["complete"], done.json["left_out"]) == (backup, True, [])
+    assert {one["store"] for one in done.json["collections"]} == {"postgres", "vectors", "redis", "objects"}
+    listed = json.loads((folder / "export.json").read_text("utf-8"))
+    for name, its in listed["files"].items():
+        contents_ = (folder / name).read_bytes()
+        assert (len(contents_), hashlib.sha256(contents_).hexdigest()) == (its["bytes"], its["sha256"])
+        assert (folder / name).stat().st_mode & 0o077 == 0
+    lines = (folder / "postgres/public.documents.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert sorted((row["id"], row["title"]) for row in rows) == live
+    assert sum(one["files"] for one in done.json["collections"]) > 0
+    log = cells_estate.command("audit", "show", tenant, "--json").json["entries"]
+    assert [e["action"] for e in log][-2:] == ["backup_export_begun", "backup_exported"]
+    for wrong in (("--to", str(folder)), ("--to", str(tmp_path / "x"), "--region", "mars")):
+        assert cells_estate.command("backup", "export", tenant, *wrong).exit_code == 2
 
 
 def test_a_backup_under_load_fails_nobody_and_touches_no_neighbour(

@@ -53,7 +53,9 @@ def show(context: Context, tenant: str | None, operation: str | None, since: int
 @json_option
 @pass_context
 def head(context: Context) -> None:
-    """The newest entry, by which the log can be checked later. Keep it where nobody can who owns the control database."""
+    """The newest entry, by which the log can be checked later.
+
+    Keep it where nobody can write who owns the control database."""
     with context.service() as service:
         found = service.audit.head()
     if context.as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -12,7 +13,7 @@ from tenure.cli.context import Context, here_option, json_option, pass_context
 from tenure.cli.exit_codes import EXIT_CODES
 from tenure.cli.move import apply_option, operation_dict, plan_option, raise_unless_successful, show_outcome
 from tenure.cli.output import emit_json, show_error, size
-from tenure.errors import VaultDamaged
+from tenure.errors import OperationFailed, VaultDamaged
 from tenure.model.operation import Operation, OperationState
 
 
@@ -107,6 +108,44 @@ def verify(context: Context, backup_: str, full: bool, region: str | None, witho
         problem = VaultDamaged(
             f"backup {record.id} of {record.tenant} is not good in {where}: {number} problem(s)",
             hint=f"take a new one: tenure backup create {record.tenant}",
+        )
+        show_error(problem, as_json=False)
+        sys.exit(EXIT_CODES[problem.code])
+
+
+@backup.command("export")
+@click.argument("backup_", metavar="BACKUP")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A folder that is new or empty.",
+)
+@click.option("--region", help="From this region's vault.")
+@json_option
+@pass_context
+def export(context: Context, backup_: str, folder: Path, region: str | None) -> None:
+    """Write a backup as files that anybody reads (GDPR, Article 20): JSON Lines and Parquet, objects as they were; a
+    tenant's newest one where BACKUP is a tenant.
+
+    The files are readable for their owner only. `export.json`, written last, lists them with their digests.
+    """
+    with context.service() as service:
+        record, done = service.backups.export(backup_, folder, region=region, observer=context.observer())
+    rows, files = (sum(getattr(one, what) for one in done.collections) for what in ("rows", "files"))
+    if context.as_json:
+        emit_json("export", shown.export_dict(record, done))
+    else:
+        click.echo(
+            f"{record.tenant} as it was at {record.point_at:%Y-%m-%d %H:%M:%S} UTC: {rows:,} rows of "
+            f"{len(done.collections)} collections and {files:,} files in {folder}"
+        )
+    if not done.complete:
+        named = "; ".join(f"{one.store} {one.collection}: {one.reason}" for one in done.left_out)
+        problem = OperationFailed(
+            f"{len(done.left_out)} collection(s) of backup {record.id} could not be exported: {named}",
+            hint="everything else is in the folder, and export.json says what is not",
         )
         show_error(problem, as_json=False)
         sys.exit(EXIT_CODES[problem.code])

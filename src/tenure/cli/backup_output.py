@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenure.cli.output import size, table
 from tenure.model.backup import BackupCopy, BackupRecord, CopyState, DrillRecord
@@ -12,6 +12,9 @@ from tenure.operations.backing_up import Checked
 from tenure.plan.backup import BackupPlan
 from tenure.plan.prune import PrunePlan
 from tenure.plan.retention import Fate
+
+if TYPE_CHECKING:
+    from tenure.backups.export import Export
 
 PROBLEMS_SHOWN = 20
 
@@ -269,3 +272,20 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def export_dict(record: BackupRecord, done: Export) -> dict[str, Any]:
+    """What was exported, and what was not."""
+    return {
+        "backup": record.id,
+        "tenant": record.tenant,
+        "folder": str(done.folder),
+        "complete": done.complete,
+        "collections": [
+            {"store": one.store, "collection": one.collection, "rows": one.rows, "files": one.files}
+            for one in done.collections
+        ],
+        "left_out": [
+            {"store": one.store, "collection": one.collection, "reason": one.reason} for one in done.left_out
+        ],
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from tenure.backups.verifying import Verification
 from tenure.engine.engine import Engine
@@ -21,11 +22,16 @@ from tenure.operations.backup.observe import observe
 from tenure.operations.backup.prune import Prune, plan_now
 from tenure.operations.deps import Deps
 from tenure.operations.fleet import Fleet
+from tenure.operations.restore.archive import opened
+from tenure.operations.restore.erased import erasures_of
 from tenure.plan.backup import BackupPlan, plan_backup
 from tenure.plan.backup_schedule import Past, Timetable, due
 from tenure.plan.prune import PrunePlan
 from tenure.registry.fires import Wanted
 from tenure.stores.vault.contract import Backup
+
+if TYPE_CHECKING:
+    from tenure.backups.export import Export
 
 PeriodOf = Callable[[str, datetime], datetime]
 """When the period of a schedule began in which that instant lies; the schedule as `tenure.yaml` has it."""
@@ -145,6 +151,50 @@ class BackingUp:
                 )
             found.append(checked)
         return record, tuple(found)
+
+    # -- exports -----------------------------------------------------------------------------------------------------
+
+    def export(
+        self, backup: str, folder: Path, *, region: str | None = None, observer: Observer = nobody
+    ) -> tuple[BackupRecord, Export]:
+        """Write a backup (a tenant's newest one) into a new folder as files that anybody reads. Who did it is noted
+        before the first byte. Raises `NotAllowed` for what was erased since."""
+        # Parquet takes long to load, and no other command needs it.
+        from tenure.backups.export import export
+
+        record = self.get(backup)
+        near = region or next((copy.region for copy in record.there), "")
+        if region is not None and region not in {copy.region for copy in record.there}:
+            raise UsageError(
+                f"backup {record.id} is in no vault of {region}", hint=f"tenure backup show {record.id}"
+            )
+        with opened(self._deps, record.id, near=near) as found:
+            erased = erasures_of(self._deps.registry.erasures, self._deps.ledger, record.tenant, found.facts)
+            if erased:
+                raise NotAllowed(
+                    f"backup {record.id} is not exported",
+                    findings=tuple(f"{f.where}: {f.message}. Fix: {f.cure}" for f in erased),
+                )
+            self._note("backup_export_begun", record)
+            done = export(
+                found.source,
+                found.public,
+                self._deps.exporters(),
+                folder,
+                progress=_counted(observer, found.facts.items),
+            )
+        self._note(
+            "backup_exported",
+            record,
+            rows=sum(one.rows for one in done.collections),
+            left_out=[one.collection for one in done.left_out],
+        )
+        return record, done
+
+    def _note(self, action: str, record: BackupRecord, **data: Any) -> None:
+        self._deps.registry.events.append(
+            action, actor=self._actor, tenant=record.tenant, data={"backup": record.id, **data}
+        )
 
     # -- drills ------------------------------------------------------------------------------------------------------
 
@@ -359,6 +409,26 @@ def _request(plan: BackupPlan) -> dict[str, Any]:
         "lock": keeping.lock,
         "locked_until": keeping.locked_until.isoformat() if keeping.locked_until is not None else None,
     }
+
+
+def _counted(observer: Observer, total: int) -> Callable[[int], None]:
+    done = [0]
+
+    def progress(rows: int) -> None:
+        done[0] += rows
+        observer(
+            Progressed(
+                operation="",
+                step="export",
+                what="export",
+                done=done[0],
+                total=max(total, done[0]),
+                unit="items",
+                detail={},
+            )
+        )
+
+    return progress
 
 
 def _shown(observer: Observer, region: str, total: int) -> Callable[[int, int], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,7 @@ from tenure.plan.canary import CanaryPlan
 from tenure.registry.registry import Registry
 from tenure.routing.contract import Names, Probe, Router, TenantAddress
 from tenure.stores.contract import Fence
+from tenure.stores.exports import Exporter
 from tenure.stores.vault.contract import Vault
 
 
@@ -90,6 +91,8 @@ class Deps:
 
     schemas: Schemas | None = None
     """The ways between the schemas of backups and live ones; None where nothing is known of any."""
+    exporters: Callable[[], Mapping[str, Exporter]] = dict
+    """Gives what reads the streams of backups for a portable export, by their form; takes its time."""
     ledger: LedgerNames | None = None
     """The key to the erasure ledger; None where the estate has none."""
 

@@ -30,6 +30,7 @@ from tenure.routing.envoy import EnvoyOptions, EnvoyRouter, GateEndpoint
 from tenure.routing.probe import HttpProbe
 from tenure.service import Service
 from tenure.wiring.backups import open_backups, open_ledger
+from tenure.wiring.exports import exporters
 from tenure.wiring.schemas import PostgresSchemas
 from tenure.wiring.stores import Stores
 from tenure.wiring.vaults import RegionVaults
@@ -150,6 +151,7 @@ def service_of(estate: Estate, registry: Registry, *, stopping: Callable[[], boo
         schemas=PostgresSchemas(estate, stores),
         sealing=open_backups(estate) if estate.backups is not None else None,
         ledger=open_ledger(estate),
+        exporters=exporters,
     )
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
     engine = Engine(

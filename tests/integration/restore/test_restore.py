@@ -292,7 +292,7 @@ def test_what_was_erased_while_a_restore_was_under_way_is_not_opened(
     assert estate.left_behind(tenant) == []
 
 
-def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
+def test_erased_stays_erased(estate: TestEstate, tenant: str, tmp_path: Path) -> None:
     """A restore that did not consult the ledger would bring the tenant back."""
     backup = back_up(estate, tenant)
     note_erasure(estate, tenant)
@@ -300,6 +300,11 @@ def test_erased_stays_erased(estate: TestEstate, tenant: str) -> None:
         plan = planned(estate, backup, *options, refused=True)
         assert [f["code"] for f in plan["findings"] if f["severity"] == "refusal"] == ["erased"]
         assert plan["changes"] == []
-    refused = estate.command("restore", backup, "--yes", tenant)
-    assert refused.exit_code == 4
-    assert "gdpr_req_1" in refused.stderr
+    for command in (
+        ("restore", backup, "--yes", tenant),
+        ("backup", "export", backup, "--to", str(tmp_path / "export")),
+    ):
+        refused = estate.command(*command)
+        assert refused.exit_code == 4
+        assert "gdpr_req_1" in refused.stderr
+    assert not (tmp_path / "export").exists()

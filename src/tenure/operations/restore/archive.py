@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tenure.backups.contract import Source
+from tenure.backups.manifest import Public
 from tenure.errors import BackupUntrusted, NotAllowed, StoreUnavailable, UnknownName, VaultDamaged
 from tenure.model.backup import BackupRecord, BackupState
 from tenure.operations.deps import Deps
@@ -20,6 +21,8 @@ class Opened:
 
     facts: BackupFacts
     source: Source
+    public: Public
+    """Its manifest."""
 
 
 def known(deps: Deps, backup: str) -> BackupRecord:
@@ -51,7 +54,7 @@ def opened(deps: Deps, backup: str, *, near: str) -> Iterator[Opened]:
             problem = error
             continue
         try:
-            yield Opened(facts=_facts(record), source=reader)
+            yield Opened(facts=_facts(record), source=reader, public=reader.public)
         finally:
             reader.close()
         return
