@@ -59,6 +59,7 @@ bench: $(READY) ## Copies, comparison and fence beside everybody's tools; the en
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.objects
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.scan
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.backup
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.backup_tools
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.analytics
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.engine
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.celery_cost
