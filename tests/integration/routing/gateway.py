@@ -45,10 +45,14 @@ def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 3
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, and that no client is given for an outgoing connection."""
+    """Ports that nobody listened on a moment ago, and that no client is given for an outgoing connection. Envoy binds them
+    without `SO_REUSEADDR`: those on which connections of an earlier server linger are none."""
     found: list[int] = []
     while len(found) < count:
-        found.append(ports.pick(found))
+        port = ports.pick(found)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((ports.HOST, port))
+            found.append(port)
     return found
 
 
