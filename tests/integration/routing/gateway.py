@@ -45,8 +45,10 @@ def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 3
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, and that no client is given for an outgoing connection. Envoy binds them
-    without `SO_REUSEADDR`: those on which connections of an earlier server linger are none."""
+    """Ports that nobody listened on a moment ago, and that no client is given for an outgoing connection.
+
+    Envoy binds without `SO_REUSEADDR`: those on which connections of an earlier server linger are none.
+    """
     found: list[int] = []
     while len(found) < count:
         port = ports.pick(found)
