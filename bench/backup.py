@@ -123,14 +123,19 @@ def spent(work: Callable[[], object]) -> float:
     return time.thread_time() - began
 
 
-def uploaded(s3: S3Endpoint, bucket: str, data: bytes) -> float:
-    client = boto3.client(
+def client_of(s3: S3Endpoint) -> Any:
+    """A client of that server, as anybody makes one."""
+    return boto3.client(
         "s3",
         endpoint_url=s3.endpoint,
         region_name=s3.region,
         aws_access_key_id=s3.access_key.reveal(),
         aws_secret_access_key=s3.secret_key.reveal(),
     )
+
+
+def uploaded(s3: S3Endpoint, bucket: str, data: bytes) -> float:
+    client = client_of(s3)
     settings = TransferConfig(multipart_chunksize=8 * 1024 * 1024, max_concurrency=6)
     key = secrets.token_hex(8)
     return timed(lambda: client.upload_fileobj(io.BytesIO(data), bucket, key, Config=settings))

@@ -22,16 +22,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import boto3
 import psycopg
 
-from bench.backup import FACTS
+from bench.backup import FACTS, client_of, timed
 from bench.backup_postgres import FENCE, TABLES, emptied, store, tool
 from bench.postgres import CLIENTS, MOVING, Servers, fill, ratios, table_in
 from tenure.backups.backups import Backups
@@ -48,12 +46,6 @@ from tenure.stores.vault.contract import Backup, BackupId
 
 RESTIC: Final = "restic"
 VAULT, REPOSITORY = "bench-vault", "bench-restic"
-
-
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 @dataclass(kw_only=True)
@@ -144,14 +136,7 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 def stored(s3: S3Endpoint, bucket: str) -> int:
     """Bytes in the bucket."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint,
-        region_name=s3.region,
-        aws_access_key_id=s3.access_key.reveal(),
-        aws_secret_access_key=s3.secret_key.reveal(),
-    )
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    pages = client_of(s3).get_paginator("list_objects_v2").paginate(Bucket=bucket)
     return sum(one["Size"] for page in pages for one in page.get("Contents", ()))
 
 

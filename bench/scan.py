@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psycopg
 import redis
 
+from bench.backup import client_of
 from tenure.estate.local import (
     EstateSpec,
     PostgresServer,
@@ -115,13 +115,7 @@ def in_redis(servers: RunningEstate, items: int) -> Contender:
 
 def in_s3(servers: RunningEstate, items: int) -> Contender:
     s3, bucket = servers.s3("seaweed"), "bench-scan"
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint,
-        region_name=s3.region,
-        aws_access_key_id=s3.access_key.reveal(),
-        aws_secret_access_key=s3.secret_key.reveal(),
-    )
+    client = client_of(s3)
     client.create_bucket(Bucket=bucket)
     starts = range(0, items, OBJECT_ITEMS)
 
