@@ -423,6 +423,8 @@ def test_a_replica_is_brought_up_to_date_before_it_is_read(
             lambda: opened.partitions(table, ACME),
             lambda: opened.contents(table, ACME, ["2026-01-01"]),
             lambda: list(opened.texts(table.name, ["note"], ["one"])),
+            # One that lags behind would count nothing, and delete nothing.
+            lambda: opened.erase(table, ACME, lambda _rows: None),
         ):
             with pytest.raises(StoreRefused, match=r"(?i)replicated"):
                 read()

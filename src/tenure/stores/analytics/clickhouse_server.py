@@ -159,11 +159,16 @@ class ClickHouseServer:
             raise StoreRefused(f"{self._where} has no table {table}")
         return str(rows[0][0]), [str(view) for view in rows[0][1]]
 
-    def _from(self, table: QualifiedName) -> Quoted:
-        """The table as queries see it when its rows are merged; a replica has then what the others have taken."""
+    def _caught_up(self, table: QualifiedName) -> str:
+        """Return when this replica has what the others have taken before; the table's engine."""
         engine, _ = self._facts(table)
         if engine.startswith(_REPLICATED):
             self._http.do(composed("system sync replica $table", table=name_of(table)))
+        return engine
+
+    def _from(self, table: QualifiedName) -> Quoted:
+        """The table as queries see it when its rows are merged, on a replica that is up to date."""
+        engine = self._caught_up(table)
         return Quoted(name_of(table) + (" final" if any(kind in engine for kind in _MERGED) else ""))
 
     def partitions(self, table: AnalyticsTable, tenant: TenantId) -> Mapping[str, int]:
@@ -340,6 +345,7 @@ class ClickHouseServer:
         """By a mutation that writes the parts with these rows anew. Rows that a lightweight delete has only hidden
         (the copy's own are) go from the disk as well."""
         columns = self.columns(table.name)
+        self._caught_up(table.name)
         (count,) = self._http.select(
             composed(
                 "select count() from $table where $tenant",
@@ -407,7 +413,7 @@ class ClickHouseServer:
             composed("arrayExists(needle -> position($text, needle) > 0, {needles:Array(String)})", text=t)
             for t in texts
         ]
-        self._from(table)
+        self._caught_up(table)
         rows = self._http.select(
             composed(
                 "select $texts from $table where $anywhere",
