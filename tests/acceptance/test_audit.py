@@ -30,7 +30,8 @@ def test_the_log_says_what_was_done_and_a_changed_entry_is_named(
     assert [e["tenant"] for e in entries] == [tenant] * len(entries)
     assert entries[-1]["data"]["tier"] == "platinum"
     seq = entries[-1]["seq"]
-    assert str(seq) in estate.command("audit", "show", tenant, "--limit", "1", "--since", str(seq - 1)).stdout
+    shown = estate.command("audit", "show", tenant, "--limit", "1", "--since", str(seq - 1)).stdout
+    assert f"next: tenure audit show {tenant} --since {seq} --limit 1" in shown
     heads = tmp_path / "heads"
     heads.write_text(estate.command("audit", "head").stdout, "utf-8")
     good = estate.command("audit", "verify", "--heads-from", str(heads), "--json")
@@ -42,6 +43,8 @@ def test_the_log_says_what_was_done_and_a_changed_entry_is_named(
         bad = estate.command("audit", "verify")
         assert bad.exit_code == 5
         assert f"entry {seq} " in bad.stderr
+        told = estate.command("audit", "verify", "--json")
+        assert (told.exit_code, [b["seq"] for b in told.json["breaks"]]) == (5, [seq])
     finally:
         change(estate, f"update registry.events set actor = rtrim(actor, '!') where seq = {seq}")
     assert estate.command("audit", "verify", "--heads-from", str(heads)).exit_code == 0

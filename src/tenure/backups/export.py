@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import IO, Any, Final
 from urllib.parse import quote
 
@@ -65,6 +66,8 @@ class Export:
     """What is in the folder."""
 
     folder: pathlib.Path
+    point: datetime
+    """Whose state it is."""
     collections: tuple[ExportedCollection, ...]
     left_out: tuple[NotExported, ...]
 
@@ -105,7 +108,7 @@ def export(
         done.append(found)
         described.append(about)
     _write_manifest(written, public, described, left_out)
-    return Export(folder=folder, collections=tuple(done), left_out=tuple(left_out))
+    return Export(folder=folder, point=public.facts.point, collections=tuple(done), left_out=tuple(left_out))
 
 
 def _collections(source: Source) -> Iterator[tuple[StoreName, str, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from datetime import UTC
 from pathlib import Path
 
 import click
 
 from tenure.cli.context import Context, json_option, pass_context
-from tenure.cli.output import emit_json
+from tenure.cli.exit_codes import EXIT_CODES
+from tenure.cli.output import emit_json, show_error
 from tenure.errors import AuditBroken, UsageError
 from tenure.registry.audit import Head
 from tenure.service import event_dict
@@ -35,15 +39,21 @@ def show(context: Context, tenant: str | None, operation: str | None, since: int
     """The log in its order: of one tenant, of one operation, or all of it."""
     with context.service() as service:
         found = service.audit_log(tenant, operation=operation, since=since, limit=limit)
-    more = f"tenure audit show --since {found[-1].seq}" if len(found) == limit else None
+    more = None
+    if len(found) == limit:
+        only = [tenant] if tenant else []
+        only += ["--operation", operation] if operation else []
+        more = shlex.join(
+            ["tenure", "audit", "show", *only, "--since", str(found[-1].seq), "--limit", str(limit)]
+        )
     if context.as_json:
         entries = [{**event_dict(e), "operation": e.operation, "tenant": e.tenant} for e in found]
         emit_json("audit", {"entries": entries}, [more] if more else [])
         return
     for e in found:
-        about = " ".join(word for word in (e.tenant, e.operation) if word)
+        at = f"{e.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
         click.echo(
-            f"{e.seq:>8}  {e.at:%Y-%m-%d %H:%M:%S}  {e.actor}  {e.action}{f'  {about}' if about else ''}"
+            "  ".join(word for word in (f"{e.seq:>8}", at, e.actor, e.action, e.tenant, e.operation) if word)
         )
     if more:
         click.echo(f"next: {more}")
@@ -103,10 +113,12 @@ def verify(context: Context, heads: tuple[str, ...], heads_from: Path | None) ->
             )
     if found.breaks:
         first = "; ".join(b.message for b in found.breaks[:_SHOWN])
-        raise AuditBroken(
+        problem = AuditBroken(
             f"the audit log is not what was written, in {len(found.breaks)} place(s): {first}",
             hint="find out who could write to the control database; a backup of it has the entries as they were",
         )
+        show_error(problem, as_json=False)
+        sys.exit(EXIT_CODES[problem.code])
 
 
 def _lines(file: Path | None) -> list[str]:

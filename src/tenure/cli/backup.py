@@ -122,7 +122,7 @@ def verify(context: Context, backup_: str, full: bool, region: str | None, witho
     required=True,
     help="A folder that is new or empty.",
 )
-@click.option("--region", help="From this region's vault.")
+@click.option("--region", help="Rather from this region's vault.")
 @json_option
 @pass_context
 def export(context: Context, backup_: str, folder: Path, region: str | None) -> None:
@@ -138,7 +138,7 @@ def export(context: Context, backup_: str, folder: Path, region: str | None) -> 
         emit_json("export", shown.export_dict(record, done))
     else:
         click.echo(
-            f"{record.tenant} as it was at {record.point_at:%Y-%m-%d %H:%M:%S} UTC: {rows:,} rows of "
+            f"{record.tenant} as it was at {done.point.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {rows:,} rows of "
             f"{len(done.collections)} collections and {files:,} files in {folder}"
         )
     if not done.complete:

@@ -80,6 +80,10 @@ def _chained(field: str | None) -> bytes:
     return str(len(encoded)).encode() + b":" + encoded
 
 
+def _shown(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Break:
     """Where the log is not what was written."""
@@ -121,7 +125,9 @@ class Audit:
         """
         end = self.head()
         total = self._count(end)
-        kept = {head.seq: head for head in sorted(heads)}
+        kept: dict[int, set[str]] = {}
+        for head in heads:
+            kept.setdefault(head.seq, set()).add(head.hash)
         breaks: list[Break] = []
         before, last, done = b"", 0, 0
         for entry in self._entries(end):
@@ -130,16 +136,15 @@ class Audit:
                 breaks.append(
                     Break(
                         seq=entry.seq,
-                        message=f"entry {entry.seq} ({entry.action}, {entry.at:%Y-%m-%d %H:%M:%S} UTC) does not follow "
+                        message=f"entry {entry.seq} ({entry.action}, {_shown(entry.at)}) does not follow "
                         f"{where}: it was changed or put there, or something between the two was removed",
                     )
                 )
-            head = kept.pop(entry.seq, None)
-            if head is not None and head.hash != entry.hash.hex():
+            if kept.pop(entry.seq, set()) - {entry.hash.hex()}:
                 breaks.append(
                     Break(
                         seq=entry.seq,
-                        message=f"the head {head.seq} that was kept has another hash: the log up to entry {entry.seq} "
+                        message=f"the head {entry.seq} that was kept has another hash: the log up to entry {entry.seq} "
                         "is not what it was then",
                     )
                 )
@@ -148,8 +153,8 @@ class Audit:
             if done % _BATCH == 0:
                 progress(done, total)
         breaks += [
-            Break(seq=head.seq, message=f"entry {head.seq} is gone: it was there when its head was kept")
-            for head in kept.values()
+            Break(seq=seq, message=f"entry {seq} is gone: it was there when its head was kept")
+            for seq in kept
         ]
         progress(done, total)
         return Checked(entries=done, head=end, breaks=tuple(sorted(breaks, key=lambda b: b.seq)))

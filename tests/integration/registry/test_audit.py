@@ -65,7 +65,10 @@ def test_what_was_written_is_what_is_there(registry: Registry) -> None:
     assert found.head.seq == registry.events.last()
     assert told == [(4, 10), (8, 10), (10, 10)]
     fill(registry, 3)
-    assert broken(registry, found.head) == []
+    assert broken(registry, found.head, found.head) == []
+    other = Head(seq=found.head.seq, hash="0" * 64)
+    for heads in ((other, found.head), (found.head, other)):
+        assert broken(registry, *heads) == [found.head.seq]
 
 
 def test_the_chain_holds_with_many_writers_at_once(registry: Registry) -> None:
