@@ -187,7 +187,10 @@ def test_a_survey_names_every_group_and_stream_that_is_not_classified_and_every_
     rig = logs_rig("cloudwatch_logs-streams")
     rig.put(BLUE, rig.stream(ACME, "web"), rig.now(), "ours")
     own = LogPlace(group=NamePattern.parse("/own/{tenant}/*"), streams=None, data_class=DataClass.PERSONAL)
-    store = rig.store(BLUE, places=(*rig.places, own, SHARED), ignore=(NamePattern.parse("/aws/rds/*"),))
+    idle = LogPlace(group=NamePattern.parse("/idle/{tenant}"), streams=None, data_class=DataClass.PERSONAL)
+    store = rig.store(
+        BLUE, places=(*rig.places, own, idle, SHARED), ignore=(NamePattern.parse("/aws/rds/*"),)
+    )
     for group in ("/own/acme/web", "/own/acme/cron", "/own/acme1/web", "/aws/rds/a", "/aws/rds/b"):
         rig.put(BLUE, Stream(group, "s"), rig.now(), "x")
     seen = store.survey((ACME, *NEIGHBOURS))
@@ -197,9 +200,10 @@ def test_a_survey_names_every_group_and_stream_that_is_not_classified_and_every_
         "log group /aws/rds/*": 2,
         "log group /own/{tenant}/*": 3,
     }
-    assert [(str(g.place), g.where) for g in seen.gone] == [
-        ("log group /aws/lambda/api", "groups./aws/lambda/api")
-    ]
+    assert {(str(g.place), g.where, g.empty) for g in seen.gone} == {
+        ("log group /aws/lambda/api", "groups./aws/lambda/api", False),
+        ("log group /idle/{tenant}", "groups./idle/{tenant}", True),
+    }
     for group, stream in (("/own/web/x", "s"), ("/new", "s"), ("/app/all", "cron"), ("/app/all", "acme2/x")):
         rig.put(BLUE, Stream(group, stream), rig.now(), "x")
     strays = {str(p.place): p for p in store.survey((ACME, *NEIGHBOURS)).unclassified}

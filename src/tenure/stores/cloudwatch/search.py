@@ -230,9 +230,11 @@ class LogSearch:
                 places[surveyed.place] = replace(surveyed, items=items)
         there = {group.name for group in listed}
         gone = [
-            Gone(place=Place(kind=PlaceKind.LOG_GROUP, name=p.group.text), where=f"groups.{p.group.text}")
+            # A group of each tenant's own comes and goes with its tenants.
+            Gone(place=place, where=f"groups.{p.group.text}", empty=p.group.own)
             for p in self._groups.places
-            if not p.group.own and not any(p.group.matches(name) for name in there)
+            if (place := Place(kind=PlaceKind.LOG_GROUP, name=p.group.text)) not in places
+            and (p.group.own or not any(p.group.matches(name) for name in there))
         ]
         return Survey(
             store=store, cell=cell, places=tuple(places[p] for p in sorted(places)), gone=tuple(gone)
