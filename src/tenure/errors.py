@@ -204,6 +204,18 @@ class KeyUnusable(TenureError):
     code = "key_unusable"
 
 
+class CertificateWithheld(TenureError):
+    """An erasure has not shown everything that a certificate would say."""
+
+    code = "certificate_withheld"
+
+
+class CertificateUntrusted(TenureError):
+    """What is shown as a certificate was changed, or not signed by anybody who is trusted."""
+
+    code = "certificate_untrusted"
+
+
 class AuditBroken(TenureError):
     """The audit log is not what was written: entries were changed, removed or added."""
 

@@ -36,6 +36,7 @@ from tenure.operations.cataloguing import Cataloguing
 from tenure.operations.complete import SOAKING_AMONG, Complete
 from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
+from tenure.operations.erasing import Erasing, erased_at
 from tenure.operations.fleet import Fleet
 from tenure.operations.move import Move
 from tenure.operations.planning import demand, plan_now, plan_to_approve
@@ -106,6 +107,8 @@ class Service:
         """Backups: taken, listed, verified, pruned."""
         self.restores = Restoring(deps, engine, self._fleet, actor=self._actor)
         """Restores of backups."""
+        self.erasures = Erasing(deps, engine, self._fleet, actor=self._actor)
+        """Erasures, and the certificates of them."""
         self.audit = deps.registry.audit
         """Whether the journal is what was written."""
 
@@ -125,6 +128,12 @@ class Service:
             raise UsageError(
                 f"no residency rule {residency!r}",
                 hint=f"tenure.yaml has {', '.join(sorted(estate.residency)) or 'none'}",
+            )
+        erased = erased_at(self._deps, tenant)
+        if erased is not None:
+            raise NotAllowed(
+                f"{tenant} was erased on {erased:%Y-%m-%d}: nothing is registered under that id again",
+                hint="give the new tenant another id; `tenure erase status` has the request",
             )
         name = host or estate.gateway.host_for(tenant)
         added = self._deps.registry.tenants.add(
@@ -172,8 +181,11 @@ class Service:
         Drift(self._deps).repair(tenants, actor=self._actor)
 
     def look(self, operation: Operation) -> Look | None:
-        """What a person is to look at before confirming; None for an operation that waits for nobody."""
+        """What a person is to look at before confirming: where requests go. None for one that waits for nobody,
+        and for an erasure, which looks by itself at what its question names."""
         if operation.state is not OperationState.AWAITING or operation.tenant is None:
+            return None
+        if operation.kind == "erase":
             return None
         return Drift(self._deps).look(operation.tenant)
 
@@ -619,6 +631,7 @@ class Service:
             "expire": Expiry(self._deps).spec,
             **self.backups.specs(operation),
             **self.restores.specs(operation),
+            **self.erasures.specs(operation),
         }
         if operation.kind not in specs:
             raise UnknownName(f"operations of kind {operation.kind!r} are not known to this version")

@@ -77,10 +77,13 @@ def estate() -> Iterator[TestEstate]:
 
 @pytest.fixture
 def planted(estate: TestEstate) -> Iterator[CellAccess]:
-    for tenant in (TENANT, *NEIGHBOURS):
-        estate.add_tenant(tenant)
     with estate.service() as service:
-        service.add_tenant(UPPER, cell="blue", tier="gold", host="upper.rag.localhost", residency=None)
+        known = {t.id for t, _ in service.tenants()}
+    if TENANT not in known:
+        for tenant in (TENANT, *NEIGHBOURS):
+            estate.add_tenant(tenant)
+        with estate.service() as service:
+            service.add_tenant(UPPER, cell="blue", tier="gold", host="upper.rag.localhost", residency=None)
     blue = estate.local.cells[BLUE]
     try:
         for plant in PLANT:
@@ -220,3 +223,42 @@ def with_series(estate: TestEstate, url: str, folder: Path) -> Path:
     config = estate.config.with_name("with-series.yaml")
     config.write_text(json.dumps(document))
     return config
+
+
+@pytest.mark.timeout(600)
+def test_a_tenant_is_erased_from_every_store_and_what_was_planted_withholds_the_certificate(
+    estate: TestEstate, planted: CellAccess
+) -> None:
+    assert estate.command("backup", "create", TENANT).exit_code == 0
+    quiet = {neighbour: estate.digests(neighbour) for neighbour in NEIGHBOURS}
+    wish = ("erase", "tenant", TENANT, "--request", "gdpr_req_all", "--yes", TENANT, "--json")
+    asked = estate.command(*wish, timeout_s=400)
+    assert asked.exit_code == 10, asked.stderr
+    log = estate.command("audit", "show", TENANT, "--json").json["entries"]
+    (told,) = [e["data"]["places"] for e in log if e["action"] == "residue_found"]
+    found: dict[str, set[str]] = {}
+    for place in told:
+        assert place["cell"] == "blue"
+        found.setdefault(place["store"], set()).add(f"{place['kind']} {place['place']}")
+    for store in PLANTED.keys() | found.keys():
+        ours, theirs = found.get(store, set()), PLANTED.get(store, set())
+        assert ours == theirs, (store, sorted(theirs - ours), sorted(ours - theirs))
+    assert estate.command("certificate", "show", "gdpr_req_all").exit_code == 2
+    for clear in CLEAR:
+        clear(planted)
+    done = estate.command("op", "confirm", asked.json["operation"], "--json", timeout_s=400)
+    assert done.exit_code == 0, done.stderr
+    assert {neighbour: estate.digests(neighbour) for neighbour in NEIGHBOURS} == quiet
+    certificate = estate.command("certificate", "show", "gdpr_req_all", "--json").json["certificate"]
+    levels = {one["store"]: one["level"] for one in certificate["stores"]}
+    assert levels.keys() == MOVING | STAYING
+    assert (levels["metrics"], levels["vault"]) == ("expires", "cryptographic")
+    assert {levels[store] for store in MOVING} == {"logical"}
+    held = {one["store"]: one["before"]["items"] for one in certificate["stores"] if one["cell"] == "blue"}
+    assert all(held[store] for store in MOVING), held
+    assert all(one["after"]["items"] == 0 for one in certificate["stores"] if one["store"] != "metrics")
+    assert certificate["not_looked_at"], "what cannot be looked at is said"
+    words = estate.command("certificate", "show", "gdpr_req_all").stdout
+    assert TENANT in words
+    for neighbour in (*NEIGHBOURS, UPPER):
+        assert f" {neighbour} " not in words

@@ -25,6 +25,7 @@ from tenure.engine.observer import Notice, PointReached, StepEnded, StepStarted
 from tenure.errors import TenureError
 from tenure.estate.config import load_estate
 from tenure.model.operation import Operation
+from tenure.operations.erasing import Wish as ErasureWish
 from tenure.operations.restoring import Wish
 from tenure.wiring import open_dispatcher, open_registry, open_service
 
@@ -133,6 +134,14 @@ def main() -> int:
                 operation = service.restores.restore(wish, apply=None, observer=killer)
             case "backup", [tenant]:
                 operation = service.backups.create(tenant, apply=None, observer=killer)
+            case "erase", [tenant, *requests]:
+                asked = ErasureWish(
+                    request=requests[0] if requests else f"req-{tenant}",
+                    tenant=tenant,
+                    role="processor",
+                    ground="end-of-contract",
+                )
+                operation = service.erasures.erase(asked, apply=None, observer=killer)
             case "drill", [tenant]:
                 operation = service.backups.drill(tenant, cell="green", observer=killer)
             case "prune", [tenant]:

@@ -156,3 +156,43 @@ def committed(point: str) -> bool:
     return any(
         point in points and points.index(point) >= points.index(COMMIT) for points in (MIGRATE, ROLLBACK)
     )
+
+
+ERASE: Final = [
+    "admit:start",
+    "look:start",
+    "looked.searching",
+    "looked.searched",
+    "close:start",
+    "close.fenced",
+    "close.committed",
+    "close.noted",
+    "close.forgotten",
+    "count:start",
+    "count.kept",
+    "erase:start",
+    "erase.blue",
+    "retire.blue",
+    "keys:start",
+    "keys.held",
+    "keys.listed",
+    "keys.destroyed",
+    "keys.proved",
+    "keys.deleted",
+    "verify:start",
+    "verify.counted",
+    "verified.searching",
+    "verified.searched",
+    "verify.judged",
+    "certify:start",
+    "certify.drawn",
+    "certify.issued",
+    "leave:start",
+    "leave.forgotten",
+    "leave.released",
+    "leave.removed",
+]
+"""The points of an erasure in their order."""
+ERASE_COMMITTED: Final = "close.committed"
+"""From here on it only goes forward."""
+ERASE_SELECTION: Final = ["close.fenced", "close.committed", "erase.blue", "keys.destroyed", "certify.issued"]

@@ -120,6 +120,10 @@ class Backups:
         Idempotent; after an interruption, call it again."""
         return tuple(self._keys.destroy(reference) for reference in self._keys.references(tenant))
 
+    def destroy_key(self, reference: KeyReference) -> Destruction:
+        """Destroy one key, and show that it is gone. Idempotent."""
+        return self._keys.destroy(reference)
+
     def describe_keys(self) -> Described:
         return self._keys.describe()
 

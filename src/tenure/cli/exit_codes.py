@@ -49,5 +49,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "backup_too_new": NOT_ALLOWED,
     "key_unusable": FAILED,
     "audit_broken": OPERATION_FAILED,
+    "certificate_withheld": OPERATION_FAILED,
+    "certificate_untrusted": OPERATION_FAILED,
 }
 """Every code of `tenure.errors` (a test asserts that none is missing)."""

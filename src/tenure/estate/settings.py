@@ -432,6 +432,12 @@ class Tier(Settings):
         "asks for one, and none is ever pruned.",
         default=None,
     )
+    cooling_off_h: Annotated[float, Field(ge=0, le=720)] = setting(
+        "How long an erasure of one of its tenants waits before anything is closed or deleted, and can be cancelled. "
+        "Nothing else is done with the tenant meanwhile.",
+        default=0,
+        unit="h",
+    )
     rollback_on_regression: bool = setting(
         "Whether `tenure watch` rolls a tenant back by itself when its cell leaves the bounds in the soak. The source "
         "is measured before the switch for that, canary or not.",

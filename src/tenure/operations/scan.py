@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -112,9 +112,10 @@ class ScanRun:
             body_limit_bytes=request.body_limit_bytes,
         )
 
-    def run(self) -> Scan:
+    def run(self, check: Callable[[], None] = lambda: None) -> Scan:
         """Search every store that is not done, in parallel; return the scan as it is kept then. A store that fails is
-        noted and ends nothing. Ctrl-C raises `Interrupted` when every store has stopped after its page."""
+        noted and ends nothing. Ctrl-C raises `Interrupted` when every store has stopped after its page; so does what
+        `check` raises, which is called again and again."""
         scans = self._deps.registry.scans
         with scans.hold(self._scan.id):
             open_parts = [part for part in self._scan.parts if part.state != "done"]
@@ -129,6 +130,7 @@ class ScanRun:
                 futures = [pool.submit(self._part, part) for part in open_parts]
                 try:
                     while not all(future.done() for future in futures):
+                        check()
                         wait(futures, timeout=LOOK_S)
                 except KeyboardInterrupt as error:
                     self._stop.set()
@@ -137,6 +139,10 @@ class ScanRun:
                         f"the scan {self._scan.id} was interrupted",
                         hint=f"tenure catalogue scan --resume {self._scan.id}",
                     ) from error
+                except BaseException:
+                    self._stop.set()
+                    wait(futures)
+                    raise
                 for future in futures:
                     future.result()
             after = scans.get(self._scan.id)

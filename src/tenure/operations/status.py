@@ -46,6 +46,8 @@ def look_at(deps: Deps, tenant_id: TenantId, *, is_running: Callable[[Operation]
     link = registry.links.active(tenant.id)
     active = registry.operations.active_for(tenant.id)
     served = f"Reads and writes of {tenant.id} go to {placement.cell} (epoch {placement.epoch})."
+    if active is not None and active.kind == "erase" and active.committed:
+        served = f"{tenant.id} is closed for good: nothing reads or writes it any more."
     after: Outlook | None = None
     waits_for: str | None = None
     if active is not None:

@@ -8,6 +8,7 @@ from tenure.registry.admissions import Admissions
 from tenure.registry.approvals import Approvals
 from tenure.registry.audit import Audit
 from tenure.registry.backups import Backups
+from tenure.registry.certificates import Certificates
 from tenure.registry.database import Database, DatabaseSettings
 from tenure.registry.erasures import Erasures
 from tenure.registry.events import Events
@@ -43,6 +44,7 @@ class Registry:
         self.scans = Scans(database)
         self.backups = Backups(database)
         self.erasures = Erasures(database)
+        self.certificates = Certificates(database)
         self.mutex = AdvisoryMutex(database)
 
     @classmethod

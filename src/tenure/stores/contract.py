@@ -44,6 +44,10 @@ class Capabilities:
     lapses_after_days: int = 0
     """For how many days after an erasure whoever runs the store keeps copies of it that nobody can erase sooner
     (time travel, fail-safe)."""
+    sealed: bool = False
+    """What it holds can be read with the tenant's data keys only: once these are destroyed, by nobody."""
+    undeletable: str | None = None
+    """Why nobody can delete what it holds of a tenant; it goes after `lapses_after_days`. None: `erase` does."""
     residue: str | None = None
     """Where bytes of what was erased may lie until the engine writes over them or lets go of them; None: nowhere."""
 

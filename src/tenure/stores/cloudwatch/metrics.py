@@ -111,7 +111,13 @@ class MetricsStore:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            fence_enforced=False, fence_drains=False, fence_expires=False, stays=STAYS, not_backed_up=STAYS
+            fence_enforced=False,
+            fence_drains=False,
+            fence_expires=False,
+            stays=STAYS,
+            not_backed_up=STAYS,
+            undeletable=STAYS,
+            lapses_after_days=EXPIRE_AFTER.days,
         )
 
     @property

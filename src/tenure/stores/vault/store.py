@@ -83,6 +83,7 @@ class VaultStore:
             fence_enforced=False,
             fence_drains=False,
             fence_expires=False,
+            sealed=True,
             not_backed_up=BACKUPS,
             stays="backups stay where they were made; later ones are made in the cell that serves the tenant then",
         )

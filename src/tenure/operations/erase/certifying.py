@@ -1,0 +1,180 @@
+"""Gathers the evidence of an erasure from what its steps have kept, and has a certificate drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from tenure import __version__
+from tenure.certificates.certificate import draw
+from tenure.certificates.envelope import seal
+from tenure.certificates.evidence import (
+    BackupGone,
+    Counted,
+    Evidence,
+    KeyGone,
+    Looked,
+    Part,
+    PartName,
+    Request,
+)
+from tenure.engine.context import StepContext
+from tenure.model.names import TenantId
+from tenure.model.operation import Operation
+from tenure.operations.deps import Deps
+from tenure.operations.erase.parts import Parts, digest_of
+from tenure.operations.erase.request import GROUNDS, Order
+from tenure.operations.erase.searching import looked, mentions, residue, unseen
+from tenure.registry.certificates import Issued
+from tenure.registry.scans import Scan
+
+
+def certify(deps: Deps, ctx: StepContext, parts: Parts, order: Order) -> Issued:
+    """The certificate of this operation: the one that it has, or one drawn and signed now."""
+    certificates = deps.registry.certificates
+    issued = certificates.of_operation(ctx.operation.id)
+    if issued is not None:
+        return issued
+    evidence = gather(deps, ctx.operation, parts, order)
+    now = deps.registry.backups.now()
+    id = f"cert_{ctx.operation.id.removeprefix('op_')}"
+    certificate = draw(evidence, id=id, issued_at=now)
+    ctx.reach("certify.drawn")
+    _, sealing = deps.backups()
+    lapses = certificate["lapses_at"]
+    return certificates.issue(
+        ctx.lease,
+        id=id,
+        request=order.id,
+        tenant=order.tenant,
+        envelope=seal(certificate, sealing.signer),
+        lapses_at=None if lapses is None else datetime.fromisoformat(lapses),
+        actor=ctx.operation.requested_by,
+    )
+
+
+def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evidence:
+    """Everything that is known. What is not known is None, and withholds the certificate."""
+    data, head = operation.data, deps.registry.audit.head()
+    before, after = _scan(deps, data.get("looked")), _scan(deps, data.get("verified"))
+    names = deps.ledger
+    in_ledger = names is not None and any(
+        erasure.request == order.id
+        for erasure in deps.registry.erasures.of(
+            names.tenant(order.tenant), after=operation.created_at - timedelta(days=1)
+        )
+    )
+    closed_at = data.get("closed_at")
+    now = deps.registry.backups.now()
+    return Evidence(
+        request=Request(
+            id=order.id,
+            tenant=order.tenant,
+            role=order.role,
+            ground=GROUNDS[order.ground],
+            received=order.received.isoformat(),
+            due=order.due.isoformat(),
+        ),
+        operation=operation.id,
+        version=__version__,
+        expected=frozenset(parts.all),
+        parts={name: _part(deps, parts, name, operation, before, after, now) for name in parts.all},
+        keys=tuple(
+            KeyGone(reference=reference, proof=its["proof"], leaves=its["leaves"])
+            for reference, its in sorted(data.get("keys", {}).items())
+        ),
+        backups=tuple(
+            BackupGone(
+                id=one["id"],
+                region=one["region"],
+                proof=one["proof"],
+                kept_until=None if one["kept_until"] is None else datetime.fromisoformat(one["kept_until"]),
+            )
+            for one in data.get("backups", ())
+        ),
+        mentions=tuple(mentions(after)) if after is not None else (),
+        unseen=tuple(unseen(after)) if after is not None else (),
+        in_ledger=in_ledger,
+        inventory_digest=digest_of(data.get("inventory") or {}),
+        journaled_inventory_digest=_journaled(deps, operation.id),
+        catalogue_digest=deps.estate.catalogue.digest,
+        audit_head=None if head is None else str(head),
+        previous=deps.registry.certificates.head(),
+        closed_at=None if closed_at is None else datetime.fromisoformat(closed_at),
+    )
+
+
+def _part(
+    deps: Deps,
+    parts: Parts,
+    name: PartName,
+    operation: Operation,
+    before: Scan | None,
+    after: Scan | None,
+    now: datetime,
+) -> Part:
+    can, data = parts.store(name).capabilities, operation.data
+    counted_before, counted_after = _counted(data.get("inventory"), name), _counted(data.get("after"), name)
+    lapses_at, locked = None, 0
+    if can.lapses_after_days and counted_before is not None and counted_before.items:
+        lapses_at = now + timedelta(days=can.lapses_after_days)
+    region = deps.estate.cell(name.cell).region
+    if can.sealed:
+        lapses_at, locked = _locked(deps, region, TenantId(str(operation.tenant)))
+    left = [] if after is None else [one for one in residue(after) if one.part == name]
+    if can.sealed or can.undeletable is not None:
+        left = [one for one in left if not one.documented]
+    return Part(
+        name=name,
+        region=region,
+        kind=str(deps.estate.catalogue.store(name.store).kind),
+        before=counted_before,
+        seen_before=_looked(before, name),
+        erased=_erased(data, name, sealed=can.sealed, undeletable=can.undeletable is not None),
+        after=counted_after,
+        seen_after=_looked(after, name),
+        residue=len(left),
+        sealed=can.sealed,
+        undeletable=can.undeletable,
+        locked=locked,
+        lapses_at=lapses_at,
+        leaves=can.residue,
+        carried_by=can.rides_with,
+    )
+
+
+def _erased(data: Mapping[str, Any], name: PartName, *, sealed: bool, undeletable: bool) -> bool:
+    if sealed:
+        return "keys" in data
+    return undeletable or name.store in data.get("erased", {}).get(name.cell, ())
+
+
+def _locked(deps: Deps, region: str, tenant: TenantId) -> tuple[datetime | None, int]:
+    """How many objects the region's vault keeps, whoever asks, and until when the last of them."""
+    vaults, _ = deps.backups()
+    held = vaults.vault(region).locked(tenant)
+    return max((lock.until for _, lock in held if lock is not None), default=None), len(held)
+
+
+def _counted(inventory: Mapping[str, Any] | None, name: PartName) -> Counted | None:
+    found = ((inventory or {}).get(name.cell) or {}).get(name.store)
+    if found is None:
+        return None
+    return Counted(
+        items=sum(its[0] for its in found.values()), size_bytes=sum(its[1] for its in found.values())
+    )
+
+
+def _looked(scan: Scan | None, name: PartName) -> Looked | None:
+    return None if scan is None else looked(scan).get(name)
+
+
+def _scan(deps: Deps, id: object) -> Scan | None:
+    return None if id is None else deps.registry.scans.get(str(id))
+
+
+def _journaled(deps: Deps, operation: str) -> str | None:
+    """What the audit log says the last inventory was."""
+    said = [e for e in deps.registry.events.list(operation=operation) if e.action == "inventoried"]
+    return str(said[-1].data["sha256"]) if said else None
