@@ -6,6 +6,7 @@ Importing what Tenure needs takes as much of a processor as many of the commands
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -123,6 +124,7 @@ def _run(
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, fd)
         os.close(opened)
+    faulthandler.enable(2)  # a crash says in which thread and line
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

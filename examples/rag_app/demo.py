@@ -1,5 +1,5 @@
 """The demo: a tenant is backed up, damaged and restored under load, three tenants move between real cells, one is
-rolled back and moved again, and the evidence.
+rolled back and moved again, two are erased and certified, and the evidence.
 
 Every figure is measured here: requests by the load generator, the hold by the gate, lost writes by reading the stores
 of the cell that serves the tenant afterwards, the neighbours by their digests before and after.
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from rag_app.demo_backup import BackupAct, BackupEvidence
+from rag_app.demo_erase import ErasureAct, ErasureEvidence
 from rag_app.history import History
 from rag_app.load import DEFAULT_MIX, LoadSettings
 from rag_app.load_process import LoadProcess
 from rag_app.local import RagApp, settings_of
 from rag_app.reader import CellReader
-from rag_app.seed import NEIGHBOURS, TENANTS, Sizes, seed
+from rag_app.seed import NEIGHBOURS, TENANTS, TEST_ACCOUNT, Sizes, seed
 from rag_app.verify import LostWrites, verify
 from tenure.engine.observer import Observer
 from tenure.estate.config import load_estate
@@ -40,6 +41,8 @@ BUSY_NEIGHBOURS: Final = ("tenant_001_acme_corp2", "tenant-001-acme-corp")
 """Under load while others move; all other neighbours stand still, so that their digests must not change."""
 QUIET_NEIGHBOURS: Final = tuple(t.id for t in NEIGHBOURS if t.id not in BUSY_NEIGHBOURS)
 HOME: Final = CellName("blue")
+SYSTEMS_OF: Final = {DEPARTED: 7, TEST_ACCOUNT: 4}
+"""In how many systems each of those that are erased has something."""
 BEFORE_S: Final = 3.0
 AFTER_S: Final = 2.0
 RATE: Final = 90.0
@@ -111,6 +114,7 @@ class MoveEvidence:
 class Evidence:
     backup: BackupEvidence
     moves: Sequence[MoveEvidence]
+    erasures: Sequence[ErasureEvidence]
     seconds: float
     stays: Mapping[str, str]
     """The stores whose data no move takes along, and why."""
@@ -124,6 +128,11 @@ class Evidence:
                 for m in self.moves
                 for b in m.promises_broken()
             ),
+            *(
+                f"erasure of {e.tenant}: {b}"
+                for e in self.erasures
+                for b in e.promises_broken(SYSTEMS_OF[e.tenant])
+            ),
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,6 +140,7 @@ class Evidence:
             "schema_version": 1,
             "backup": self.backup.as_dict(),
             "moves": [m.as_dict() for m in self.moves],
+            "erasures": [e.as_dict() for e in self.erasures],
             "stays": dict(self.stays),
             "promises_broken": self.broken,
             "seconds": round(self.seconds, 1),
@@ -213,10 +223,45 @@ class Demo:
             say=self._say,
         ).run()
 
-    def evidence(self, backup: BackupEvidence, moves: Sequence[MoveEvidence]) -> Evidence:
+    def erase(self, tenant: str, request: str, ground: str, *, plants: bool) -> ErasureEvidence:
+        """Erase it beside its neighbours; with residue planted where nobody looks, first in vain."""
+
+        def beside(operation: Callable[[], Operation]) -> tuple[History, Operation]:
+            history, done, _, _, _ = self._work(BUSY_NEIGHBOURS, operation, DEFAULT_MIX)
+            return history, done
+
+        return ErasureAct(
+            request=request,
+            tenant=tenant,
+            ground=ground,
+            plants=plants,
+            settings=settings_of(self._cells.cells[HOME]),
+            service=self._service,
+            observer=self._observer,
+            beside=beside,
+            quiet=self._quiet_digests,
+            left=self._left,
+            say=self._say,
+        ).run()
+
+    def _left(self, tenant: str) -> int:
+        """What the stores of all cells still count of it, but for those whose contents nobody can delete."""
+        stores = [
+            self._stores.store(cell, name) for cell in self._cells.cells for name in self._stores.names()
+        ]
+        return sum(
+            store.inventory(TenantId(tenant)).items
+            for store in stores
+            if store.capabilities.undeletable is None
+        )
+
+    def evidence(
+        self, backup: BackupEvidence, moves: Sequence[MoveEvidence], erasures: Sequence[ErasureEvidence]
+    ) -> Evidence:
         return Evidence(
             backup=backup,
             moves=moves,
+            erasures=erasures,
             seconds=time.monotonic() - self._began,
             stays=self._stays,
         )
@@ -228,12 +273,23 @@ class Demo:
     ) -> tuple[History, Operation, float, float, float]:
         """Run an operation while the tenant and its neighbours work. Also when that load began, and when the operation
         began and ended."""
+        found = self._work((tenant, *BUSY_NEIGHBOURS), work, mix)
+        operation = found[1]
+        if operation.state not in (OperationState.SOAKING, OperationState.SUCCEEDED):
+            raise SystemExit(f"{operation.kind} {operation.id} ended {operation.state}: {operation.error}")
+        self._say(self._service.status(tenant).sentence)
+        return found
+
+    def _work(
+        self, busy: Sequence[str], work: Callable[[], Operation], mix: Mapping[str, float]
+    ) -> tuple[History, Operation, float, float, float]:
+        """As `_loaded`, while these tenants work."""
         self._runs += 1
         folder = self._cells.running.folder / "etc" / "load"
         folder.mkdir(exist_ok=True)
         settings = LoadSettings(
             gateway=self._cells.gateway,
-            tenants={name: self._app.tenants[name].host for name in (tenant, *BUSY_NEIGHBOURS)},
+            tenants={name: self._app.tenants[name].host for name in busy},
             rate=RATE,
             run=self._runs,
             mix=mix,
@@ -248,9 +304,6 @@ class Demo:
             ended = time.time()
             time.sleep(AFTER_S)  # and what comes after
             history = load.stop()
-        if operation.state not in (OperationState.SOAKING, OperationState.SUCCEEDED):
-            raise SystemExit(f"{operation.kind} {operation.id} ended {operation.state}: {operation.error}")
-        self._say(self._service.status(tenant).sentence)
         return history, operation, calm, began, ended
 
     def _verified(self, history: History) -> LostWrites:
@@ -343,7 +396,11 @@ def run(
         for title, act in acts:
             sys.stderr.write(f"\n{title}\n")
             moves.append(act())
-        evidence = demo.evidence(backup, moves)
+        sys.stderr.write(f"\n7. {DEPARTED}: erased from seven systems (Article 17)\n")
+        erasures = [demo.erase(DEPARTED, "gdpr_req_20250118_001", "end-of-contract", plants=True)]
+        sys.stderr.write(f"\n8. {TEST_ACCOUNT}: erased from four systems\n")
+        erasures.append(demo.erase(TEST_ACCOUNT, "gdpr_req_20250118_002", "no-longer-needed", plants=False))
+        evidence = demo.evidence(backup, moves, erasures)
     finally:
         demo.close()
     if evidence_file is not None:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -88,6 +88,7 @@ TENANTS: Final = (
     _tenant("tenant.001.acme.corp", "bronze", 0.05, f"acme-dotted.{DOMAIN}"),
     _tenant("tenantX001_acme_corp", "bronze", 0.05),
 )
+TEST_ACCOUNT: Final = "tenant_005_test_account"
 SCENARIO_TENANTS: Final = TENANTS[:5]
 NEIGHBOURS: Final = TENANTS[5:]
 
@@ -176,6 +177,8 @@ def seed(
         for tenant in wanted:
             share = (shares or {}).get(tenant, known[tenant].share if tenant in known else 0.1)
             size = sizes.scaled(share)
+            if tenant == TEST_ACCOUNT:  # a test account that was never billed, and logged nothing
+                size = replace(size, usage_events=0, log_events=0)
             rng = random.Random(f"{seed}:{tenant}")
             documents = list(_documents(tenant, rng, size))
             files = documents[: size.files]
@@ -325,10 +328,10 @@ class _Beside:
             for first in range(0, len(documents), _UPSERT):
                 records = [record_of(d.id, d.title, d.body) for d in documents[first : first + _UPSERT]]
                 self._vectors.upsert(vectors=records, namespace=namespace_of(tenant), show_progress=False)
-        if self._warehouse:
+        if self._warehouse and size.usage_events:
             with self._warehouse.opened(write=True):
                 self._warehouse.add(tenant, list(_usage(rng, size.usage_events, documents)))
-        if self._logs:
+        if self._logs and size.log_events:
             put(self._logs, self._prefix + group_of(tenant), STREAM, _logged(tenant, rng, size.log_events))
 
 

@@ -46,7 +46,7 @@ PREFIX = "tenure-demo-"
 @json_option
 @pass_context
 def demo(context: Context, evidence_file: Path | None, folder: Path | None, documents: int) -> None:
-    """Start the local estate, restore a damaged tenant, move three under load, roll one back, print the evidence.
+    """Start the local estate, restore a damaged tenant, move three under load, roll one back, erase two: the evidence.
 
     Exits with 5 if any promise was not kept.
     """
@@ -127,6 +127,8 @@ def show(evidence: Any) -> str:
             "",
             columns,
             "",
+            *(line for its in evidence.erasures for line in _erasure(its)),
+            "",
             *stays,
             f"{verdict}; {evidence.seconds:.0f} s",
         ]
@@ -145,6 +147,21 @@ def _backup(its: Any) -> list[str]:
         f"{its.unaccounted} unaccounted for; {its.requests:,} requests, {its.requests_failed} failed",
         f"drill in {its.drill_cell}: {'equal' if its.drill_equal else 'DIFFERENT'}, recovery time "
         f"{its.recovery_s:.1f} s, recovery point {its.recovery_point_s:.0f} s",
+    ]
+
+
+def _erasure(its: Any) -> list[str]:
+    """What an erasure did and what its certificate says, in three lines."""
+    until = f", the last copy goes by {its.lapses_at}" if its.lapses_at else ""
+    residue = f"residue planted in {its.planted} undocumented places: {its.planted_found} found, certificate withheld; "
+    return [
+        f"erasure {its.request} of {its.tenant} from {len(its.systems)} systems ({', '.join(its.systems)}): "
+        f"{its.items:,} items before, {its.items_left} left, {its.expiring} metrics expire by themselves",
+        f"  {residue if its.planted else ''}{its.keys_destroyed} key(s) destroyed, {its.backups_unreadable} backup "
+        f"copies shown to be unreadable; {its.searched:,} items searched, 0 found",
+        f"  certificate {its.certificate} ({its.state}{until}), signature "
+        f"{'genuine' if its.genuine else 'NOT GENUINE'}; {its.requests:,} requests of neighbours, "
+        f"{its.requests_failed} failed, {its.neighbours_changed} digests changed; {its.seconds:.1f} s",
     ]
 
 
