@@ -39,7 +39,7 @@ from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.erasing import Erasing, erased_at
 from tenure.operations.fleet import Fleet
 from tenure.operations.move import Move
-from tenure.operations.planning import demand, plan_now, plan_to_approve
+from tenure.operations.planning import Approved, demand, plan_now, plan_to_approve
 from tenure.operations.rehearse import Rehearsal
 from tenure.operations.restoring import Restoring
 from tenure.operations.soak import Expiry, SoakState
@@ -470,11 +470,11 @@ class Service:
         self._deps.registry.steps.confirm(operation_id, actor=self._actor)
         return self._engine.run(operation_id, self._spec(operation), observer=observer)
 
-    def plan_to_approve(self, operation_id: str) -> Plan:
+    def plan_to_approve(self, operation_id: str) -> Approved:
         """What a proposed operation would do, made anew. Raises `PlanStale` if that is not what was asked for."""
         return plan_to_approve(self._deps, self._deps.registry.operations.get(operation_id))
 
-    def approve(self, operation_id: str, looked_at: Plan, *, digest: str) -> Approval:
+    def approve(self, operation_id: str, looked_at: Approved, *, digest: str) -> Approval:
         """Approve the plan of that digest, if it is the one that was looked at. Nothing begins by that.
 
         Raises `PlanStale` for another digest, and `NotAllowed` for who has asked for the operation himself.

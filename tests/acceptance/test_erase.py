@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 import yaml
 
-from tenure.model.names import CellName
+from tenure.engine.observer import nobody
+from tenure.errors import UnknownName
+from tenure.model.names import CellName, StoreName
+from tenure.model.operation import OperationState
+from tenure.model.search import FindPage
+from tenure.operations.erasing import Wish
 from tests.backing import FIRST, SECOND, objects_in, shelf
 from tests.estate import CommandResult, TestEstate
 
@@ -266,3 +273,106 @@ def test_a_request_that_is_none_changes_nothing(
     assert (
         cells_estate.command("erase", "tenant", "nobody", "--request", "r", "--yes", "nobody").exit_code == 2
     )
+
+
+def test_a_hold_that_comes_while_it_waits_postpones_it_until_it_is_lifted(
+    cells_estate: TestEstate, wait_until: Callable[..., None]
+) -> None:
+    tenant = "held-back"
+    cells_estate.add_tenant(tenant)
+    before = cells_estate.digests(tenant)
+    estate = yaml.safe_load(cells_estate.config.read_text())
+    estate["tiers"]["gold"]["cooling_off_h"] = 2 / 3600
+    config = cells_estate.config.with_name("short.yaml")
+    config.write_text(yaml.safe_dump(estate))
+    waiting = erased(cells_estate, tenant, "gdpr_req_6", config=config)
+    assert waiting.json["state"] == "parked", waiting.stderr
+    assert cells_estate.command("erase", "hold", tenant, "--because", "a claim").exit_code == 0
+    goes_on: list[CommandResult] = []
+    resume = threading.Thread(
+        target=lambda: goes_on.append(
+            cells_estate.command("op", "resume", waiting.json["operation"], "--json", config=config)
+        )
+    )
+    resume.start()
+
+    def reason() -> bool:
+        with cells_estate.service() as service:
+            parked = service.events(waiting.json["operation"])
+        return any("postponed by a legal hold" in str(event) for event in parked)
+
+    wait_until(reason, "the hold to be seen")
+    assert cells_estate.digests(tenant) == before
+    assert cells_estate.command("erase", "release", tenant).exit_code == 0
+    resume.join(60)
+    assert goes_on[0].exit_code == 0, goes_on[0].stderr
+    assert goes_on[0].json["state"] == "succeeded"
+    assert cells_estate.items_in(tenant, "blue") == 0
+
+
+def test_a_second_person_approves_exactly_the_plan_that_he_saw(cells_estate: TestEstate) -> None:
+    tenant = "four-eyes"
+    cells_estate.add_tenant(tenant)
+    before = cells_estate.digests(tenant)
+    estate = yaml.safe_load(cells_estate.config.read_text())
+    estate["approval"] = {"kinds": ["erase"]}
+    config = cells_estate.config.with_name("approving.yaml")
+    config.write_text(yaml.safe_dump(estate))
+    proposed = erased(cells_estate, tenant, "gdpr_req_7", config=config)
+    assert proposed.exit_code == 10, proposed.stderr
+    operation, digest = proposed.json["operation"], proposed.json["plan_digest"]
+    assert cells_estate.command("op", "resume", operation, config=config).exit_code == 10
+    assert cells_estate.digests(tenant) == before
+    own = cells_estate.command("op", "approve", operation, "--digest", digest, config=config)
+    assert own.exit_code == 4
+    other = {"LOGNAME": "another"}
+    wrong = cells_estate.command("op", "approve", operation, "--digest", "0" * 16, config=config, env=other)
+    assert wrong.exit_code == 6
+    given = cells_estate.command("op", "approve", operation, "--digest", digest, config=config, env=other)
+    assert given.exit_code == 0, given.stderr
+    assert "point of no return" in given.stdout
+    done = cells_estate.command("op", "resume", operation, "--json", config=config)
+    assert done.exit_code == 0, done.stderr
+    assert certificate_of(cells_estate, "gdpr_req_7")["state"] == "final"
+
+
+STORES = (
+    "postgres",
+    *(pytest.param(name, marks=pytest.mark.variant) for name in ("redis", "objects", "vault")),
+)
+
+
+@pytest.mark.parametrize("part", ["eraser", "search"])
+@pytest.mark.parametrize("store", STORES)
+def test_without_any_eraser_or_any_search_there_is_no_certificate(
+    cells_estate: TestEstate, monkeypatch: pytest.MonkeyPatch, store: str, part: str
+) -> None:
+    """Each is taken out in turn; what it should have done is done by nobody else."""
+    tenant = f"no-{part}-of-{store}"
+    cells_estate.add_tenant(tenant)
+    assert cells_estate.command("backup", "create", tenant).exit_code == 0
+    monkeypatch.setattr("tenure.operations.erase.erase.SETTLE_S", 0.0)
+    wish = Wish(request=tenant, tenant=tenant, role="processor", ground="end-of-contract")
+    with cells_estate.service() as service:
+        of = type(service._deps.factory.store(CellName("blue"), StoreName(store)))
+        with monkeypatch.context() as broken:
+            if part == "eraser":
+                broken.setattr(of, "erase", lambda self, fence, *, progress=None: 0)
+            else:
+                nothing = FindPage(items=0, size_bytes=0, cursor=None)
+                broken.setattr(of, "find", lambda self, search, *, cursor=None, pace=None: iter([nothing]))
+            done = service.erasures.erase(wish, apply=None, observer=nobody)
+            assert done.state is not OperationState.SUCCEEDED
+            assert done.committed
+            with pytest.raises(UnknownName):
+                service.erasures.certificate(tenant)
+        told = str(done.error or done.data.get("question"))
+        assert store in told
+        (status,) = service.erasures.board(tenant)
+        assert status.open
+        assert store in status.waits_for
+        # Mended, it goes on to its end; a search that saw nothing before stays one that proves nothing.
+        again = service.confirm(done.id, nobody) if part == "eraser" and store != "vault" else None
+    if again is not None:
+        assert again.state is OperationState.SUCCEEDED, again.error
+        assert certificate_of(cells_estate, tenant)["state"] == "final"

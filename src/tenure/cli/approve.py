@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from tenure.cli.context import Context, json_option, pass_context
+from tenure.cli.erase import show_erase_plan
 from tenure.cli.output import emit_json, show_plan
 from tenure.errors import Declined
+from tenure.plan.erase import ErasePlan
 
 
 @click.command()
@@ -19,7 +21,7 @@ def approve(context: Context, operation_id: str, digest: str | None) -> None:
     with context.service() as service:
         plan = service.plan_to_approve(operation_id)
         if not context.as_json:
-            click.echo(show_plan(plan))
+            click.echo(show_erase_plan(plan) if isinstance(plan, ErasePlan) else show_plan(plan))
         given = digest if digest is not None else _typed(operation_id, plan.digest)
         approval = service.approve(operation_id, plan, digest=given)
     steps = (f"tenure op resume {operation_id}",)

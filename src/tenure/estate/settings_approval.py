@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from tenure.document import Described, Settings, refuse, setting
 from tenure.estate.values import Currency, unique
 
-APPROVABLE: Final = ("migrate", "complete")
+APPROVABLE: Final = ("migrate", "complete", "erase")
 """The operations that begin with a plan which a second person can look at."""
 
 
@@ -21,7 +21,7 @@ def _approvable(kind: str) -> str:
     return kind
 
 
-Approvable = Annotated[str, AfterValidator(_approvable), Described(words="`migrate` or `complete`")]
+Approvable = Annotated[str, AfterValidator(_approvable), Described(words="`migrate`, `complete` or `erase`")]
 ApprovableKinds = Annotated[tuple[Approvable, ...], AfterValidator(unique)]
 
 

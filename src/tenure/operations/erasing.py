@@ -20,6 +20,7 @@ from tenure.operations.erase.erase import Erase
 from tenure.operations.erase.observing import plan_now
 from tenure.operations.erase.request import Order, months_after
 from tenure.operations.fleet import Fleet
+from tenure.operations.planning import demand
 from tenure.plan.erase import ErasePlan
 from tenure.registry.certificates import Issued
 
@@ -137,6 +138,7 @@ class Erasing:
             plan=plan.as_dict(),
             plan_digest=plan.digest,
             requested_by=self._actor,
+            approval=demand(self._deps, "erase", tenant),
         )
         if order.cooling_off_h:
             return self._engine.run(operation.id, Erase(self._deps).spec(), observer=observer, wait_s=0)

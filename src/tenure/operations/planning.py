@@ -14,8 +14,10 @@ from tenure.model.names import CellName, TenantId, cell_name
 from tenure.model.operation import Operation, OperationState
 from tenure.operations.capacity import Capacity
 from tenure.operations.deps import Deps
+from tenure.operations.erase import observing as erasure
 from tenure.operations.observe import PAST_MEASUREMENTS, link_name, observe
 from tenure.plan.canary import CanaryPlan
+from tenure.plan.erase import ErasePlan
 from tenure.plan.move import COMPLETE_STEPS, MIGRATE_STEPS, ROLLBACK_STEPS, Plan, plan_move
 
 PLANNER = "planner"
@@ -56,9 +58,15 @@ def plan_now(
     return plan_move(kind, STEPS[kind], replace(seen, record=record))
 
 
-def plan_again(deps: Deps, operation: Operation) -> Plan:
+Approved = Plan | ErasePlan
+"""The plans that a second person can approve."""
+
+
+def plan_again(deps: Deps, operation: Operation) -> Approved:
     """Plan what that operation would do if it began now. Raises as `plan_now` does, or `PlanStale` without its link."""
     tenant, request = TenantId(str(operation.tenant)), operation.request
+    if operation.kind == "erase":
+        return erasure.plan_now(deps, tenant)
     linked = deps.registry.links.active(tenant) is not None
     if operation.kind == "complete" and not linked:
         raise PlanStale(
@@ -76,7 +84,7 @@ def plan_again(deps: Deps, operation: Operation) -> Plan:
     )
 
 
-def require_planned(operation: Operation, plan: Plan) -> None:
+def require_planned(operation: Operation, plan: Approved) -> None:
     """Refuse an operation that would not do now what its plan says: raises `PlanStale`."""
     if plan.digest != operation.plan_digest:
         raise PlanStale(
@@ -92,7 +100,7 @@ def require_approved_plan(deps: Deps, operation: Operation) -> None:
         require_planned(operation, plan_again(deps, operation))
 
 
-def plan_to_approve(deps: Deps, operation: Operation) -> Plan:
+def plan_to_approve(deps: Deps, operation: Operation) -> Approved:
     """The plan that an approver is to look at, made anew: he does not have to believe what the proposal contains.
 
     Raises `PlanStale` if it is not the one that was asked for, `NotAllowed` if there is nothing to approve.
@@ -106,7 +114,7 @@ def plan_to_approve(deps: Deps, operation: Operation) -> Plan:
     require_planned(operation, plan)
     if plan.refusals:
         raise NotAllowed(
-            f"{plan.kind} of {plan.tenant} to {plan.target} is refused by {len(plan.refusals)} finding(s)",
+            f"{plan.kind} of {plan.tenant} is refused by {len(plan.refusals)} finding(s)",
             findings=tuple(f"{f.where}: {f.message}. Fix: {f.cure}" for f in plan.refusals),
             hint=_withdraw(operation),
         )
@@ -133,5 +141,6 @@ def _demand(estate: Estate) -> Demand:
 
 
 def _withdraw(operation: Operation) -> str:
-    again = f"{operation.kind} {operation.tenant}"
+    verb = "erase tenant" if operation.kind == "erase" else operation.kind
+    again = f"{verb} {operation.tenant}"
     return f"ask again: tenure op cancel {operation.id}, then tenure {again} once more"

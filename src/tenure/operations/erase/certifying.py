@@ -93,7 +93,7 @@ def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evid
             )
             for one in data.get("backups", ())
         ),
-        mentions=tuple(mentions(after)) if after is not None else (),
+        mentions=tuple(mentions(after, parts.undeletable())) if after is not None else (),
         unseen=tuple(unseen(after)) if after is not None else (),
         in_ledger=in_ledger,
         inventory_digest=digest_of(data.get("inventory") or {}),
@@ -117,14 +117,13 @@ def _part(
     can, data = parts.store(name).capabilities, operation.data
     counted_before, counted_after = _counted(data.get("inventory"), name), _counted(data.get("after"), name)
     lapses_at, locked = None, 0
-    if can.lapses_after_days and counted_before is not None and counted_before.items:
+    seen_there = [one for one in (residue(after) if after is not None else ()) if one.part == name]
+    held = counted_before is not None and counted_before.items
+    if can.lapses_after_days and (held or (can.undeletable is not None and seen_there)):
         lapses_at = now + timedelta(days=can.lapses_after_days)
     region = deps.estate.cell(name.cell).region
     if can.sealed:
         lapses_at, locked = _locked(deps, region, TenantId(str(operation.tenant)))
-    left = [] if after is None else [one for one in residue(after) if one.part == name]
-    if can.sealed or can.undeletable is not None:
-        left = [one for one in left if not one.documented]
     return Part(
         name=name,
         region=region,
@@ -134,7 +133,9 @@ def _part(
         erased=_erased(data, name, sealed=can.sealed, undeletable=can.undeletable is not None),
         after=counted_after,
         seen_after=_looked(after, name),
-        residue=len(left),
+        residue=sum(
+            not (can.undeletable is not None or (can.sealed and one.documented)) for one in seen_there
+        ),
         sealed=can.sealed,
         undeletable=can.undeletable,
         locked=locked,

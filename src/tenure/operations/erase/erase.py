@@ -27,9 +27,10 @@ from tenure.operations.erase.request import Order
 from tenure.operations.erase.sealed import Sealed
 from tenure.operations.erase.searching import Residue, Searching, residue
 from tenure.operations.pause import back_out
+from tenure.operations.planning import require_approved_plan
 from tenure.operations.served import Served
 
-HOLD_LOOK_S: Final = 60.0
+HOLD_LOOK_S: Final = 10.0
 """How often a postponed erasure looks whether the hold was lifted."""
 DRAIN_S: Final = 30.0
 SETTLE_S: Final = 60.0
@@ -79,6 +80,7 @@ class Erase:
             return Park(
                 until=now + timedelta(seconds=HOLD_LOOK_S), reason=f"postponed by a legal hold: {hold}"
             )
+        require_approved_plan(self._deps, ctx.operation)
         plan = plan_now(self._deps, order.tenant)
         if plan.refusals:
             named = tuple(f"{f.where}: {f.message}; {f.cure}" for f in plan.refusals)
@@ -94,7 +96,8 @@ class Erase:
         nobody documents is told as early as it can be."""
         order, parts = _order(ctx), Parts(self._deps)
         scan = Searching(self._deps, ctx, order.tenant).run("looked", parts.all)
-        foreseen = [one for one in residue(scan) if not one.documented]
+        every = residue(scan, undeletable=parts.undeletable())
+        foreseen = [one for one in every if not one.documented]
         if foreseen:
             ctx.event(
                 "residue_foreseen", places=[one.as_dict() for one in foreseen[:NAMED]], of=len(foreseen)
@@ -289,8 +292,7 @@ class Erase:
         ctx.remember(after=kept(counted))
         ctx.reach("verify.counted")
         scan = Searching(self._deps, ctx, tenant).run("verified", parts.all)
-        sealed = {*parts.sealed(), *parts.undeletable()}
-        found = [one for one in residue(scan) if one.part not in sealed or not one.documented]
+        found = list(residue(scan, sealed=parts.sealed(), undeletable=parts.undeletable()))
         ctx.remember(residue=[one.as_dict() for one in found])
         if found:
             ctx.event(

@@ -44,8 +44,10 @@ class Parts:
     def sealed(self) -> tuple[PartName, ...]:
         return tuple(part for part in self.all if self.store(part).capabilities.sealed)
 
-    def undeletable(self) -> tuple[PartName, ...]:
-        return tuple(part for part in self.all if self.store(part).capabilities.undeletable is not None)
+    def undeletable(self) -> dict[PartName, str]:
+        """Those whose contents nobody can delete, and why."""
+        whys = {part: self.store(part).capabilities.undeletable for part in self.all}
+        return {part: why for part, why in whys.items() if why is not None}
 
     def open(self) -> tuple[PartName, ...]:
         """Those whose data `Store.erase` deletes, and anybody can read until then."""

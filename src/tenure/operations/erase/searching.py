@@ -6,7 +6,7 @@ data is. It only asks of each finding what the catalogue calls the place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,21 +123,27 @@ def looked(scan: Scan) -> dict[PartName, Looked]:
     }
 
 
-def residue(scan: Scan) -> Iterator[Residue]:
-    """What should not be there: data of the tenant's own, and whatever lies where nobody expects a tenant's."""
+def residue(
+    scan: Scan, *, sealed: Collection[PartName] = (), undeletable: Collection[PartName] = ()
+) -> Iterator[Residue]:
+    """What should not be there: data of the tenant's own, and whatever lies where nobody expects a tenant's.
+
+    Not so what lies sealed in its own place, which keys and locks account for, and what nobody can delete."""
     for part in scan.parts:
+        name = PartName(part.cell, part.store)
         for found in part.found:
-            if found.coverage is Coverage.OWN and found.place.kind in ACCESS:
+            own = found.coverage is Coverage.OWN
+            if name in undeletable or (own and (found.place.kind in ACCESS or name in sealed)):
                 continue
-            if found.coverage in {Coverage.OWN, Coverage.UNDOCUMENTED, Coverage.IGNORED}:
-                yield Residue(part=PartName(part.cell, part.store), found=found)
+            if own or found.coverage in {Coverage.UNDOCUMENTED, Coverage.IGNORED}:
+                yield Residue(part=name, found=found)
 
 
-def mentions(scan: Scan) -> Iterator[Mention]:
-    """Where the tenant's id stays, and why."""
+def mentions(scan: Scan, undeletable: Mapping[PartName, str]) -> Iterator[Mention]:
+    """Where the tenant's id stays, and why; of stores whose contents nobody can delete all that was found."""
     for part in scan.parts:
         for found in part.found:
-            why = _WHY.get(found.coverage)
+            why = _WHY.get(found.coverage) or undeletable.get(PartName(part.cell, part.store))
             if why is None and found.coverage is Coverage.OWN and found.place.kind in ACCESS:
                 why = "a means of access or an empty container, which holds no data"
             if why is not None:
