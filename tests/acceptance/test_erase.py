@@ -16,7 +16,7 @@ import yaml
 from tenure.engine.observer import nobody
 from tenure.errors import UnknownName
 from tenure.model.names import CellName, StoreName
-from tenure.model.operation import OperationState
+from tenure.model.operation import Operation, OperationState
 from tenure.model.search import FindPage
 from tenure.operations.erasing import Wish
 from tests.backing import FIRST, SECOND, objects_in, shelf
@@ -363,16 +363,57 @@ def test_without_any_eraser_or_any_search_there_is_no_certificate(
                 broken.setattr(of, "find", lambda self, search, *, cursor=None, pace=None: iter([nothing]))
             done = service.erasures.erase(wish, apply=None, observer=nobody)
             assert done.state is not OperationState.SUCCEEDED
-            assert done.committed
             with pytest.raises(UnknownName):
                 service.erasures.certificate(tenant)
         told = str(done.error or done.data.get("question"))
         assert store in told
         (status,) = service.erasures.board(tenant)
-        assert status.open
-        assert store in status.waits_for
-        # Mended, it goes on to its end; a search that saw nothing before stays one that proves nothing.
-        again = service.confirm(done.id, nobody) if part == "eraser" and store != "vault" else None
+        if part == "search":  # what could not be shown to be gone was never touched
+            assert not done.committed
+            assert done.state is OperationState.ABORTED
+            again: Operation | None = service.erasures.erase(wish, apply=None, observer=nobody)
+        else:
+            assert done.committed
+            assert status.open
+            assert store in status.waits_for
+            again = service.confirm(done.id, nobody) if store != "vault" else None
     if again is not None:
         assert again.state is OperationState.SUCCEEDED, again.error
         assert certificate_of(cells_estate, tenant)["state"] == "final"
+
+
+def test_residue_that_turns_up_later_revokes_the_certificate_and_a_corrected_one_follows(
+    cells_estate: TestEstate,
+) -> None:
+    tenant = "turns-up"
+    cells_estate.add_tenant(tenant)
+    assert cells_estate.command("erase", "recheck", "gdpr_req_8").exit_code == 2
+    assert erased(cells_estate, tenant, "gdpr_req_8").exit_code == 0
+    first = certificate_of(cells_estate, "gdpr_req_8")
+    clean = cells_estate.command("erase", "recheck", "gdpr_req_8", "--json")
+    assert clean.exit_code == 0, clean.stderr
+    assert clean.json["result"]["corrected"] is False
+    assert certificate_of(cells_estate, "gdpr_req_8") == first
+    with psycopg.connect(cells_estate.local.cells[CellName("green")].dsn, autocommit=True) as connection:
+        connection.execute(f"create table public.{NOTES} (id bigint primary key, who text)")
+        connection.execute(f"insert into public.{NOTES} values (1, %s)", (tenant,))
+        try:
+            found = cells_estate.command("erase", "recheck", "gdpr_req_8", "--json")
+            assert found.exit_code == 5
+            assert f"public.{NOTES}" in found.stderr
+            shown = cells_estate.command("certificate", "show", "gdpr_req_8", "--json")
+            assert NOTES in shown.json["revoked"]
+            again = cells_estate.command("erase", "recheck", "gdpr_req_8")
+            assert again.exit_code == 5, "it stays so"
+        finally:
+            connection.execute(f"drop table public.{NOTES}")
+    corrected = cells_estate.command("erase", "recheck", "gdpr_req_8", "--json")
+    assert corrected.exit_code == 0, corrected.stderr
+    assert corrected.json["result"]["corrected"] is True
+    second = certificate_of(cells_estate, "gdpr_req_8")
+    assert second["supersedes"] == first["id"]
+    assert second["id"] != first["id"]
+    assert second["stores"][0]["before"] == first["stores"][0]["before"]  # type: ignore[index]
+    assert (
+        cells_estate.command("erase", "recheck", "gdpr_req_8", "--json").json["result"]["corrected"] is False
+    )

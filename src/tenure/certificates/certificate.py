@@ -31,13 +31,13 @@ def draw(evidence: Evidence, *, id: str, issued_at: datetime) -> dict[str, Any]:
             + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""),
             hint=f"tenure op show {evidence.operation}",
         )
-    lapses = _lapses(evidence)
+    until = lapses(evidence)
     return {
         "format": FORMAT,
         "id": id,
         "issued_at": _moment(issued_at),
-        "state": "final" if lapses is None else "interim",
-        "lapses_at": _moment(lapses),
+        "state": "final" if until is None else "interim",
+        "lapses_at": _moment(until),
         "supersedes": evidence.supersedes,
         "previous_sha256": evidence.previous,
         "request": {
@@ -143,7 +143,8 @@ def _accounted(evidence: Evidence, part: Part, items: int) -> bool:
     return part.undeletable is not None
 
 
-def _lapses(evidence: Evidence) -> datetime | None:
+def lapses(evidence: Evidence) -> datetime | None:
+    """When the last copy that nobody can delete sooner has gone; None: nothing is left to lapse."""
     ends = [p.lapses_at for p in evidence.parts.values() if p.lapses_at is not None]
     ends += [b.kept_until for b in evidence.backups if b.kept_until is not None]
     return max(ends, default=None)

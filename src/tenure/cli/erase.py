@@ -108,6 +108,30 @@ def status(context: Context, request: str | None) -> None:
         click.echo("nobody has asked for an erasure")
 
 
+@erase.command("recheck")
+@click.argument("request")
+@json_option
+@pass_context
+def recheck(context: Context, request: str) -> None:
+    """Search once more for a tenant that was erased. Deletes nothing.
+
+    What is found revokes the certificate and is named. If nothing is, a certificate that was revoked gets its corrected
+    one, and an interim one whose date has come a final one. Exits with 5 if something is found.
+    """
+    with context.service() as service:
+        done = service.erasures.recheck(request, observer=context.observer())
+        status = service.erasures.board(request)[0]
+    steps = [f"tenure certificate show {status.certificate.id}"] if status.certificate is not None else []
+    if context.as_json:
+        emit_json("operation", {**operation_dict(done), "sentence": status.sentence}, steps)
+    else:
+        show_outcome(done)
+        click.echo(status.sentence)
+        for step in steps:
+            click.echo(f"next: {step}")
+    raise_unless_successful(done)
+
+
 @erase.command("cancel")
 @click.argument("request")
 @json_option

@@ -18,6 +18,7 @@ from tenure.model.tenancy import Tenant
 from tenure.operations.deps import Deps
 from tenure.operations.erase.erase import Erase
 from tenure.operations.erase.observing import plan_now
+from tenure.operations.erase.recheck import Recheck
 from tenure.operations.erase.request import Order, months_after
 from tenure.operations.fleet import Fleet
 from tenure.operations.planning import demand
@@ -144,10 +145,32 @@ class Erasing:
             return self._engine.run(operation.id, Erase(self._deps).spec(), observer=observer, wait_s=0)
         return self._fleet.run(operation, observer, here=here)
 
+    def recheck(self, request: str, *, observer: Observer) -> Operation:
+        """Search for a tenant that was erased once more; deletes nothing. What is found revokes its certificate, and if
+        nothing is, one that was revoked or was interim gets its successor. Raises `UsageError` before it is erased."""
+        for status in self.board(request):
+            if status.certificate is not None:
+                break
+        else:
+            raise UsageError(
+                f"nothing was certified for {request} yet", hint=f"tenure erase status {request}"
+            )
+        operation = self._engine.create(
+            Recheck(self._deps).spec(),
+            tenant=None,
+            request={
+                "of": status.operation.id,
+                "tenant": status.order.tenant,
+                "certificate": status.certificate.id,
+            },
+            requested_by=self._actor,
+        )
+        return self._fleet.run(operation, observer, here=True)
+
     def specs(self, operation: Operation) -> Mapping[str, Callable[[], OperationSpec]]:
         """How these operations are carried out."""
         del operation
-        return {"erase": Erase(self._deps).spec}
+        return {"erase": Erase(self._deps).spec, "recheck": Recheck(self._deps).spec}
 
     # -- the board ---------------------------------------------------------------------------------------------------
 
@@ -231,9 +254,16 @@ class Erasing:
         return RequestStatus(
             order=order,
             operation=operation,
-            certificate=self._deps.registry.certificates.of_operation(operation.id),
+            certificate=self._certificate(operation, order),
             days_left=(order.due - today).days,
         )
+
+    def _certificate(self, operation: Operation, order: Order) -> Issued | None:
+        """The newest of the request; of one that was given up there is none."""
+        if operation.state in GIVEN_UP:
+            return None
+        found = self._deps.registry.certificates.list(request=order.id)
+        return found[-1] if found else None
 
     def _free(self, tenant: TenantId) -> None:
         active = self._deps.registry.operations.active_for(tenant)

@@ -54,20 +54,23 @@ class Certificates:
         envelope: str,
         lapses_at: datetime | None,
         actor: str,
+        supersedes: str | None = None,
     ) -> Issued:
         """Keep the certificate of the lease's operation, journaled. Repeated, it gives back the one that was kept."""
         with held(self._database, lease) as connection:
             row = connection.execute(
                 """
-                insert into registry.certificates (id, request, operation, tenant, envelope, sha256, final, lapses_at)
-                values (%s, %s, %s, %s, %s, %s, %s, %s)
-                on conflict (operation) where supersedes is null do nothing returning sha256
+                insert into registry.certificates
+                    (id, request, operation, tenant, supersedes, envelope, sha256, final, lapses_at)
+                values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+                on conflict (operation) do nothing returning sha256
                 """,
                 (
                     id,
                     request,
                     lease.operation,
                     tenant,
+                    supersedes,
                     envelope,
                     hashlib.sha256(envelope.encode()).hexdigest(),
                     lapses_at is None,
@@ -88,7 +91,7 @@ class Certificates:
                         "final": lapses_at is None,
                     },
                 )
-        (kept,) = self._list("where c.operation = %s and c.supersedes is null", lease.operation)
+        (kept,) = self._list("where c.operation = %s", lease.operation)
         return kept
 
     def get(self, id: str) -> Issued:

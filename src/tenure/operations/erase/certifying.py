@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from tenure import __version__
-from tenure.certificates.certificate import draw
+from tenure.certificates.certificate import draw, lapses
 from tenure.certificates.envelope import seal
 from tenure.certificates.evidence import (
     BackupGone,
@@ -32,30 +33,63 @@ from tenure.registry.scans import Scan
 
 def certify(deps: Deps, ctx: StepContext, parts: Parts, order: Order) -> Issued:
     """The certificate of this operation: the one that it has, or one drawn and signed now."""
-    certificates = deps.registry.certificates
-    issued = certificates.of_operation(ctx.operation.id)
+    issued = deps.registry.certificates.of_operation(ctx.operation.id)
     if issued is not None:
         return issued
-    evidence = gather(deps, ctx.operation, parts, order)
+    return _issue(deps, ctx, order, gather(deps, ctx.operation, parts, order))
+
+
+def certify_again(
+    deps: Deps, ctx: StepContext, parts: Parts, order: Order, former: Issued, operation: Operation
+) -> Issued | None:
+    """A certificate in the place of a former one, drawn from that erasure's evidence and what this operation has seen
+    since: of one that was revoked, or was interim and has nothing left to lapse. None where there is no cause."""
+    issued = deps.registry.certificates.of_operation(ctx.operation.id)
+    if issued is not None:
+        return issued
+    newer = {name: ctx.operation.data[name] for name in ("verified", "after")}
+    evidence = gather(
+        deps, operation, parts, order, newer=newer, erased_at=former.issued_at, supersedes=former.id
+    )
+    if former.revoked is None and (former.final or lapses(evidence) is not None):
+        return None
+    return _issue(deps, ctx, order, evidence)
+
+
+def _issue(deps: Deps, ctx: StepContext, order: Order, evidence: Evidence) -> Issued:
     now = deps.registry.backups.now()
     id = f"cert_{ctx.operation.id.removeprefix('op_')}"
     certificate = draw(evidence, id=id, issued_at=now)
     ctx.reach("certify.drawn")
     _, sealing = deps.backups()
-    lapses = certificate["lapses_at"]
-    return certificates.issue(
+    until = certificate["lapses_at"]
+    return deps.registry.certificates.issue(
         ctx.lease,
         id=id,
         request=order.id,
         tenant=order.tenant,
+        supersedes=evidence.supersedes,
         envelope=seal(certificate, sealing.signer),
-        lapses_at=None if lapses is None else datetime.fromisoformat(lapses),
+        lapses_at=None if until is None else datetime.fromisoformat(until),
         actor=ctx.operation.requested_by,
     )
 
 
-def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evidence:
-    """Everything that is known. What is not known is None, and withholds the certificate."""
+def gather(
+    deps: Deps,
+    operation: Operation,
+    parts: Parts,
+    order: Order,
+    *,
+    newer: Mapping[str, Any] | None = None,
+    erased_at: datetime | None = None,
+    supersedes: str | None = None,
+) -> Evidence:
+    """Everything that is known. What is not known is None, and withholds the certificate.
+
+    `newer` is what was seen after the operation, with `erased_at` (None: now): what nobody can delete lapses from then.
+    """
+    operation = replace(operation, data={**operation.data, **(newer or {})})
     data, head = operation.data, deps.registry.audit.head()
     before, after = _scan(deps, data.get("looked")), _scan(deps, data.get("verified"))
     names = deps.ledger
@@ -67,6 +101,7 @@ def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evid
     )
     closed_at = data.get("closed_at")
     now = deps.registry.backups.now()
+    since = now if erased_at is None else erased_at
     return Evidence(
         request=Request(
             id=order.id,
@@ -79,7 +114,10 @@ def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evid
         operation=operation.id,
         version=__version__,
         expected=frozenset(parts.all),
-        parts={name: _part(deps, parts, name, operation, before, after, now) for name in parts.all},
+        parts={
+            name: _part(deps, parts, name, operation, before, after, since=since, now=now)
+            for name in parts.all
+        },
         keys=tuple(
             KeyGone(reference=reference, proof=its["proof"], leaves=its["leaves"])
             for reference, its in sorted(data.get("keys", {}).items())
@@ -101,6 +139,7 @@ def gather(deps: Deps, operation: Operation, parts: Parts, order: Order) -> Evid
         catalogue_digest=deps.estate.catalogue.digest,
         audit_head=None if head is None else str(head),
         previous=deps.registry.certificates.head(),
+        supersedes=supersedes,
         closed_at=None if closed_at is None else datetime.fromisoformat(closed_at),
     )
 
@@ -112,6 +151,8 @@ def _part(
     operation: Operation,
     before: Scan | None,
     after: Scan | None,
+    *,
+    since: datetime,
     now: datetime,
 ) -> Part:
     can, data = parts.store(name).capabilities, operation.data
@@ -120,7 +161,9 @@ def _part(
     seen_there = [one for one in (residue(after) if after is not None else ()) if one.part == name]
     held = counted_before is not None and counted_before.items
     if can.lapses_after_days and (held or (can.undeletable is not None and seen_there)):
-        lapses_at = now + timedelta(days=can.lapses_after_days)
+        lapses_at = since + timedelta(days=can.lapses_after_days)
+        if lapses_at <= now and not (counted_after is not None and counted_after.items):
+            lapses_at = None
     region = deps.estate.cell(name.cell).region
     if can.sealed:
         lapses_at, locked = _locked(deps, region, TenantId(str(operation.tenant)))

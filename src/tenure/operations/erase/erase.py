@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from tenure.certificates.evidence import PartName
+from tenure.certificates.evidence import Looked, PartName
 from tenure.engine.context import CommitUndecided, StepContext
 from tenure.engine.spec import Ask, Done, OperationSpec, Park, StepOutcome, StepSpec
 from tenure.errors import NotAllowed, TenureError
+from tenure.model.inventory import Inventory
 from tenure.model.names import CellName, StoreName, TenantId
 from tenure.model.operation import OperationState
 from tenure.operations.deps import Deps
@@ -25,7 +26,7 @@ from tenure.operations.erase.observing import plan_now
 from tenure.operations.erase.parts import Parts, digest_of, kept
 from tenure.operations.erase.request import Order
 from tenure.operations.erase.sealed import Sealed
-from tenure.operations.erase.searching import Residue, Searching, residue
+from tenure.operations.erase.searching import Residue, Searching, looked, residue
 from tenure.operations.pause import back_out
 from tenure.operations.planning import require_approved_plan
 from tenure.operations.served import Served
@@ -33,6 +34,8 @@ from tenure.operations.served import Served
 HOLD_LOOK_S: Final = 10.0
 """How often a postponed erasure looks whether the hold was lifted."""
 DRAIN_S: Final = 30.0
+UNDECIDED_S: Final = 60.0
+"""A fence that a process has left behind before the point of no return lifts itself after that time."""
 SETTLE_S: Final = 60.0
 """So long may stores take to show what was deleted as deleted."""
 SETTLE_LOOK_S: Final = 2.0
@@ -92,10 +95,12 @@ class Erase:
         return Done(result={"items": plan.items, "findings": len(plan.findings)})
 
     def look(self, ctx: StepContext) -> StepOutcome:
-        """Search for the tenant while it is there: a search that does not see it now proves nothing later. Residue that
-        nobody documents is told as early as it can be."""
+        """Search for the tenant while it is there: a search that does not see it now would prove nothing later, so
+        nothing is begun. Residue that nobody documents is told as early as it can be."""
         order, parts = _order(ctx), Parts(self._deps)
+        counted = parts.count(order.tenant)
         scan = Searching(self._deps, ctx, order.tenant).run("looked", parts.all)
+        self._require_seen(parts, counted, looked(scan))
         every = residue(scan, undeletable=parts.undeletable())
         foreseen = [one for one in every if not one.documented]
         if foreseen:
@@ -112,7 +117,7 @@ class Erase:
             self._require_free(order.tenant)
             ctx.remember(closing=placement.cell)
             with parts.served(order.tenant, placement.cell) as there:
-                self._fence(ctx, there)
+                self._fence(ctx, there, expires_in_s=UNDECIDED_S)
                 ctx.reach("close.fenced")
                 self._commit(ctx, there, epoch=placement.epoch)
         ctx.reach("close.committed")
@@ -203,6 +208,22 @@ class Erase:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
+    def _require_seen(
+        self, parts: Parts, counted: Mapping[PartName, Inventory], seen: Mapping[PartName, Looked]
+    ) -> None:
+        """Raise `NotAllowed` for stores that count items of the tenant of which the search has seen nothing."""
+        blind = []
+        for part, inventory in counted.items():
+            carrier = parts.store(part).capabilities.rides_with
+            if inventory.items and not seen[part if carrier is None else part._replace(store=carrier)].own:
+                blind.append(f"{part} counts {inventory.items} items, and the search sees none of them")
+        if blind:
+            raise NotAllowed(
+                f"what would be erased could not be shown to be gone: {'; '.join(blind)}",
+                findings=tuple(blind),
+                hint="give Tenure's login the right to read them, and ask again; nothing was changed",
+            )
+
     def _require_free(self, tenant: TenantId) -> None:
         """A hold or a move may have come while this waited."""
         hold = self._deps.registry.tenants.get(tenant).legal_hold
@@ -213,9 +234,9 @@ class Erase:
         if self._deps.registry.links.active(tenant) is not None:
             raise NotAllowed(f"a move of {tenant} is not completed", hint=f"tenure complete {tenant}")
 
-    def _fence(self, ctx: StepContext, there: Served) -> None:
+    def _fence(self, ctx: StepContext, there: Served, *, expires_in_s: float | None = None) -> None:
         fence = self._deps.fence(there.tenant, ctx.token)
-        there.each_anchored(lambda n: there.store(n).fence(fence, expires_in_s=None, drain_s=DRAIN_S))
+        there.each_anchored(lambda n: there.store(n).fence(fence, expires_in_s=expires_in_s, drain_s=DRAIN_S))
 
     def _commit(self, ctx: StepContext, there: Served, *, epoch: int) -> None:
         try:

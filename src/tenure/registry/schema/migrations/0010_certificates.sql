@@ -5,7 +5,7 @@ create table if not exists registry.certificates (
     id text collate "C" primary key,
     number bigint not null unique generated always as identity,
     request text not null,
-    operation text collate "C" not null references registry.operations (id),
+    operation text collate "C" not null unique references registry.operations (id),
     tenant text collate "C" not null,
     supersedes text collate "C" unique references registry.certificates (id),
     envelope text not null,
@@ -16,7 +16,6 @@ create table if not exists registry.certificates (
     constraint interim_says_until_when check (final = (lapses_at is null))
 );
 
-create unique index if not exists certificates_once on registry.certificates (operation) where supersedes is null;
 create index if not exists certificates_by_request on registry.certificates (request);
 
 create table if not exists registry.certificate_revocations (
