@@ -103,6 +103,11 @@ def test_a_certificate_is_believed_only_as_it_was_signed(cells_estate: TestEstat
     assert erased(cells_estate, tenant, "gdpr_req_2").exit_code == 0
     file = tmp_path / "certificate.json"
     shown = cells_estate.command("certificate", "show", "gdpr_req_2", "--out", str(file), "--json")
+    pdf = tmp_path / "certificate.pdf"
+    for code in (0, 2):  # the second time there is such a file
+        assert cells_estate.command("certificate", "show", "gdpr_req_2", "--pdf", str(pdf)).exit_code == code
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert tenant.encode() in pdf.read_bytes()
     key = cells_estate.command("certificate", "key", "--json").json["public"]
     assert shown.json["key"]["public"] == key
     nowhere = tmp_path / "none.yaml"  # offline: there is no estate to ask

@@ -27,6 +27,7 @@ from tenure.certificates.evidence import (
     Request,
     Unseen,
 )
+from tenure.certificates.pdf import rendered
 from tenure.certificates.words import told
 from tenure.errors import CertificateUntrusted, CertificateWithheld
 from tenure.model.names import CellName, StoreName, TenantId
@@ -264,3 +265,31 @@ def test_a_certificate_of_a_former_key_counts_as_long_as_that_is_trusted() -> No
     assert unseal(text, Trust([SIGNER.public, former.public]))
     with pytest.raises(CertificateUntrusted):
         unseal(text, TRUST)
+
+
+# -- for people --------------------------------------------------------------------------------------------------
+
+
+def test_the_pdf_says_what_the_certificate_says() -> None:
+    found = drawn(evidence())
+    found["notes"] = ["Łódź (kept)"]
+    pdf = rendered(found, sha256="ab" * 32, key="k1", revoked="residue turned up")
+    assert pdf.startswith(b"%PDF-")
+    assert rendered(found, sha256="ab" * 32, key="k1", revoked="residue turned up") == pdf
+    text = pdf.decode("latin-1").replace("\\(", "(").replace("\\)", ")").replace("\\\\", "\\")
+    for word in ("cert_1", "acme", "dead tuples", "2027-05-30", "ab" * 32, "REVOKED: residue turned up"):
+        assert word in text, word
+    assert "\\u0141\xf3d\\u017a" in text
+    for one in found["stores"]:
+        assert f"{one['store']} ({one['kind']})" in text
+    lines = [line for line in told(found) if line and len(line) < 60]
+    assert len(lines) > 3
+    for line in lines:
+        assert line.encode("latin-1", "backslashreplace").decode("latin-1") in text
+
+
+def test_a_long_certificate_goes_over_many_pages() -> None:
+    found = drawn(evidence())
+    found["not_looked_at"] *= 400
+    pdf = rendered(found, sha256="ab" * 32, key="k1")
+    assert pdf.count(b"/Type /Page\n") > 5

@@ -29,15 +29,24 @@ def certificate() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the signed envelope into this file, which must not exist yet.",
 )
+@click.option(
+    "--pdf",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it for people to read, as a PDF, into this file, which must not exist yet.",
+)
 @json_option
 @pass_context
-def show(context: Context, certificate_: str, out: Path | None) -> None:
+def show(context: Context, certificate_: str, out: Path | None, pdf: Path | None) -> None:
     """What a certificate says, in words; the newest one where CERTIFICATE is the reference of a request."""
     with context.service() as service:
         issued, contents = service.erasures.certificate(certificate_)
         name, public = service.erasures.public_key()
     if out is not None:
-        _write(out, issued.envelope)
+        _write(out, f"{issued.envelope}\n".encode())
+    if pdf is not None:
+        from tenure.certificates.pdf import rendered  # takes longer to load than most commands to run
+
+        _write(pdf, rendered(contents, sha256=issued.sha256, key=name, revoked=issued.revoked))
     key = base64.b64encode(public).decode()
     steps = [f"tenure certificate verify {out} --key {key}"] if out is not None else []
     if context.as_json:
@@ -134,10 +143,10 @@ def _text(key: str) -> str:
     return key
 
 
-def _write(out: Path, text: str) -> None:
+def _write(out: Path, contents: bytes) -> None:
     try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with out.open("xb") as file:
+            file.write(contents)
     except FileExistsError as error:
         raise UsageError(f"{out} exists already", hint="give a name that is free") from error
     except OSError as error:
