@@ -58,6 +58,7 @@ bench: $(READY) ## Copies, comparison and fence beside everybody's tools; the en
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.redis
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.objects
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.scan
+	@PYTHONPATH=examples:. $(BIN)/python -m bench.erase
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.backup
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.backup_tools
 	@PYTHONPATH=examples:. $(BIN)/python -m bench.analytics

@@ -374,8 +374,8 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "{rank: 1}",
             "{zzz: 1}",
-            "27:14: tiers.platinum.zzz: unknown setting; known here: approval, backup, bounds, canary, rank, "
-            "rollback_on_regression, soak_h, throttle",
+            "27:14: tiers.platinum.zzz: unknown setting; known here: approval, backup, bounds, canary, cooling_off_h, "
+            "rank, rollback_on_regression, soak_h, throttle",
         ),
         (
             "{rank: 1}",
@@ -515,7 +515,7 @@ def test_an_estate_never_shows_a_secret(folder: pathlib.Path, monkeypatch: pytes
         (
             "version: 1",
             "version: 1\napproval: {kinds: [verify]}",
-            "2:20: approval.kinds[0]: must be one of migrate, complete: the operations with a plan to approve",
+            "2:20: approval.kinds[0]: must be one of migrate, complete, erase: the operations with a plan to approve",
         ),
         (
             "version: 1",
