@@ -38,6 +38,7 @@ from tenure.operations.deps import Deps, Dispatcher
 from tenure.operations.drift import Drift, Look, Survey
 from tenure.operations.erasing import Erasing, erased_at
 from tenure.operations.fleet import Fleet
+from tenure.operations.free import require_free
 from tenure.operations.move import Move
 from tenure.operations.planning import Approved, demand, plan_now, plan_to_approve
 from tenure.operations.rehearse import Rehearsal
@@ -202,7 +203,7 @@ class Service:
         """
         tenant, target = self._known(text), cell_name(to)
         self._deps.estate.cell(target)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         placement = self._deps.registry.placements.get(tenant)
         if placement.cell == target:
             raise UsageError(
@@ -224,7 +225,7 @@ class Service:
     def plan_rollback(self, text: str) -> Plan:
         """Plan to go back to the cell that the tenant came from and that still follows."""
         tenant = self._known(text)
-        self._free(tenant, but=MAKES_WAY)
+        require_free(self._deps, tenant, but=MAKES_WAY)
         link = self._link(tenant, "roll back")
         self._not_over(link)
         placement = self._deps.registry.placements.get(tenant)
@@ -235,7 +236,7 @@ class Service:
     def plan_complete(self, text: str) -> Plan:
         """Plan to end the link and destroy the copy in the cell that does not serve the tenant."""
         tenant = self._known(text)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         link = self._link(tenant, "complete")
         placement = self._deps.registry.placements.get(tenant)
         return plan_now(
@@ -347,7 +348,7 @@ class Service:
     def verify(self, text: str, *, repair: bool, observer: Observer, here: bool = True) -> Operation:
         """Compare both sides of the tenant's link. With `repair`, make the passive side equal."""
         tenant = self._known(text)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         link = self._link(tenant, "verify")
         self._not_over(link)
         source = self._deps.registry.placements.get(tenant).cell
@@ -520,15 +521,6 @@ class Service:
         if active is not None and active.kind == MAKES_WAY:
             self._engine.displace(active.id, self._spec(active), observer=observer, wait_s=MAKES_WAY_WITHIN_S)
 
-    def _free(self, tenant: TenantId, *, but: str | None = None) -> None:
-        active = self._deps.registry.operations.active_for(tenant)
-        if active is not None and active.kind != but:
-            raise TenantLocked(
-                f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
-                hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "
-                f"or tenure op cancel {active.id}",
-            )
-
     def _link(self, tenant: TenantId, verb: str) -> Link:
         link = self._deps.registry.links.active(tenant)
         if link is None:
@@ -556,7 +548,7 @@ class Service:
         self, watch: SoakWatch, verdicts: dict[str, Verdict], observer: Observer
     ) -> WatchReport:
         """Journal what was seen, and roll back where the tier asks for it. Raises `TenantLocked` if nobody may now."""
-        self._free(watch.tenant)
+        require_free(self._deps, watch.tenant)
         self._deps.registry.events.append(
             "regression_seen",
             actor=self._actor,

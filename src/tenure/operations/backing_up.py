@@ -12,7 +12,7 @@ from tenure.backups.verifying import Verification
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer, Progressed, nobody
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.errors import NotAllowed, PlanStale, UnknownName, UsageError
 from tenure.model.backup import BackupRecord, BackupState, Depth, DrillRecord
 from tenure.model.names import TenantId, tenant_id
 from tenure.model.operation import Operation
@@ -22,6 +22,7 @@ from tenure.operations.backup.observe import observe
 from tenure.operations.backup.prune import Prune, plan_now
 from tenure.operations.deps import Deps
 from tenure.operations.fleet import Fleet
+from tenure.operations.free import require_free
 from tenure.operations.restore.archive import opened
 from tenure.operations.restore.erased import erasures_of
 from tenure.plan.backup import BackupPlan, plan_backup
@@ -61,7 +62,7 @@ class BackingUp:
     def plan(self, text: str) -> BackupPlan:
         """What a backup of the tenant would be. Reads only."""
         tenant = self._known(text)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         return plan_backup(observe(self._deps, tenant))
 
     def create(self, text: str, *, apply: str | None, observer: Observer, here: bool = True) -> Operation:
@@ -211,7 +212,7 @@ class BackingUp:
         again. Raises `NotAllowed` where there is no such cell."""
         record = self.get(backup)
         self._known(record.tenant)
-        self._free(record.tenant)
+        require_free(self._deps, record.tenant)
         request = drill_request(self._deps, record, cell=cell, region=region)
         operation = self._engine.create(
             Drill(self._deps).spec(), tenant=record.tenant, request=request, requested_by=self._actor
@@ -227,7 +228,7 @@ class BackingUp:
     def plan_prune(self, text: str) -> PrunePlan:
         """What a prune would delete, and why everything else stays. Reads only."""
         tenant = self._known(text)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         return plan_now(self._deps, tenant)
 
     def prune(self, text: str, *, apply: str | None, observer: Observer, here: bool = True) -> Operation:
@@ -380,15 +381,6 @@ class BackingUp:
 
     def _known(self, text: str) -> TenantId:
         return self._deps.registry.tenants.get(tenant_id(text)).id
-
-    def _free(self, tenant: TenantId) -> None:
-        active = self._deps.registry.operations.active_for(tenant)
-        if active is not None:
-            raise TenantLocked(
-                f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
-                hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "
-                f"or tenure op cancel {active.id}",
-            )
 
     @staticmethod
     def _agreed(digest: str, apply: str | None) -> None:

@@ -11,7 +11,7 @@ from tenure.certificates.envelope import unseal
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.errors import NotAllowed, PlanStale, UnknownName, UsageError
 from tenure.model.names import TenantId, tenant_id
 from tenure.model.operation import Operation, OperationState
 from tenure.model.tenancy import Tenant
@@ -21,6 +21,7 @@ from tenure.operations.erase.observing import plan_now
 from tenure.operations.erase.recheck import Recheck
 from tenure.operations.erase.request import Order, months_after
 from tenure.operations.fleet import Fleet
+from tenure.operations.free import require_free
 from tenure.operations.planning import demand
 from tenure.plan.erase import ErasePlan
 from tenure.registry.certificates import Issued
@@ -120,7 +121,7 @@ class Erasing:
         plan = plan_now(self._deps, tenant)
         order = self._order(wish, tenant, plan)
         self._first(order)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         if apply is not None and apply != plan.digest:
             raise PlanStale(
                 f"the plan has changed: {apply} was agreed to, {plan.digest} is what would be done now",
@@ -264,15 +265,6 @@ class Erasing:
             return None
         found = self._deps.registry.certificates.list(request=order.id)
         return found[-1] if found else None
-
-    def _free(self, tenant: TenantId) -> None:
-        active = self._deps.registry.operations.active_for(tenant)
-        if active is not None:
-            raise TenantLocked(
-                f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
-                hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "
-                f"or tenure op cancel {active.id}",
-            )
 
     def _known(self, text: str) -> TenantId:
         return self._deps.registry.tenants.get(tenant_id(text)).id

@@ -12,12 +12,13 @@ from typing import Any, Final
 from tenure.engine.engine import Engine
 from tenure.engine.observer import Observer
 from tenure.engine.spec import OperationSpec
-from tenure.errors import NotAllowed, PlanStale, TenantLocked, UnknownName, UsageError
+from tenure.errors import NotAllowed, PlanStale, UnknownName, UsageError
 from tenure.model.backup import BackupRecord
 from tenure.model.names import CellName, StoreName, TenantId, cell_name, tenant_id
 from tenure.model.operation import Operation
 from tenure.operations.deps import Deps
 from tenure.operations.fleet import Fleet
+from tenure.operations.free import require_free
 from tenure.operations.restore.archive import known, opened
 from tenure.operations.restore.erased import erasures_of
 from tenure.operations.restore.ground import Ground
@@ -102,7 +103,7 @@ class Restoring:
         if wish.name is not None and wish.name != record.tenant:
             return self._new_tenant(wish, record, tenant_id(wish.name))
         tenant = self._served(record)
-        self._free(tenant)
+        require_free(self._deps, tenant)
         source = self._deps.registry.placements.get(tenant).cell
         target = source if wish.to is None else self._cell(wish.to)
         mode = Mode.IN_PLACE if target == source else Mode.OTHER_CELL
@@ -129,7 +130,7 @@ class Restoring:
                 f"there is a tenant {tenant} already: a backup of {record.tenant} is restored over nobody else's data",
                 hint="restore under a name that is free",
             )
-        self._free(tenant)
+        require_free(self._deps, tenant)
         if wish.items:
             raise UsageError("single rows and objects are restored in place only", hint="leave --as away")
         target = self._cell(wish.to if wish.to is not None else record.cell)
@@ -174,15 +175,6 @@ class Restoring:
         cell = cell_name(text)
         self._deps.estate.cell(cell)
         return cell
-
-    def _free(self, tenant: TenantId) -> None:
-        active = self._deps.registry.operations.active_for(tenant)
-        if active is not None:
-            raise TenantLocked(
-                f"{tenant} is in {active.kind} {active.id} ({active.phase or active.state})",
-                hint=f"tenure op show {active.id}; if its process is gone: tenure op resume {active.id}, "
-                f"or tenure op cancel {active.id}",
-            )
 
     def _protection(self, request: Request, protected: bool) -> dict[str, Any]:
         """As the request of a backup has it: where the backup of the present state goes."""

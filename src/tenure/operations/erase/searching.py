@@ -57,7 +57,7 @@ class Residue:
 
 
 class Searching:
-    """Searches on behalf of one erasure; `label` is the note under which the step finds its scan again."""
+    """Searches on behalf of one erasure."""
 
     def __init__(self, deps: Deps, ctx: StepContext, tenant: TenantId) -> None:
         self._deps = deps
@@ -65,7 +65,7 @@ class Searching:
         self._tenant = tenant
 
     def run(self, label: str, where: Sequence[PartName]) -> Scan:
-        """Search these parts to their ends; an earlier attempt's search goes on where it was.
+        """Search these parts to their ends. An earlier attempt's search, noted as `label`, goes on where it was.
 
         Raises `StoreUnavailable` if a part could not be searched.
         """
